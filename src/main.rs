@@ -1,0 +1,3 @@
+//! argv, settings, runtime, exit code, error chain.
+
+fn main() {}

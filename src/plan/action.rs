@@ -1,0 +1,196 @@
+//! What can be done, why, and what came of it. One action is one visible effect, safe to repeat.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::world::{Link, Sandbox, SeenContainer, SeenImage, SeenPod, Wanted};
+use crate::clock::Moment;
+use crate::pod::{ImageRef, PullPolicy, Uid};
+
+/// One thing to do. At most one per pod is in flight; image actions are keyed by image, `LookAll` by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// List everything that is ours, on containerd and on this host.
+    LookAll,
+    /// Look at one pod.
+    Look {
+        /// Which.
+        uid: Uid,
+    },
+    /// Have an image ready to run: look, import from an archive, or pull, as the policy says.
+    PrepareImage {
+        /// Which.
+        image: ImageRef,
+        /// Always: ask the registry even if it is there. Never: only look.
+        pull: PullPolicy,
+    },
+    /// Make directories, cgroup, pinned namespaces, network; commit them as ready.
+    CreateSandbox {
+        /// Whose.
+        uid: Uid,
+    },
+    /// Record, snapshot, FIFOs with their readers, created task.
+    CreateContainer {
+        /// Whose.
+        uid: Uid,
+        /// Container name.
+        name: Rc<str>,
+        /// Attempt, from 0.
+        attempt: u32,
+    },
+    /// Start the created task.
+    StartTask {
+        /// Whose.
+        uid: Uid,
+        /// Container id.
+        id: Rc<str>,
+    },
+    /// Send the stop signal (image's or SIGTERM).
+    Term {
+        /// Whose.
+        uid: Uid,
+        /// Container id.
+        id: Rc<str>,
+    },
+    /// Send SIGKILL to everything in the container.
+    Kill {
+        /// Whose.
+        uid: Uid,
+        /// Container id.
+        id: Rc<str>,
+    },
+    /// Drain the log, write the exit down on the record, delete task and snapshot.
+    DeleteTask {
+        /// Whose.
+        uid: Uid,
+        /// Container id.
+        id: Rc<str>,
+    },
+    /// Delete the record and what is left beside it.
+    DeleteContainer {
+        /// Whose.
+        uid: Uid,
+        /// Container id.
+        id: Rc<str>,
+    },
+    /// Give back the network, unpin, unmount, remove the cgroup and directories.
+    DeleteSandbox {
+        /// Whose.
+        uid: Uid,
+    },
+}
+
+impl Action {
+    /// The pod it is for; `None` for looks at everything and images.
+    pub fn uid(&self) -> Option<&Uid> {
+        match self {
+            Action::LookAll | Action::PrepareImage { .. } => None,
+            Action::Look { uid }
+            | Action::CreateSandbox { uid }
+            | Action::CreateContainer { uid, .. }
+            | Action::StartTask { uid, .. }
+            | Action::Term { uid, .. }
+            | Action::Kill { uid, .. }
+            | Action::DeleteTask { uid, .. }
+            | Action::DeleteContainer { uid, .. }
+            | Action::DeleteSandbox { uid } => Some(uid),
+        }
+    }
+}
+
+/// Why an action was chosen: one clause, lower case, no full stop. Filled in by `step`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why(pub Rc<str>);
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What came of an action.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It was done, and this is what is there now.
+    Done(Effect),
+    /// It was not.
+    Failed(Failure),
+}
+
+/// What is there after an action.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// After `LookAll`: everything.
+    All(BTreeMap<Uid, SeenPod>),
+    /// After `Look`: this is all there is of the pod; `None`, nothing.
+    Pod(Option<Box<SeenPod>>),
+    /// After `PrepareImage`.
+    Image(SeenImage),
+    /// After `CreateSandbox`.
+    Sandbox(Sandbox),
+    /// After `CreateContainer`, `StartTask`, `DeleteTask`: the container as it is now.
+    Container(Box<SeenContainer>),
+    /// After `DeleteContainer`, `DeleteSandbox`: it is gone.
+    Gone,
+    /// After `Term`, `Kill`: the signal was delivered (or there was nobody left to deliver it to).
+    Signalled,
+}
+
+/// Why an action failed, as a consequence and not as somebody's error type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What follows from it.
+    pub class: Class,
+    /// The kubelet's waiting reason where it has one: `ErrImagePull`, `CreateContainerError`, `CreatePodSandboxError`, …
+    pub reason: Rc<str>,
+    /// The error chain: what, on what, why, what to do next.
+    pub message: Rc<str>,
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Try again after a delay; look first.
+    Retry,
+    /// Trying again changes nothing until the manifest, the image or the node does; retried at the slowest pace.
+    Refused,
+    /// The thing it was for is gone: look again.
+    Gone,
+    /// containerd does not answer: nothing of the pod's fault, no back-off earned.
+    Unreachable,
+}
+
+/// Everything that can happen to the world; `apply(&mut World, Event, Now)` folds it in.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The layers were read.
+    Wanted(Wanted),
+    /// containerd came or went.
+    Link(Link),
+    /// Something may have happened to this pod (task event, exit, pidfd): look again.
+    Hint(Uid),
+    /// Something may have happened to anything (events lost, slow periodic check): look at all.
+    HintAll,
+    /// An action was started by the loop.
+    Started(Action, Why),
+    /// An action ended.
+    Ended(Action, Outcome),
+    /// Stop all pods within the grace, critical ones last (its last `critical` part).
+    Shutdown {
+        /// In all.
+        grace: Duration,
+        /// Of it, for critical pods.
+        critical: Duration,
+    },
+}
+
+/// What `plan` answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be started now, all of them, in this order.
+    pub actions: Vec<(Action, Why)>,
+    /// Plan again then, even if nothing happened.
+    pub wake: Option<Moment>,
+}

@@ -1,0 +1,276 @@
+//! What `plan` looks at: `Wanted` (the manifests), `Seen` (containerd and this host), `Memory` (what may be forgotten).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::action::{Action, Why};
+use crate::clock::{Moment, Wall};
+use crate::pod::{ImageRef, Kind, PodKey, Uid, WantedPod};
+
+/// Everything a decision may depend on.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// From the manifests.
+    pub wanted: Wanted,
+    /// From containerd and the host.
+    pub seen: Seen,
+    /// Our own, gone at a crash without harm.
+    pub memory: Memory,
+    /// The caps and delays in force.
+    pub limits: Limits,
+}
+
+/// Delays and caps, from the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// First crash-loop delay after the immediate restart, ms (kubelet: 10 s, or the cap if that is less).
+    pub crash_backoff_first_ms: u64,
+    /// Largest crash-loop delay, ms (kubelet: 300 s; `crashLoopBackOff.maxContainerRestartPeriod`).
+    pub crash_backoff_cap_ms: u64,
+    /// First and largest image pull delay, ms (kubelet: 10 s, 300 s).
+    pub pull_backoff_ms: (u64, u64),
+    /// First and largest delay before a failed sandbox or container creation is tried again, ms.
+    pub create_backoff_ms: (u64, u64),
+    /// Pulls at once (`maxParallelImagePulls`; the kubelet's default is 1).
+    pub pulls: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            crash_backoff_first_ms: 10_000,
+            crash_backoff_cap_ms: 300_000,
+            pull_backoff_ms: (10_000, 300_000),
+            create_backoff_ms: (1_000, 60_000),
+            pulls: 1,
+        }
+    }
+}
+
+/// What the layers ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Every layer was read at least once: only then is anything unwanted (nothing is removed before).
+    pub complete: bool,
+    /// One winner per full name.
+    pub pods: BTreeMap<PodKey, Rc<WantedPod>>,
+    /// A shutdown is under way: no pod is wanted any more.
+    pub shutdown: Option<Shutdown>,
+}
+
+/// An ordered stop of everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// When it began.
+    pub since: Moment,
+    /// All pods are gone by then, or killed.
+    pub deadline: Moment,
+    /// The tail of that time which belongs to critical pods (`shutdownGracePeriodCriticalPods`), ms.
+    pub critical_ms: u64,
+}
+
+/// Whether containerd answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// It does not: nothing of `Seen` can be refreshed, nothing is done.
+    Down {
+        /// The error, with what to do about it.
+        why: Rc<str>,
+        /// Since when.
+        since: Moment,
+    },
+    /// It does.
+    Up {
+        /// Its version, `v2.1.9`.
+        version: Rc<str>,
+    },
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Link::Down { why: "not connected yet".into(), since: Moment(0) }
+    }
+}
+
+/// What is there.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Whether containerd answers.
+    pub link: Link,
+    /// When everything was last listed over the present link; `None` asks for a full look.
+    pub listed: Option<Moment>,
+    /// Every pod with anything left of it: pins, mounts, directories, addresses, records, tasks.
+    pub pods: BTreeMap<Uid, SeenPod>,
+    /// Images asked for so far.
+    pub images: BTreeMap<ImageRef, SeenImage>,
+}
+
+/// What is there of one pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SeenPod {
+    /// Its full name, from its records (`None`: only remains without a name are left).
+    pub key: Option<PodKey>,
+    /// The object it was made from, as saved when its sandbox was made: how it is stopped when no manifest has it any more.
+    pub made_from: Option<Rc<WantedPod>>,
+    /// Its namespaces, network, mounts and directories.
+    pub sandbox: Sandbox,
+    /// Its containers by id, every attempt that still has a record.
+    pub containers: BTreeMap<Rc<str>, SeenContainer>,
+    /// Something happened since: look before acting.
+    pub stale: bool,
+}
+
+/// Namespaces, network, mounts, directories and cgroup of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Nothing of it.
+    #[default]
+    Absent,
+    /// Something of it: made half-way, undone half-way, or of an earlier boot. Must be deleted before it can be made.
+    Partial,
+    /// Complete.
+    Ready {
+        /// Pod IPs, primary first; the host's with host networking.
+        ips: Vec<IpAddr>,
+        /// When it was completed.
+        since: Wall,
+    },
+}
+
+/// One attempt of one container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeenContainer {
+    /// containerd's id of record, task and snapshot.
+    pub id: Rc<str>,
+    /// The container's name in the pod.
+    pub name: Rc<str>,
+    /// Its part.
+    pub kind: Kind,
+    /// 0 for the first, then one more each time: the restart count.
+    pub attempt: u32,
+    /// The image asked for.
+    pub image: ImageRef,
+    /// Digest of the image used (`sha256:…`), empty if unknown.
+    pub image_id: Rc<str>,
+    /// When the record was made.
+    pub created: Wall,
+    /// Where it is.
+    pub state: State,
+}
+
+/// Where one attempt is. The order is the order of life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Record without task, and it never ran: delete, then make it again with the same attempt.
+    Record,
+    /// Task created, not started.
+    Created,
+    /// Task running.
+    Running {
+        /// Since when.
+        since: Wall,
+    },
+    /// Task ended and still held by its shim: its log is drained and its exit written down by `DeleteTask`.
+    Exited(Exit),
+    /// It ran and its task is gone, with or without an exit on record: like `Exited`, `DeleteTask` writes it down.
+    Lost(Exit),
+    /// Task deleted, exit written down on the record: kept for `lastState`, `logs --previous` and the restart count.
+    Dead(Exit),
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit status; 128 + signal; 137 with `ContainerStatusUnknown` when nobody knows.
+    pub code: u32,
+    /// When it had started, if it had.
+    pub started: Option<Wall>,
+    /// When it ended.
+    pub finished: Wall,
+    /// The kubelet's word: `Completed`, `Error`, `OOMKilled`, `StartError`, `ContainerCannotRun`, `ContainerStatusUnknown`.
+    pub reason: Rc<str>,
+    /// Termination message, or why it could not start.
+    pub message: Option<Rc<str>>,
+}
+
+/// What is known of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeenImage {
+    /// Looked for, not there.
+    Absent,
+    /// There, unpacked, leased.
+    Ready {
+        /// The manifest's digest.
+        id: Rc<str>,
+    },
+}
+
+/// What may be forgotten at any moment.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Per pod.
+    pub pods: BTreeMap<Uid, PodMemory>,
+    /// Per image.
+    pub images: BTreeMap<ImageRef, ImageMemory>,
+    /// A full look is in flight.
+    pub looking: bool,
+}
+
+/// Memory of one pod.
+#[derive(Clone, Debug, Default)]
+pub struct PodMemory {
+    /// The one action in flight.
+    pub in_flight: Option<Action>,
+    /// Since when this pod is known, for `status.startTime`.
+    pub known_since: Option<Wall>,
+    /// Sandbox creations that failed in a row.
+    pub sandbox: Retry,
+    /// Other actions on the pod that failed in a row.
+    pub other: Retry,
+    /// Per container name.
+    pub containers: BTreeMap<Rc<str>, ContainerMemory>,
+    /// The last decision, its reason, and when: `plinth why`.
+    pub last: Option<(Action, Why, Wall)>,
+}
+
+/// Memory of one container.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerMemory {
+    /// Crash-loop back-off.
+    pub crash: Retry,
+    /// Failed creations and starts in a row.
+    pub create: Retry,
+    /// The attempt for which its image was made ready (`imagePullPolicy: Always` asks once per attempt).
+    pub pulled_for: Option<u32>,
+    /// TERM was sent at this moment, and KILL is due at the second.
+    pub term: Option<(Moment, Moment)>,
+    /// KILL was sent.
+    pub killed: Option<Moment>,
+}
+
+/// Failures in a row, the delay they earned, and when the next try is due.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retry {
+    /// Failures since the last success.
+    pub failures: u32,
+    /// The present delay, ms.
+    pub delay_ms: u64,
+    /// Not before.
+    pub not_before: Option<Moment>,
+    /// When the last failure or restart was counted.
+    pub at: Option<Moment>,
+    /// The kubelet's waiting reason of the last failure.
+    pub reason: Option<Rc<str>>,
+    /// Its text.
+    pub message: Option<Rc<str>>,
+}
+
+/// Memory of one image.
+#[derive(Clone, Debug, Default)]
+pub struct ImageMemory {
+    /// A pull, import or look for it is in flight.
+    pub in_flight: bool,
+    /// Failures in a row.
+    pub pull: Retry,
+}

@@ -1,0 +1,277 @@
+//! Shared nouns. Kubernetes' own types (`k8s-openapi`) where a thing is the field's own; ours where it is not.
+//!
+//! Knows no other room and does nothing: no I/O, no clock, no logging.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use serde::{Deserialize, Serialize};
+
+/// Label and annotation prefix of everything that is plinth's own.
+pub const PREFIX: &str = "plinth.dev/";
+
+/// `namespace/name`, the name with its node suffix: what a person calls a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodKey {
+    /// The namespace, `default` when the manifest names none.
+    pub namespace: Rc<str>,
+    /// The full name, node suffix included.
+    pub name: Rc<str>,
+}
+
+impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A pod's UID: 32 hex digits, a hash of content and identity (product.md, Identity). Another content is another UID.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(pub Rc<str>);
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A normalised image reference: `docker.io/library/busybox:1.35`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageRef(pub Rc<str>);
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl ImageRef {
+    /// Fills in what the short form leaves out (`docker.io`, `library/`, `latest`), as the kubelet does
+    /// (distribution/reference, `ParseNormalizedNamed` + `TagNameOnly`). Does not judge validity.
+    pub fn normalised(short: &str) -> ImageRef {
+        let (path, digest) = match short.split_once('@') {
+            Some((p, d)) => (p, Some(d)),
+            None => (short, None),
+        };
+        let (host, rest) = match path.split_once('/') {
+            Some((h, r)) if h.contains(['.', ':']) || h == "localhost" || h.chars().any(char::is_uppercase) => (h, r),
+            _ => ("docker.io", path),
+        };
+        let host = if host == "index.docker.io" { "docker.io" } else { host };
+        let library = if host == "docker.io" && !rest.contains('/') { "library/" } else { "" };
+        let tagged = rest.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        let tag = if tagged || digest.is_some() { "" } else { ":latest" };
+        let at = if digest.is_some() { "@" } else { "" };
+        ImageRef(format!("{host}/{library}{rest}{tag}{at}{}", digest.unwrap_or("")).into())
+    }
+}
+
+/// What part a container plays in its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// `spec.initContainers` without `restartPolicy: Always`: runs to success, in order, before the rest.
+    Init,
+    /// `spec.initContainers` with `restartPolicy: Always` (KEP-753): started in order, runs as long as the pod.
+    Sidecar,
+    /// `spec.containers`.
+    Main,
+}
+
+/// What happens after a container ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the field's own words")]
+pub enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the field's own words")]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// What `plan` needs to know of one container of a wanted pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedContainer {
+    /// Its name, unique in the pod.
+    pub name: Rc<str>,
+    /// Its part.
+    pub kind: Kind,
+    /// Its image, normalised.
+    pub image: ImageRef,
+    /// When that is pulled.
+    pub pull: PullPolicy,
+    /// The policy that holds for this container (its own, or the pod's; init containers of an Always pod: OnFailure).
+    pub restart: RestartPolicy,
+}
+
+/// Where a manifest came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The layer: a directory or a URL.
+    pub layer: Rc<str>,
+    /// The file in it.
+    pub path: PathBuf,
+    /// Line of the document in the file, from 1.
+    pub line: u32,
+}
+
+/// One pod as it should be: the object as `GET /pods` shows it (without status), and what `plan` reads of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WantedPod {
+    /// Its full name.
+    pub key: PodKey,
+    /// Its UID: changes exactly when its content does.
+    pub uid: Uid,
+    /// The defaulted, suffixed object.
+    pub object: Rc<Pod>,
+    /// The manifest.
+    pub origin: Origin,
+    /// Init containers and sidecars in spec order, then main containers in spec order.
+    pub containers: Vec<WantedContainer>,
+    /// Shares the host's network.
+    pub host_network: bool,
+    /// `terminationGracePeriodSeconds`, at least 1.
+    pub grace_s: u32,
+    /// System-critical (priority ≥ 2000000000, system classes resolved): stopped last on shutdown.
+    pub critical: bool,
+}
+
+impl WantedPod {
+    /// Reads what `plan` needs from a validated, defaulted object; `None` if it has no name or uid.
+    pub fn from_object(object: Pod, origin: Origin) -> Option<WantedPod> {
+        let meta = &object.metadata;
+        let key = PodKey { namespace: meta.namespace.as_deref().unwrap_or("default").into(), name: meta.name.as_deref()?.into() };
+        let uid = Uid(meta.uid.as_deref()?.into());
+        let spec = object.spec.as_ref()?;
+        let pod_policy = match spec.restart_policy.as_deref() {
+            Some("Never") => RestartPolicy::Never,
+            Some("OnFailure") => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        };
+        let mut containers = Vec::new();
+        for c in spec.init_containers.iter().flatten() {
+            let sidecar = c.restart_policy.as_deref() == Some("Always");
+            let kind = if sidecar { Kind::Sidecar } else { Kind::Init };
+            containers.push(wanted_container(c, kind, pod_policy));
+        }
+        for c in &spec.containers {
+            containers.push(wanted_container(c, Kind::Main, pod_policy));
+        }
+        let critical = spec.priority.is_some_and(|p| p >= 2_000_000_000)
+            || matches!(spec.priority_class_name.as_deref(), Some("system-node-critical" | "system-cluster-critical"));
+        Some(WantedPod {
+            key,
+            uid,
+            containers,
+            host_network: spec.host_network.unwrap_or(false),
+            grace_s: u32::try_from(spec.termination_grace_period_seconds.unwrap_or(30).max(1)).unwrap_or(u32::MAX),
+            critical,
+            object: Rc::new(object),
+            origin,
+        })
+    }
+
+    /// The spec's container of that name, wherever it stands.
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        let spec = self.object.spec.as_ref()?;
+        spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name)
+    }
+}
+
+fn wanted_container(c: &Container, kind: Kind, pod_policy: RestartPolicy) -> WantedContainer {
+    let image = c.image.as_deref().unwrap_or_default();
+    let restart = match (c.restart_policy.as_deref(), kind) {
+        (Some("Always"), _) => RestartPolicy::Always,
+        (Some("OnFailure"), _) => RestartPolicy::OnFailure,
+        (Some("Never"), _) => RestartPolicy::Never,
+        (_, Kind::Init) if pod_policy == RestartPolicy::Always => RestartPolicy::OnFailure,
+        _ => pod_policy,
+    };
+    let pull = match c.image_pull_policy.as_deref() {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        _ => PullPolicy::IfNotPresent,
+    };
+    WantedContainer { name: c.name.as_str().into(), kind, image: ImageRef::normalised(image), pull, restart }
+}
+
+/// One error or warning about a manifest, with its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// Field path (`spec.containers[0].ports[1].containerPort`), empty for the whole file.
+    pub field: String,
+    /// Line, from 1; 0 when there is no place.
+    pub line: u32,
+    /// Column, from 1; 0 when there is no place.
+    pub column: u32,
+}
+
+/// What became of a file of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// Its pods are wanted (those not listed under `errors`).
+    Accepted,
+    /// Refused; its last good revision, if any, stays wanted.
+    Rejected,
+    /// A file of the same name in a higher layer wins.
+    Overridden,
+    /// Hidden by an empty file or a link to /dev/null in a higher layer.
+    Masked,
+    /// Is itself such a mask.
+    Mask,
+    /// Not a manifest by its name (extension, dot-file).
+    Ignored,
+}
+
+/// One file of one layer, as `/v1/manifests` and `status` show it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileReport {
+    /// The file.
+    pub path: PathBuf,
+    /// Its layer.
+    pub layer: Rc<str>,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// The file that overrides or masks this one.
+    pub by: Option<PathBuf>,
+    /// The pods it asks for, with the revision that is wanted now.
+    pub pods: Vec<PodKey>,
+    /// The last good revision is what runs: the file no longer parses, or its layer is missing.
+    pub stale: bool,
+    /// Why it is refused, or which of its pods are.
+    pub errors: Vec<Finding>,
+    /// What was accepted all the same.
+    pub warnings: Vec<Finding>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_references_are_normalised_as_docker_does() {
+        for (short, long) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("busybox:1.35", "docker.io/library/busybox:1.35"),
+            ("a/b", "docker.io/a/b:latest"),
+            ("localhost/app:1", "localhost/app:1"),
+            ("127.0.0.1:5000/x/y", "127.0.0.1:5000/x/y:latest"),
+            ("registry.k8s.io/pause@sha256:00", "registry.k8s.io/pause@sha256:00"),
+            ("index.docker.io/busybox", "docker.io/library/busybox:latest"),
+        ] {
+            assert_eq!(&*ImageRef::normalised(short).0, long);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Where everything of a pod lies on this host. The one place that knows; no I/O.
+//!
+//! `data` survives a reboot, `run` (a tmpfs) does not: what must be gone after a reboot lies in `run`.
+
+use std::path::PathBuf;
+
+use crate::pod::{PodKey, Uid};
+use crate::settings::Settings;
+
+/// The directories of the settings.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    data: PathBuf,
+    run: PathBuf,
+    logs: PathBuf,
+}
+
+impl Paths {
+    /// From the settings.
+    pub fn new(settings: &Settings) -> Paths {
+        Paths { data: settings.data_dir.clone(), run: settings.run_dir.clone(), logs: settings.pod_logs_dir.clone() }
+    }
+
+    /// `<data>/pods`, one directory a pod.
+    pub fn pods(&self) -> PathBuf {
+        self.data.join("pods")
+    }
+
+    /// `<data>/pods/<uid>`: `pod.json`, `etc-hosts`, `hostname`, `resolv.conf`, `volumes`, `containers`.
+    pub fn pod(&self, uid: &Uid) -> PathBuf {
+        self.pods().join(&*uid.0)
+    }
+
+    /// The object the pod was made from, as JSON, with its origin: written first, removed last.
+    pub fn pod_json(&self, uid: &Uid) -> PathBuf {
+        self.pod(uid).join("pod.json")
+    }
+
+    /// Bind-mounted at /etc/hosts.
+    pub fn etc_hosts(&self, uid: &Uid) -> PathBuf {
+        self.pod(uid).join("etc-hosts")
+    }
+
+    /// Bind-mounted at /etc/hostname.
+    pub fn hostname(&self, uid: &Uid) -> PathBuf {
+        self.pod(uid).join("hostname")
+    }
+
+    /// Bind-mounted at /etc/resolv.conf.
+    pub fn resolv_conf(&self, uid: &Uid) -> PathBuf {
+        self.pod(uid).join("resolv.conf")
+    }
+
+    /// A volume's directory, as the kubelet lays them: `volumes/kubernetes.io~<plugin>/<name>`.
+    pub fn volume(&self, uid: &Uid, plugin: &str, name: &str) -> PathBuf {
+        self.pod(uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+
+    /// Bind-mounted at the container's `terminationMessagePath`.
+    pub fn termination_log(&self, uid: &Uid, container: &str, attempt: u32) -> PathBuf {
+        self.pod(uid).join("containers").join(container).join(attempt.to_string())
+    }
+
+    /// `<run>/pods`, one directory a pod.
+    pub fn run_pods(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+
+    /// `<run>/pods/<uid>`: `sandbox.json`, `ns`, `shm`, `io`.
+    pub fn run_pod(&self, uid: &Uid) -> PathBuf {
+        self.run_pods().join(&*uid.0)
+    }
+
+    /// The commit mark of a complete sandbox: IPs and time, written by rename as its last step, removed as the first of undoing.
+    pub fn sandbox_json(&self, uid: &Uid) -> PathBuf {
+        self.run_pod(uid).join("sandbox.json")
+    }
+
+    /// A pinned namespace: `net`, `ipc`, `uts`.
+    pub fn namespace(&self, uid: &Uid, kind: &str) -> PathBuf {
+        self.run_pod(uid).join("ns").join(kind)
+    }
+
+    /// The pod's /dev/shm, a tmpfs of 64 MiB.
+    pub fn shm(&self, uid: &Uid) -> PathBuf {
+        self.run_pod(uid).join("shm")
+    }
+
+    /// A container's FIFOs `stdout` and `stderr`, and `started`, a mark made just before its task is started.
+    pub fn io(&self, uid: &Uid, id: &str) -> PathBuf {
+        self.run_pod(uid).join("io").join(id)
+    }
+
+    /// `<logs>/<ns>_<name>_<uid>`, 0750.
+    pub fn pod_logs(&self, key: &PodKey, uid: &Uid) -> PathBuf {
+        self.logs.join(format!("{}_{}_{}", key.namespace, key.name, uid))
+    }
+
+    /// `<logs>/<ns>_<name>_<uid>/<container>/<attempt>.log`.
+    pub fn log(&self, key: &PodKey, uid: &Uid, container: &str, attempt: u32) -> PathBuf {
+        self.pod_logs(key, uid).join(container).join(format!("{attempt}.log"))
+    }
+}
