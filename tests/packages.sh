@@ -1,0 +1,35 @@
+#!/bin/bash
+# Installs what plinth's build, tests and demo need, asking apt only for what is missing. Usage: packages.sh build|test
+# Mirrors and suites are the machine's own apt configuration; nothing is written to it.
+set -euo pipefail
+
+build=(protobuf-compiler libprotobuf-dev gcc libc6-dev)
+test=(runc crun containernetworking-plugins busybox-static iproute2 iptables python3 jq mount util-linux)
+
+case ${1:-} in
+build) want=("${build[@]}") ;;
+test) want=("${build[@]}" "${test[@]}") ;;
+*) echo "usage: $0 build|test" >&2; exit 2 ;;
+esac
+
+missing=()
+for p in "${want[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
+done
+if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then missing+=(rustup); fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" != 0 ]; then
+  echo "packages.sh: missing ${missing[*]}; run as root: apt-get install ${missing[*]}" >&2
+  exit 1
+fi
+echo "packages.sh: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 2>&1 || {
+  apt-get update -q
+  #'s package would start a service on the machine: a policy for this one command says no.
+  apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
+if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+  rustup toolchain install stable --profile minimal
+fi
