@@ -1,0 +1,38 @@
+# plinth: `make help` lists the targets.
+host    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+release := target/$(host)/release/plinth
+cache   := .cache
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.PHONY: help build demo test sim check bench install
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+build: ## the static binary, target/<host>/release/plinth
+	@tests/packages.sh build
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $$(rustc -vV | sed -n 's/^host: //p')
+
+demo: build $(cache)/sid $(cache)/busybox.tar ## three pods on a private containerd, looked at and cleaned up; KEEP=1 leaves them running
+	@images/demo.sh $(release) $(cache)/sid $(if $(KEEP),--keep)
+
+test: $(cache)/sid $(cache)/trixie $(cache)/registry $(cache)/busybox.tar ## every test there is here, and what was skipped
+	@tests/run.sh
+
+sim: ## N seeds of the simulation: make sim N=10000
+	SIM_RUNS=$(or $(N),1000) cargo test --release --test sim -- --nocapture
+
+check: ## formatting, lints, import rule
+	@tests/packages.sh build
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+bench: build $(cache)/sid ## the reference table with ours beside it
+	@tests/bench.py $(release) $(cache)/sid
+
+install: build ## binary, completions, man pages, configuration and unit below DESTDIR
+	@images/install.sh $(release) "$(DESTDIR)"
+
+$(cache)/sid: ; @tests/packages.sh test && tests/fetch-deb.sh containerd sid $@
+$(cache)/trixie: ; @tests/packages.sh test && tests/fetch-deb.sh containerd trixie $@
+$(cache)/registry: ; @tests/fetch-deb.sh docker-registry - $@
+$(cache)/busybox.tar: images/busybox-archive.sh ; @tests/packages.sh test && images/busybox-archive.sh $@ docker.io/library/busybox:1.35

@@ -1,0 +1,16 @@
+#!/bin/bash
+# Every test there is: unit, golden, vectors, simulation, and real containerd. Says at the end what was skipped and
+# why; with CI set a skip is a failure. Tests name a skip by a line in the file PLINTH_SKIPPED points to.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tests/packages.sh test
+export PLINTH_CACHE=$PWD/.cache PLINTH_SKIPPED=$PWD/target/skipped
+mkdir -p target && rm -f "$PLINTH_SKIPPED"
+cargo test --locked --no-fail-fast -- --test-threads=2
+if [ -s "$PLINTH_SKIPPED" ]; then
+  echo "skipped:"
+  sort -u "$PLINTH_SKIPPED" | sed 's/^/  /'
+  [ -z "${CI:-}" ] || { echo "run.sh: in CI a skip is a failure"; exit 1; }
+else
+  echo "skipped: nothing"
+fi
