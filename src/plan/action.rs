@@ -75,10 +75,13 @@ pub enum Action {
         /// Container id.
         id: Rc<str>,
     },
-    /// Give back the network, unpin, unmount, remove the cgroup and directories.
+    /// Give back the network, unpin, unmount, remove the cgroup and directories. Also for a pod of which only directories are left.
     DeleteSandbox {
         /// Whose.
         uid: Uid,
+        /// The pod will be made anew (after a reboot, a broken sandbox, a shutdown): its data directory stays, because an
+        /// emptyDir lives as long as its pod, as the kubelet's does. A pod with nothing but that is `Absent`.
+        keep: bool,
     },
 }
 
@@ -95,7 +98,7 @@ impl Action {
             | Action::Kill { uid, .. }
             | Action::DeleteTask { uid, .. }
             | Action::DeleteContainer { uid, .. }
-            | Action::DeleteSandbox { uid } => Some(uid),
+            | Action::DeleteSandbox { uid, .. } => Some(uid),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What `plan` looks at: `Wanted` (the manifests), `Seen` (containerd and this host), `Memory` (what may be forgotten).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::action::{Action, Why};
 use crate::clock::{Moment, Wall};
-use crate::pod::{ImageRef, Kind, PodKey, Uid, WantedPod};
+use crate::pod::{ImageRef, Kind, PodKey, PullPolicy, Uid, WantedPod};
 
 /// Everything a decision may depend on.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +155,9 @@ pub struct SeenContainer {
     pub image_id: Rc<str>,
     /// When the record was made.
     pub created: Wall,
+    /// `since` of the sandbox it was made in, from its label (`plinth.dev/sandbox`, nanoseconds): a container of another sandbox
+    /// is history (a new sandbox runs init again). Compared for equality only, clocks step. `None`: unknown, taken as the present one.
+    pub sandbox: Option<Wall>,
     /// Where it is.
     pub state: State,
 }
@@ -215,6 +218,10 @@ pub struct Memory {
     pub images: BTreeMap<ImageRef, ImageMemory>,
     /// A full look is in flight.
     pub looking: bool,
+    /// Pods something happened to during the full look in flight: its answer about them may be old.
+    pub touched: BTreeSet<Uid>,
+    /// Full looks that failed in a row.
+    pub look: Retry,
 }
 
 /// Memory of one pod.
@@ -226,8 +233,20 @@ pub struct PodMemory {
     pub known_since: Option<Wall>,
     /// Sandbox creations that failed in a row.
     pub sandbox: Retry,
-    /// Other actions on the pod that failed in a row.
+    /// Sandbox deletions that failed in a row.
     pub other: Retry,
+    /// Looks that failed in a row.
+    pub look: Retry,
+    /// A hint came while an action was in flight: a look that ends now may have missed what it was about.
+    pub hinted: bool,
+    /// Its removal has begun: even if it is wanted again, it is removed first and made anew.
+    pub terminating: bool,
+    /// End of the pod's one grace budget, from the first TERM on.
+    pub stop_by: Option<Moment>,
+    /// What was done to stop containers, by container id.
+    pub stops: BTreeMap<Rc<str>, Stop>,
+    /// Status conditions by type, as last shown, and since when: `lastTransitionTime`.
+    pub conditions: BTreeMap<&'static str, (bool, Wall)>,
     /// Per container name.
     pub containers: BTreeMap<Rc<str>, ContainerMemory>,
     /// The last decision, its reason, and when: `plinth why`.
@@ -243,10 +262,23 @@ pub struct ContainerMemory {
     pub create: Retry,
     /// The attempt for which its image was made ready (`imagePullPolicy: Always` asks once per attempt).
     pub pulled_for: Option<u32>,
-    /// TERM was sent at this moment, and KILL is due at the second.
-    pub term: Option<(Moment, Moment)>,
-    /// KILL was sent.
+    /// The highest attempt counted in `crash`.
+    pub counted: Option<u32>,
+    /// The attempt that was last seen ended, and when it ended.
+    pub exit: Option<(u32, Moment)>,
+}
+
+/// How far the stopping of one container is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stop {
+    /// TERM was first tried then.
+    pub asked: Option<Moment>,
+    /// TERM was delivered, and KILL is due then.
+    pub kill_at: Option<Moment>,
+    /// KILL was last sent then.
     pub killed: Option<Moment>,
+    /// Signals and deletions that failed in a row.
+    pub retry: Retry,
 }
 
 /// Failures in a row, the delay they earned, and when the next try is due.
@@ -269,8 +301,10 @@ pub struct Retry {
 /// Memory of one image.
 #[derive(Clone, Debug, Default)]
 pub struct ImageMemory {
-    /// A pull, import or look for it is in flight.
-    pub in_flight: bool,
-    /// Failures in a row.
+    /// A pull, import or look (`Never`) for it is in flight.
+    pub in_flight: Option<PullPolicy>,
+    /// Failed pulls in a row.
     pub pull: Retry,
+    /// Failed looks in a row.
+    pub look: Retry,
 }
