@@ -7,7 +7,7 @@ here=$(dirname "$(realpath "$0")")
 node=$(mktemp -d /tmp/plinth-demo.XXXX)
 inside() { "$here/../tests/node.sh" exec "$node" "$@"; }
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
-show() { printf '$ %s\n' "$*"; PLINTH_SOCKET=$node/run/plinth.sock inside "$@"; }
+show() { printf '$ %s\n' "$*"; PLINTH_SOCKET=$node/plinth.sock inside "$@"; }
 
 down() {
   status=$?
@@ -40,7 +40,7 @@ imageDirs: [$node/work/archives]
 containerd: $node/containerd.sock
 dataDir: $node/data
 runDir: $node/run
-socket: $node/run/plinth.sock
+socket: $node/plinth.sock
 podLogsDir: $node/logs/pods
 containerLinksDir: $node/logs/containers
 cniConfDir: $node/cni
@@ -51,15 +51,15 @@ C
 PATH=$node/work/bin:$PATH
 inside setsid "$plinth" run --config "$node/config.yaml" >"$node/plinth.log" 2>&1 </dev/null &
 agent=$!
-for _ in $(seq 100); do [ -S "$node/run/plinth.sock" ] && break; kill -0 $agent; sleep 0.05; done
+for _ in $(seq 100); do [ -S "$node/plinth.sock" ] && break; kill -0 $agent; sleep 0.05; done
 
 say "all Ready?"
 show plinth status --wait=60s
 show plinth status -o wide
-ip=$(PLINTH_SOCKET=$node/run/plinth.sock inside plinth status web -o json | jq -r '.. | .podIP? // empty' | head -1)
+ip=$(PLINTH_SOCKET=$node/plinth.sock inside plinth status web -o json | jq -r '.. | .podIP? // empty' | head -1)
 
 say "the web page by pod IP: the overlay's file won"
-show wget -qO- "http://$ip:8080/" 2>/dev/null || show busybox wget -qO- "http://$ip:8080/"
+show busybox wget -qO- "http://$ip:8080/"
 
 say "logs"
 show plinth logs pair -c counter --tail 3
@@ -69,7 +69,7 @@ echo "\$ sed s/overlay/edited/ 10-web.yaml   # written beside, then renamed in"
 sed "s|the overlay's page|the edited page|" "$node/work/overlay/10-web.yaml" >"$node/work/overlay/.new"
 mv "$node/work/overlay/.new" "$node/work/overlay/10-web.yaml"
 for _ in $(seq 100); do
-  ip=$(PLINTH_SOCKET=$node/run/plinth.sock inside plinth status web -o json 2>/dev/null | jq -r '.. | .podIP? // empty' | head -1)
+  ip=$(PLINTH_SOCKET=$node/plinth.sock inside plinth status web -o json 2>/dev/null | jq -r '.. | .podIP? // empty' | head -1)
   if inside busybox wget -qO- -T 1 "http://$ip:8080/" 2>/dev/null | grep -q edited; then break; fi
   sleep 0.1
 done
@@ -86,13 +86,13 @@ if [ "$keep" = --keep ]; then
   cat <<K
 
 Left running. Look at it:
-  export PLINTH_SOCKET=$node/run/plinth.sock PATH=$node/work/bin:\$PATH
+  export PLINTH_SOCKET=$node/plinth.sock PATH=$node/work/bin:\$PATH
   plinth status -w                       # the socket works from outside the namespaces
   plinth logs pair -c counter -f
   tests/node.sh exec $node busybox wget -qO- http://$ip:8080/
   \$EDITOR $node/work/overlay/10-web.yaml   # its log: $node/plinth.log
 End it:
-  tests/node.sh exec $node $plinth shutdown --socket $node/run/plinth.sock; tests/node.sh down $node; rm -rf $node
+  tests/node.sh exec $node $plinth shutdown --socket $node/plinth.sock; tests/node.sh down $node; rm -rf $node
 K
   trap - EXIT
   exit 0

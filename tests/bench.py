@@ -134,7 +134,7 @@ def settings(manifests):
     name = os.path.basename(node)
     return ["--manifests", manifests, "--node-name", "bench", "--container-runtime-endpoint", f"unix://{node}/containerd.sock",
             "--set", f"dataDir={node}/data", "--set", f"runDir={node}/run", "--set", f"podLogsDir={node}/logs/pods",
-            "--set", f"containerLinksDir={node}/logs/containers", "--set", f"socket={node}/run/plinth.sock",
+            "--set", f"containerLinksDir={node}/logs/containers", "--set", f"socket={node}/plinth.sock",
             "--set", f"cniConfDir={node}/cni", "--set", "cniBinDirs=/usr/lib/cni", "--set", f"cniCacheDir={node}/data/cni", "--set", f"cgroupRoot=/plinth-{name}"]
 
 

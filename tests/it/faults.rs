@@ -1,0 +1,150 @@
+//! Containers and files that misbehave.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::node::{FOREVER, Node, can_run, container, script};
+
+#[test]
+fn a_container_that_ignores_term_is_killed_after_its_grace() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("deaf.yaml", &script("deaf", "trap '' TERM; while :; do sleep 0.1; done"));
+    n.until_ready("deaf");
+    let t = Instant::now();
+    n.remove("deaf.yaml");
+    n.until("it is gone", 15, |n| n.pod("deaf").is_none());
+    let took = t.elapsed();
+    assert!(took >= Duration::from_millis(2900) && took < Duration::from_secs(6), "its grace is 3 s; it took {took:?}");
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
+fn a_thousand_children_a_closed_stdout_and_an_exit_while_stopping_leave_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("forks.yaml", &script("forks", "trap '' TERM; for i in $(seq 1000); do sleep 1000 & done; wait; sleep 1000"));
+    n.put("closed.yaml", &script("closed", &format!("exec >&- 2>&-; {FOREVER}")));
+    n.put("leaving.yaml", &script("leaving", "trap 'sleep 0.5; exit 9' TERM; while :; do sleep 0.05; done"));
+    for p in ["forks", "closed", "leaving"] {
+        n.until_ready(p);
+    }
+    for p in ["forks.yaml", "closed.yaml", "leaving.yaml"] {
+        n.remove(p);
+    }
+    n.until("all are gone", 20, |n| ["forks", "closed", "leaving"].iter().all(|p| n.pod(p).is_none()));
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
+fn a_gibibyte_without_a_newline_slows_nobody() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["containerLogMaxSize=16Mi", "containerLogMaxFiles=3"]);
+    n.start();
+    n.put("flood.yaml", &script("flood", "head -c 1073741824 /dev/zero | tr '\\0' x; echo; echo end; sleep 1000"));
+    n.until("it floods", 10, |n| n.pod("flood").is_some());
+    n.put("quiet.yaml", &script("quiet", &format!("echo here; {FOREVER}")));
+    let t = Instant::now();
+    n.until_ready("quiet");
+    assert!(t.elapsed() < Duration::from_secs(5), "a quiet pod beside it started after {:?}", t.elapsed());
+    n.until("the flood's last line is there", 120, |n| n.said(&["logs", "flood", "--tail", "1"]) == "end\n");
+    let rss_kb: u64 = fs::read_to_string(format!("/proc/{}/status", n.pid()))
+        .unwrap()
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:").map(|v| v.trim().trim_end_matches(" kB").parse().unwrap()))
+        .unwrap();
+    assert!(rss_kb < 40_000, "memory stays constant (debug build): {rss_kb} kB");
+    n.shutdown();
+}
+
+#[test]
+fn a_full_log_file_system_is_survived_and_said() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let logs = n.path("logs");
+    n.exec(&["mount", "-t", "tmpfs", "-o", "size=256k", "full", &logs]);
+    n.start();
+    n.put("w.yaml", &script("w", "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo $i aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; [ $i -gt 20000 ] && sleep 0.1; done"));
+    n.until("it is said", 20, |n| fs::read_to_string(n.dir.join("plinth.log")).unwrap().to_lowercase().contains("no space left"));
+    assert!(n.ready("w"), "the pod runs on");
+    n.put("v.yaml", &script("v", FOREVER));
+    n.until_ready("v");
+    n.said(&["shutdown", "--grace", "10s"]);
+    n.exec(&["umount", "-l", &logs]);
+}
+
+#[test]
+fn hostile_files_and_layers_are_named_and_cost_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.put("good.yaml", &script("good", FOREVER));
+    fs::write(n.manifests.join("empty-list.yaml"), "# nothing\n").unwrap();
+    fs::write(n.manifests.join("binary.yaml"), [0u8, 159, 146, 150]).unwrap();
+    fs::write(n.manifests.join("huge.yaml"), vec![b'a'; 11 << 20]).unwrap();
+    fs::write(n.manifests.join("deep.yaml"), "[".repeat(10_000)).unwrap();
+    fs::write(n.manifests.join("bomb.yaml"), "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\nh: &h [*g,*g,*g,*g,*g,*g,*g,*g,*g]\n").unwrap();
+    fs::write(n.manifests.join("service.yaml"), "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n").unwrap();
+    fs::write(n.manifests.join("long.yaml"), script(&"n".repeat(251), FOREVER)).unwrap();
+    fs::write(n.manifests.join("notes.txt"), "hello").unwrap();
+    std::os::unix::fs::symlink("/nowhere", n.manifests.join("dangling.yaml")).unwrap();
+    fs::create_dir(n.manifests.join("folder.yaml")).unwrap();
+    n.exec(&["mkfifo", &n.path("work/image/fifo.yaml")]);
+    n.start();
+    n.until_ready("good");
+    let reports = n.get("/v1/manifests").unwrap();
+    for f in ["binary.yaml", "huge.yaml", "deep.yaml", "bomb.yaml", "service.yaml", "long.yaml", "notes.txt", "dangling.yaml"] {
+        assert!(reports.contains(f), "{f} is named\n{reports}");
+    }
+    n.shutdown();
+}
+
+#[test]
+fn a_network_that_fails_says_so_and_recovers() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let list = n.path("cni/10-pods.conflist");
+    let good = fs::read_to_string(&list).unwrap();
+    fs::write(&list, good.replace("\"bridge\",\"bridge\"", "\"nosuch\",\"bridge\"")).unwrap();
+    n.put("a.yaml", &crate::node::pod("a", "hostname: a", FOREVER));
+    n.start();
+    n.until("it says so", 15, |n| n.said(&["why", "a"]).contains("nosuch"));
+    assert!(n.said(&["events", "a"]).contains("FailedCreatePodSandBox"), "{}", n.said(&["events", "a"]));
+    fs::write(&list, good).unwrap();
+    n.until_ready("a");
+    n.shutdown();
+}
+
+#[test]
+fn a_command_that_is_not_there_is_a_start_error() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("x.yaml", &script("x", "true").replace("[sh, -c]", "[/no/such/command]"));
+    n.until("it says so", 15, |n| {
+        n.pod("x").is_some_and(|p| {
+            let c = container(&p, "c");
+            c["lastState"]["terminated"]["exitCode"] == 128
+                || c["state"]["terminated"]["exitCode"] == 128
+                || c["state"]["waiting"]["message"].as_str().is_some_and(|m| m.contains("/no/such/command"))
+        })
+    });
+    n.shutdown();
+}

@@ -1,0 +1,12 @@
+//! Real containerd, real runc, real files: each test has a private node (namespaces, containerd, directories of its own).
+//!
+//! No sleeps: wait on a condition with a deadline, and dump the logs when it does not come.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![allow(missing_docs, reason = "test names are sentences")]
+
+mod node;
+
+mod faults;
+mod images;
+mod pods;
+mod restarts;

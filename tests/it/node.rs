@@ -1,0 +1,311 @@
+//! A private node and the plinth on it.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub const IMAGE: &str = "docker.io/library/busybox:1.35";
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PLINTH: &str = env!("CARGO_BIN_EXE_plinth");
+
+/// What a test needs beside the code; a line in the skip list says why it was not run (in CI that is a failure).
+pub fn can_run() -> bool {
+    let cache = PathBuf::from(std::env::var("PLINTH_CACHE").unwrap_or(format!("{ROOT}/.cache")));
+    let why = if !rustix_is_root() {
+        "real containerd: needs root"
+    } else if !cache.join("sid/usr/bin/containerd").exists() || !cache.join("busybox.tar").exists() {
+        "real containerd: not fetched; run `make test`"
+    } else {
+        return true;
+    };
+    if let Ok(list) = std::env::var("PLINTH_SKIPPED") {
+        let mut f = File::options().create(true).append(true).open(list).unwrap();
+        writeln!(f, "{why}").unwrap();
+    }
+    assert!(std::env::var_os("CI").is_none(), "in CI a skip is a failure: {why}");
+    eprintln!("skipped: {why}");
+    false
+}
+
+fn rustix_is_root() -> bool {
+    fs::read_to_string("/proc/self/status").unwrap().lines().any(|l| l.starts_with("Uid:") && l.split_whitespace().nth(2) == Some("0"))
+}
+
+pub struct Node {
+    pub dir: PathBuf,
+    pub manifests: PathBuf,
+    pub overlay: PathBuf,
+    plinth: Option<Child>,
+    extra: Vec<String>,
+}
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+impl Node {
+    /// containerd 2.x, runc, nothing running yet.
+    pub fn up() -> Node {
+        Node::with("sid", &[])
+    }
+
+    /// `suite`'s containerd, and `key=value` settings beside the private ones.
+    pub fn with(suite: &str, extra: &[&str]) -> Node {
+        let dir = PathBuf::from(format!("/tmp/plit-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
+        let node = Node {
+            manifests: dir.join("work/image"),
+            overlay: dir.join("work/overlay"),
+            dir,
+            plinth: None,
+            extra: extra.iter().map(|s| (*s).to_string()).collect(),
+        };
+        let cache = std::env::var("PLINTH_CACHE").unwrap_or(format!("{ROOT}/.cache"));
+        node.script("up", &[&format!("{cache}/{suite}")]);
+        for d in [&node.manifests, &node.overlay, &node.dir.join("work/archives"), &node.dir.join("work/hosts.d")] {
+            fs::create_dir_all(d).unwrap();
+        }
+        fs::copy(format!("{cache}/busybox.tar"), node.dir.join("work/archives/busybox.tar")).unwrap();
+        node
+    }
+
+    fn script(&self, verb: &str, args: &[&str]) -> Output {
+        let out = Command::new(format!("{ROOT}/tests/node.sh")).arg(verb).arg(&self.dir).args(args).stdin(Stdio::null()).output().unwrap();
+        assert!(
+            out.status.success() || verb == "leaks",
+            "node.sh {verb} {args:?}: {}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        out
+    }
+
+    /// A command inside the node's namespaces; its standard output.
+    pub fn exec(&self, cmd: &[&str]) -> String {
+        String::from_utf8_lossy(&self.script("exec", cmd).stdout).into_owned()
+    }
+
+    /// `ctr` on the node's containerd, in plinth's namespace.
+    pub fn ctr(&self, args: &[&str]) -> String {
+        let (ctr, sock) = (self.path("containerd/usr/bin/ctr"), self.path("containerd.sock"));
+        let mut cmd = vec![ctr.as_str(), "-a", sock.as_str(), "-n", "plinth"];
+        cmd.extend(args);
+        self.exec(&cmd)
+    }
+
+    pub fn containerd(&self, what: &str) {
+        self.script("containerd", &[what]);
+    }
+
+    pub fn path(&self, below: &str) -> String {
+        self.dir.join(below).to_str().unwrap().to_string()
+    }
+
+    fn settings(&self) -> Vec<String> {
+        let d = self.dir.to_str().unwrap();
+        let name = self.dir.file_name().unwrap().to_str().unwrap();
+        let mut v = vec![
+            "--manifests".into(),
+            self.path("work/image"),
+            "--manifests".into(),
+            self.path("work/overlay"),
+            "--node-name".into(),
+            "it".into(),
+        ];
+        let mut set = vec![
+            format!("containerd={d}/containerd.sock"),
+            format!("dataDir={d}/data"),
+            format!("runDir={d}/run"),
+            format!("socket={d}/plinth.sock"),
+            format!("podLogsDir={d}/logs/pods"),
+            format!("containerLinksDir={d}/logs/containers"),
+            format!("cniConfDir={d}/cni"),
+            "cniBinDirs=/usr/lib/cni".into(),
+            format!("cniCacheDir={d}/data/cni"),
+            format!("imageDirs={d}/work/archives"),
+            format!("registryHostsDir={d}/work/hosts.d"),
+            format!("cgroupRoot=/plinth-{name}"),
+            "logLevel=debug".into(),
+        ];
+        set.extend(self.extra.iter().cloned());
+        for s in set {
+            v.extend(["--set".into(), s]);
+        }
+        v
+    }
+
+    /// Starts `plinth run` and waits until its socket answers.
+    pub fn start(&mut self) {
+        let log = File::options().create(true).append(true).open(self.dir.join("plinth.log")).unwrap();
+        let holder = fs::read_to_string(self.dir.join("holder.pid")).unwrap();
+        let child = Command::new("nsenter")
+            .args(["--target", holder.trim(), "--mount", "--net", "--", PLINTH, "run"])
+            .args(self.settings())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.plinth = Some(child);
+        self.until("plinth's socket answers", 10, |n| n.get("/healthz").is_some());
+    }
+
+    /// `kill -9` of plinth.
+    pub fn kill(&mut self) {
+        let mut c = self.plinth.take().unwrap();
+        c.kill().unwrap();
+        c.wait().unwrap();
+    }
+
+    /// SIGTERM to plinth, and its exit.
+    pub fn term(&mut self) {
+        let mut c = self.plinth.take().unwrap();
+        Command::new("kill").arg(c.id().to_string()).status().unwrap();
+        assert!(c.wait().unwrap().success(), "plinth ends with 0 on SIGTERM\n{}", self.log());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.plinth.as_ref().unwrap().id()
+    }
+
+    /// `plinth VERB ARGS` over the socket.
+    pub fn plinth(&self, args: &[&str]) -> Output {
+        Command::new(PLINTH).args(args).env("PLINTH_SOCKET", self.dir.join("plinth.sock")).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Its standard output, which must have come with exit status 0.
+    pub fn said(&self, args: &[&str]) -> String {
+        let out = self.plinth(args);
+        assert!(out.status.success(), "plinth {args:?}: {}{}", String::from_utf8_lossy(&out.stderr), self.log());
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// GET over the status socket; `None` when nobody answers or it is not a 200.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let mut s = UnixStream::connect(self.dir.join("plinth.sock")).ok()?;
+        s.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        write!(s, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut text = Vec::new();
+        s.read_to_end(&mut text).ok()?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        head.lines().next()?.contains(" 200 ").then(|| body.to_string())
+    }
+
+    /// The pod of that short name, as /pods shows it.
+    pub fn pod(&self, name: &str) -> Option<Value> {
+        let list: Value = serde_json::from_str(&self.get("/pods")?).unwrap();
+        list["items"].as_array()?.iter().find(|p| p["metadata"]["name"] == format!("{name}-it")).cloned()
+    }
+
+    pub fn ready(&self, name: &str) -> bool {
+        self.pod(name).is_some_and(|p| condition(&p, "Ready"))
+    }
+
+    /// Restart count of a container, over all attempts.
+    pub fn restarts(&self, pod: &str) -> u64 {
+        self.pod(pod).map_or(0, |p| {
+            p["status"]["containerStatuses"].as_array().into_iter().flatten().map(|c| c["restartCount"].as_u64().unwrap()).sum()
+        })
+    }
+
+    /// Writes a manifest beside and renames it in.
+    pub fn put(&self, file: &str, text: &str) {
+        put(&self.manifests, file, text);
+    }
+
+    pub fn put_overlay(&self, file: &str, text: &str) {
+        put(&self.overlay, file, text);
+    }
+
+    pub fn remove(&self, file: &str) {
+        fs::remove_file(self.manifests.join(file)).unwrap();
+    }
+
+    pub fn until(&mut self, what: &str, secs: u64, mut holds: impl FnMut(&Node) -> bool) {
+        let end = Instant::now() + Duration::from_secs(secs);
+        while !holds(self) {
+            if let Some(status) = self.plinth.as_mut().and_then(|c| c.try_wait().unwrap()) {
+                panic!("plinth ended with {status} while waiting until {what}\n{}", self.log());
+            }
+            assert!(Instant::now() < end, "not within {secs} s: {what}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn until_ready(&mut self, pod: &str) {
+        self.until(&format!("{pod} is Ready"), 30, |n| n.ready(pod));
+    }
+
+    /// The end of plinth's log, and of containerd's.
+    pub fn log(&self) -> String {
+        let tail = |f: &str| {
+            let t = fs::read_to_string(self.dir.join(f)).unwrap_or_default();
+            let lines: Vec<&str> = t.lines().collect();
+            lines[lines.len().saturating_sub(60)..].join("\n")
+        };
+        format!(
+            "--- plinth\n{}\n--- containerd\n{}\n--- pods\n{}",
+            tail("plinth.log"),
+            tail("containerd.log"),
+            self.get("/pods").unwrap_or_default()
+        )
+    }
+
+    /// Stops every pod and plinth; nothing may be left.
+    pub fn shutdown(mut self) {
+        self.said(&["shutdown", "--grace", "10s"]);
+        let status = self.plinth.take().unwrap().wait().unwrap();
+        assert!(status.success(), "plinth ends with 0 after shutdown, not {status}\n{}", self.log());
+        self.assert_clean();
+    }
+
+    pub fn assert_clean(&self) {
+        let left = self.script("leaks", &[]);
+        assert!(left.status.success(), "left behind:\n{}{}", String::from_utf8_lossy(&left.stdout), self.log());
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut c) = self.plinth.take() {
+            let _ = c.kill();
+            let _ = c.wait();
+        }
+        let _ = Command::new(format!("{ROOT}/tests/node.sh")).arg("down").arg(&self.dir).output();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub fn put(layer: &Path, file: &str, text: &str) {
+    fs::write(layer.join(format!(".{file}")), text).unwrap();
+    fs::rename(layer.join(format!(".{file}")), layer.join(file)).unwrap();
+}
+
+pub fn condition(pod: &Value, kind: &str) -> bool {
+    pod["status"]["conditions"].as_array().is_some_and(|c| c.iter().any(|c| c["type"] == kind && c["status"] == "True"))
+}
+
+/// The status of the container of that name.
+pub fn container<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    pod["status"]["containerStatuses"].as_array().and_then(|c| c.iter().find(|c| c["name"] == name)).unwrap_or(&Value::Null)
+}
+
+/// A hostNetwork pod of one container `c` that runs a script.
+pub fn script(name: &str, script: &str) -> String {
+    pod(name, "hostNetwork: true", script)
+}
+
+/// A pod of one container `c`; `spec` is put among the fields of the spec.
+pub fn pod(name: &str, spec: &str, script: &str) -> String {
+    let script = script.replace('\n', "\n      ");
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  {spec}\n  terminationGracePeriodSeconds: 3\n  containers:\n  - name: c\n    image: {IMAGE}\n    command: [sh, -c]\n    args:\n    - |\n      {script}\n"
+    )
+}
+
+/// Runs until TERM.
+pub const FOREVER: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";

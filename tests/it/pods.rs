@@ -1,0 +1,184 @@
+//! What a pod is promised: it runs, it is seen, it is updated, it goes without a trace.
+
+use crate::node::{FOREVER, Node, can_run, condition, container, pod, script};
+
+#[test]
+fn a_pod_comes_and_goes_without_a_trace() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("a.yaml", &script("a", &format!("echo hello; echo oops >&2; {FOREVER}")));
+    n.until_ready("a");
+    let p = n.pod("a").unwrap();
+    assert_eq!(p["status"]["phase"], "Running");
+    for kind in ["PodScheduled", "Initialized", "ContainersReady", "PodReadyToStartContainers"] {
+        assert!(condition(&p, kind), "{kind}: {p}");
+    }
+    assert_eq!(container(&p, "c")["restartCount"], 0);
+    n.until("its log is there", 5, |n| n.said(&["logs", "a"]).contains("hello"));
+    n.remove("a.yaml");
+    n.until("it is gone", 10, |n| n.pod("a").is_none());
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
+fn a_network_pod_has_an_address_that_answers_and_is_given_back() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("web.yaml", &pod("web", "hostname: here", "echo ok >/var/www/index.html; httpd -p 8080 -h /var/www; hostname; cat /etc/hosts; trap 'exit 0' TERM; while :; do sleep 0.1; done"));
+    n.until_ready("web");
+    let ip = n.pod("web").unwrap()["status"]["podIP"].as_str().unwrap().to_string();
+    assert!(ip.starts_with("10.88."), "{ip}");
+    n.until("it answers", 5, |n| n.exec(&["sh", "-c", &format!("busybox wget -qO- http://{ip}:8080/ || true")]).contains("ok"));
+    let log = n.said(&["logs", "web"]);
+    assert!(log.starts_with("here\n") && log.contains(&format!("{ip}\there")), "{log}");
+    n.shutdown();
+}
+
+#[test]
+fn init_containers_run_in_order_and_share_an_empty_dir() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put(
+        "i.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: i}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 1\n  volumes:\n  - {{name: v, emptyDir: {{}}}}\n  - {{name: m, emptyDir: {{medium: Memory, sizeLimit: 1Mi}}}}\n  initContainers:\n  - {{name: one, image: '{image}', command: [sh, -c, 'echo one >>/v/order'], volumeMounts: [{{name: v, mountPath: /v}}]}}\n  - {{name: two, image: '{image}', command: [sh, -c, 'echo two >>/v/order'], volumeMounts: [{{name: v, mountPath: /v}}]}}\n  containers:\n  - {{name: c, image: '{image}', command: [sh, -c, 'cat /v/order; df -k /m | tail -1; sleep 1000'], volumeMounts: [{{name: v, mountPath: /v}}, {{name: m, mountPath: /m}}]}}\n  - {{name: d, image: '{image}', command: [sh, -c, 'sleep 1000']}}\n",
+            image = crate::node::IMAGE
+        ),
+    );
+    n.until_ready("i");
+    n.until("both init containers ran before, in order", 5, |n| n.said(&["logs", "i", "-c", "c"]).starts_with("one\ntwo\n"));
+    let log = n.said(&["logs", "i", "-c", "c"]);
+    assert!(log.contains("1024"), "the memory volume has its size: {log}");
+    n.shutdown();
+}
+
+#[test]
+fn an_edit_stops_the_old_pod_and_starts_the_new_one() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("e.yaml", &script("e", &format!("echo first; {FOREVER}")));
+    n.until_ready("e");
+    let before = n.pod("e").unwrap()["metadata"]["uid"].clone();
+    n.put("e.yaml", &format!("# only a comment\n{}", script("e", &format!("echo first; {FOREVER}"))));
+    n.put("other.yaml", &script("other", FOREVER));
+    n.until_ready("other");
+    assert_eq!(n.pod("e").unwrap()["metadata"]["uid"], before, "a comment restarts nothing");
+    n.put("e.yaml", &script("e", &format!("echo second; {FOREVER}")));
+    n.until("the new revision runs", 15, |n| n.ready("e") && n.pod("e").unwrap()["metadata"]["uid"] != before);
+    n.until("and speaks", 5, |n| n.said(&["logs", "e"]) == "second\n");
+    n.shutdown();
+}
+
+#[test]
+fn a_bad_edit_costs_nothing_and_says_where() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.put("b.yaml", &script("b", FOREVER));
+    n.start();
+    n.until_ready("b");
+    let before = n.pod("b").unwrap();
+    n.put("b.yaml", &script("b", FOREVER).replace("hostNetwork: true", "hostNetwork: perhaps"));
+    n.until("the file is refused", 5, |n| n.get("/v1/manifests").unwrap().contains("hostNetwork"));
+    assert_eq!(n.pod("b").unwrap()["status"]["containerStatuses"], before["status"]["containerStatuses"]);
+    let text = n.said(&["status"]);
+    assert!(text.contains("b.yaml:6:"), "status names file and line:\n{text}");
+    n.shutdown();
+}
+
+#[test]
+fn the_overlay_overrides_and_masks() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.put("a.yaml", &script("a", &format!("echo image; {FOREVER}")));
+    n.put("b.yaml", &script("b", FOREVER));
+    n.put_overlay("a.yaml", &script("a", &format!("echo overlay; {FOREVER}")));
+    n.put_overlay("b.yaml", "");
+    n.start();
+    n.until_ready("a");
+    n.until("the overlay's file won", 5, |n| n.said(&["logs", "a"]) == "overlay\n");
+    assert!(n.pod("b").is_none(), "a mask hides the image's pod");
+    let why = n.said(&["why", "a"]);
+    assert!(why.contains(&n.path("work/overlay/a.yaml")) && why.contains(&n.path("work/image/a.yaml")), "{why}");
+    std::fs::remove_file(n.overlay.join("b.yaml")).unwrap();
+    n.until_ready("b");
+    n.shutdown();
+}
+
+#[test]
+fn a_crashing_container_restarts_with_the_kubelets_back_off() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("x.yaml", &script("x", "echo run; exit 3"));
+    n.until("the first restart is immediate, the second waits", 8, |n| {
+        n.pod("x").is_some_and(|p| {
+            container(&p, "c")["restartCount"] == 1 && container(&p, "c")["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        })
+    });
+    let p = n.pod("x").unwrap();
+    let c = container(&p, "c");
+    assert_eq!(c["lastState"]["terminated"]["exitCode"], 3, "{c}");
+    assert!(
+        c["state"]["waiting"]["message"].as_str().unwrap().starts_with("back-off 10s restarting failed container=c pod=x-it_default("),
+        "{c}"
+    );
+    assert_eq!(n.said(&["logs", "x", "-p"]), "run\n");
+    assert!(n.said(&["why", "x"]).contains("exited 3"), "{}", n.said(&["why", "x"]));
+    n.until("the second restart comes after 10 s", 15, |n| n.restarts("x") == 2);
+    n.shutdown();
+}
+
+#[test]
+fn a_finished_pod_is_not_run_again() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("f.yaml", &pod("f", "restartPolicy: Never\n  hostNetwork: true", "echo done; exit 0"));
+    n.until("it succeeded", 10, |n| n.pod("f").is_some_and(|p| p["status"]["phase"] == "Succeeded"));
+    n.kill();
+    n.start();
+    n.until("it is still Succeeded", 10, |n| n.pod("f").is_some_and(|p| p["status"]["phase"] == "Succeeded"));
+    assert_eq!(n.restarts("f"), 0);
+    assert_eq!(n.said(&["logs", "f"]), "done\n");
+    n.shutdown();
+}
+
+#[test]
+fn crun_and_containerd_1_7_run_pods_too() {
+    if !can_run() {
+        return;
+    }
+    for (suite, extra) in [("sid", ["ociRuntime=crun"]), ("trixie", ["ociRuntime=runc"])] {
+        let mut n = Node::with(suite, &extra);
+        n.put("a.yaml", &pod("a", "hostname: a", &format!("echo hello; {FOREVER}")));
+        n.start();
+        n.until_ready("a");
+        n.until("its log is there", 5, |n| n.said(&["logs", "a"]) == "hello\n");
+        n.kill();
+        n.start();
+        n.until_ready("a");
+        assert_eq!(n.restarts("a"), 0, "{suite} {extra:?}");
+        n.shutdown();
+    }
+}

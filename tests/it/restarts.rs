@@ -1,0 +1,191 @@
+//! Crashes and restarts: of plinth, of containerd, of the machine.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::node::{FOREVER, Node, can_run, container, script};
+
+/// Container id of every pod's container: what must not change over a crash.
+fn ids(n: &Node, pods: &[&str]) -> BTreeMap<String, String> {
+    pods.iter().map(|p| ((*p).to_string(), container(&n.pod(p).unwrap(), "c")["containerID"].as_str().unwrap().to_string())).collect()
+}
+
+#[test]
+fn a_killed_plinth_adopts_what_runs() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("a.yaml", &script("a", &format!("i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 0.02; done")));
+    n.put("b.yaml", &script("b", FOREVER));
+    n.until_ready("a");
+    n.until_ready("b");
+    let before = ids(&n, &["a", "b"]);
+    n.kill();
+    n.start();
+    n.until_ready("a");
+    n.until_ready("b");
+    assert_eq!(ids(&n, &["a", "b"]), before);
+    n.term();
+    n.start();
+    n.until_ready("a");
+    assert_eq!(ids(&n, &["a", "b"]), before);
+    n.until("lines come again", 5, |n| n.said(&["logs", "a"]).lines().count() > 150);
+    let log = n.said(&["logs", "a"]);
+    for (i, line) in log.lines().enumerate() {
+        assert_eq!(line, format!("line {}", i + 1), "no line is lost or doubled over two restarts");
+    }
+    n.shutdown();
+}
+
+#[test]
+fn a_manifest_removed_while_plinth_was_down_is_stopped() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.put("b.yaml", &script("b", FOREVER));
+    n.start();
+    n.until_ready("a");
+    n.until_ready("b");
+    n.kill();
+    n.remove("a.yaml");
+    n.start();
+    n.until("a is gone", 10, |n| n.pod("a").is_none() && !n.ctr(&["tasks", "list"]).contains("-c-0-a"));
+    n.until_ready("b");
+    assert_eq!(n.restarts("b"), 0);
+    n.until("nothing of a is left", 10, |n| n.ctr(&["containers", "list", "-q"]).lines().count() == 1);
+    n.shutdown();
+}
+
+#[test]
+fn containerd_restarted_or_killed_loses_no_pod_and_no_exit_code() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.put("late.yaml", &script("late", &format!("[ -e /tmp/x ] && {{ {FOREVER}; }}; sleep 3; exit 7")));
+    n.until_ready("a");
+    n.until_ready("late");
+    let before = ids(&n, &["a"]);
+    n.containerd("kill");
+    n.until("plinth says containerd is down", 10, |n| n.said(&["status"]).contains("containerd"));
+    // `late` ends with 7 while nobody is there to hear it.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    n.containerd("start");
+    n.until("late was restarted, and its exit code kept", 20, |n| {
+        n.pod("late")
+            .is_some_and(|p| container(&p, "c")["restartCount"] == 1 && container(&p, "c")["lastState"]["terminated"]["exitCode"] == 7)
+    });
+    n.until_ready("a");
+    assert_eq!(ids(&n, &["a"]), before);
+    assert_eq!(n.restarts("a"), 0);
+    n.containerd("stop");
+    n.containerd("start");
+    n.put("c.yaml", &script("c", FOREVER));
+    n.until_ready("c");
+    assert_eq!(ids(&n, &["a"]), before);
+    n.shutdown();
+}
+
+#[test]
+fn containerd_absent_at_start_is_waited_for() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.containerd("stop");
+    n.put("a.yaml", &script("a", FOREVER));
+    n.start();
+    n.until("the pod is shown, Pending", 5, |n| n.pod("a").is_some_and(|p| p["status"]["phase"] == "Pending"));
+    let why = n.said(&["why", "a"]);
+    assert!(why.contains("containerd"), "{why}");
+    n.containerd("start");
+    n.until_ready("a");
+    n.shutdown();
+}
+
+#[test]
+fn after_a_reboot_stale_objects_are_released_and_pods_start_anew() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.put("a.yaml", &crate::node::pod("a", "hostname: a", FOREVER));
+    n.start();
+    n.until_ready("a");
+    n.kill();
+    // A reboot as far as plinth can tell: nothing runs, /run is empty, the boot id is another, containerd's data stays.
+    n.containerd("stop");
+    n.exec(&["sh", "-c", "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline 2>/dev/null) in *containerd-shim*) [ $(readlink $p/ns/mnt) = $(readlink /proc/self/ns/mnt) ] && kill -9 ${p#/proc/};; esac; done; true"]);
+    let tasks = n.exec(&[
+        "sh",
+        "-c",
+        &format!(
+            "cat /sys/fs/cgroup/pids/plinth-{}/kubepods/*/pod*/*/cgroup.procs 2>/dev/null || true",
+            n.dir.file_name().unwrap().to_str().unwrap()
+        ),
+    ]);
+    for pid in tasks.split_whitespace() {
+        n.exec(&["sh", "-c", &format!("kill -9 {pid} || true")]);
+    }
+    n.exec(&["sh", "-c", &format!("grep ' {d}/' /proc/self/mountinfo | awk '{{print $5}}' | grep -v '^{d}/run$' | sort -r | xargs -r umount -l; rm -rf {d}/run/* {d}/state; umount -l /run/containerd; mount -t tmpfs shims /run/containerd; ip link del plinth0 || true; echo 11111111-2222-3333-4444-555555555555 >{d}/work/boot; mount --bind {d}/work/boot /proc/sys/kernel/random/boot_id", d = n.dir.display())]);
+    n.containerd("start");
+    n.start();
+    n.until_ready("a");
+    assert_eq!(n.restarts("a"), 1, "as the kubelet counts a reboot");
+    let addresses = fs::read_dir(n.dir.join("data/ipam/pods"))
+        .unwrap()
+        .filter(|e| e.as_ref().unwrap().file_name().to_str().unwrap().starts_with("10."))
+        .count();
+    assert_eq!(addresses, 1, "the old address was given back");
+    n.shutdown();
+}
+
+#[test]
+fn a_hundred_kills_at_random_moments_lose_and_leak_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.put("steady.yaml", &crate::node::pod("steady", "hostname: steady", FOREVER));
+    n.start();
+    n.until_ready("steady");
+    let before = ids(&n, &["steady"]);
+    let seed: u64 = std::env::var("IT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    eprintln!("IT_SEED={seed}");
+    let mut random = seed;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for round in 0..100 {
+        let name = format!("p{}", next(4));
+        let file = format!("{name}.yaml");
+        match next(4) {
+            0 if n.manifests.join(&file).exists() => n.remove(&file),
+            1 => n.put(&file, &script(&name, &format!("echo {round}; exit 1"))),
+            2 => n.put(&file, &crate::node::pod(&name, "hostname: x", &format!("echo {round}; {FOREVER}"))),
+            _ => n.put(&file, &script(&name, &format!("echo {round}; {FOREVER}"))),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(next(150)));
+        n.kill();
+        n.start();
+    }
+    for p in 0..4 {
+        let file = format!("p{p}.yaml");
+        n.put(&file, &crate::node::pod(&format!("p{p}"), "hostname: x", &format!("echo last; {FOREVER}")));
+    }
+    for p in ["p0", "p1", "p2", "p3", "steady"] {
+        n.until(&format!("{p} is Ready"), 60, |n| n.ready(p));
+    }
+    assert_eq!(ids(&n, &["steady"]), before, "a healthy container was restarted");
+    n.until("one task a pod, none doubled", 30, |n| {
+        n.ctr(&["tasks", "list", "-q"]).lines().count() == 5 && n.ctr(&["containers", "list", "-q"]).lines().count() == 5
+    });
+    n.shutdown();
+}
