@@ -25,3 +25,4 @@ pub mod plan;
 pub mod pod;
 pub mod runtime;
 pub mod settings;
+pub mod sys;

@@ -1,0 +1,108 @@
+//! Mounts of ours: made, recognised, found and taken away. Never follows a link to what it unmounts.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxFlags, statfs, statx};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, unmount};
+
+/// `statfs` type of a namespace file (linux/magic.h, NSFS_MAGIC).
+const NSFS: u64 = 0x6e73_6673;
+/// `statx` attribute: the root of a mount (linux/stat.h, STATX_ATTR_MOUNT_ROOT; Linux 5.8).
+const MOUNT_ROOT: u64 = 0x2000;
+
+/// A namespace is pinned here.
+pub fn is_pin(path: &Path) -> bool {
+    statfs(path).is_ok_and(|s| u64::try_from(s.f_type).is_ok_and(|t| t == NSFS))
+}
+
+/// Something is mounted exactly here; works for bind mounts of the same file system and of files too.
+pub fn is_mount_point(path: &Path) -> bool {
+    statx(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()).is_ok_and(|s| s.stx_attributes.bits() & MOUNT_ROOT != 0)
+}
+
+/// A tmpfs of at most so many bytes (`None`: half of memory, the kernel's default), never swapped out if `noswap` and the kernel can.
+pub fn tmpfs(target: &Path, size_bytes: Option<u64>, mode: u32, noswap: bool) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let size = size_bytes.map(|n| format!(",size={n}")).unwrap_or_default();
+    let options = |extra: &str| CString::new(format!("mode={mode:04o}{size}{extra}"));
+    if noswap && mount("tmpfs", target, "tmpfs", flags, options(",noswap")?.as_c_str()).is_ok() {
+        return Ok(());
+    }
+    Ok(mount("tmpfs", target, "tmpfs", flags, options("")?.as_c_str())?)
+}
+
+/// The kernel's huge pages of one size as a file system, at most so many bytes.
+pub fn hugetlbfs(target: &Path, page_bytes: u64, size_bytes: u64) -> io::Result<()> {
+    let options = CString::new(format!("pagesize={page_bytes},size={size_bytes}"))?;
+    Ok(mount("nodev", target, "hugetlbfs", MountFlags::empty(), options.as_c_str())?)
+}
+
+/// Binds what the descriptor holds, and nothing that could be swapped in for its name meanwhile.
+pub fn bind_fd(source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+    Ok(mount_bind_recursive(format!("/proc/self/fd/{}", source.as_raw_fd()), target)?)
+}
+
+/// Takes away the mount at this very path, now or when its last user is gone; nothing mounted there is fine.
+pub fn detach(target: &Path) -> io::Result<()> {
+    match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Every mount at or below these directories, last mounted first: the order to take them away in.
+pub fn below(dirs: &[&Path]) -> io::Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    // The table shows resolved names; `/var/run` may be a link to `/run`.
+    let dirs: Vec<PathBuf> = dirs.iter().filter_map(|d| d.canonicalize().ok()).collect();
+    Ok(mount_points(&table).into_iter().rev().filter(|p| dirs.iter().any(|d| p.starts_with(d))).collect())
+}
+
+/// The fifth column of a mountinfo table, unescaped.
+fn mount_points(table: &[u8]) -> Vec<PathBuf> {
+    table.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(unescape).collect()
+}
+
+/// `\040` and the like are blank, tab, newline and backslash.
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).filter(|d| *first == b'\\' && d.iter().all(|c| (b'0'..=b'7').contains(c)));
+        match octal {
+            Some(digits) => {
+                out.push(digits.iter().fold(0u8, |n, c| n.wrapping_mul(8).wrapping_add(c - b'0')));
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        let table = b"22 27 0:21 / /proc rw - proc proc rw\n23 27 0:22 / /a\\040b\\134c rw shared:1 - tmpfs x rw\n";
+        assert_eq!(mount_points(table), [PathBuf::from("/proc"), PathBuf::from("/a b\\c")]);
+    }
+
+    #[test]
+    fn proc_is_a_mount_point_and_its_self_is_not() {
+        assert!(is_mount_point(Path::new("/proc")));
+        assert!(!is_mount_point(Path::new("/proc/sys")));
+        assert!(is_pin(Path::new("/proc/self/ns/net")));
+        assert!(!is_pin(Path::new("/proc/self/status")));
+    }
+}

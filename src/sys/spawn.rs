@@ -1,0 +1,195 @@
+//! Children: started by posix_spawn, watched by pidfd, never waited for by blocking.
+//!
+//! One thread, so no tokio::process (its reaper) and no SIGCHLD: a child's end is its pidfd becoming readable. Whoever
+//! starts a child here also reaps it; nobody may call wait(-1) in this process. Never runs a shell.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::{SigSet, Signal as NixSignal};
+use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With this status.
+    Exited(i32),
+    /// By this signal.
+    Signalled(i32),
+}
+
+/// A child of ours that was not reaped yet. Dropped unreaped, it is killed.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    fd: AsyncFd<OwnedFd>,
+    leads_group: bool,
+    reaped: bool,
+}
+
+impl Child {
+    /// Takes over a child of this process that nobody else waits for.
+    pub fn adopt(pid: Pid, leads_group: bool) -> io::Result<Child> {
+        // Safe against pid reuse: an unreaped child keeps its pid.
+        let fd = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Child { pid, fd: AsyncFd::register_with_interest(fd, Interest::READABLE)?, leads_group, reaped: false })
+    }
+
+    /// Waits for its end and reaps it.
+    pub async fn wait(&mut self) -> io::Result<Ended> {
+        loop {
+            let mut ready = self.fd.readable().await?;
+            match waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? {
+                Some(status) => {
+                    self.reaped = true;
+                    let code = status.exit_status().map(Ended::Exited);
+                    return Ok(code.unwrap_or_else(|| Ended::Signalled(status.terminating_signal().unwrap_or(9))));
+                }
+                None => ready.clear_ready(),
+            }
+        }
+    }
+
+    /// SIGKILL to it, and to its process group if it leads one: before it is reaped the group's id is surely its own.
+    pub fn kill(&self) {
+        if self.reaped {
+            return;
+        }
+        if self.leads_group {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            let _ = waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
+    }
+}
+
+/// A program to run to its end.
+#[derive(Debug)]
+pub struct Exec<'a> {
+    /// Absolute path.
+    pub program: &'a Path,
+    /// The whole environment.
+    pub env: &'a [(String, String)],
+    /// What it reads.
+    pub stdin: &'a [u8],
+    /// More than that of either stream is thrown away.
+    pub cap_bytes: usize,
+    /// Killed after that, its process group with it.
+    pub timeout: Duration,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended; `None`: killed at the timeout.
+    pub ended: Option<Ended>,
+    /// What it wrote, up to the cap.
+    pub stdout: Vec<u8>,
+    /// What it complained, up to the cap.
+    pub stderr: Vec<u8>,
+}
+
+impl Exec<'_> {
+    /// Runs it. The end of the child ends the wait, not the end of its pipes: a grandchild that holds them costs nothing.
+    pub async fn run(&self) -> io::Result<Output> {
+        let stdin = memfd_create(c"stdin", MemfdFlags::CLOEXEC)?;
+        write_all(&stdin, self.stdin)?;
+        seek(&stdin, SeekFrom::Start(0))?;
+        let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut child = spawn(self.program, self.env, [&stdin, &out_write, &err_write])?;
+        drop((stdin, out_write, err_write));
+        let (out, err) = (Receiver::from_owned_fd(out_read)?, Receiver::from_owned_fd(err_read)?);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let ended = tokio::select! {
+            ended = child.wait() => Some(ended?),
+            () = tokio::time::sleep(self.timeout) => None,
+            never = async { futures_util::join!(fill(&out, &mut stdout, self.cap_bytes), fill(&err, &mut stderr, self.cap_bytes)).0 } => match never {},
+        };
+        if ended.is_none() {
+            child.kill();
+            child.wait().await?;
+        }
+        drain(&out, &mut stdout, self.cap_bytes);
+        drain(&err, &mut stderr, self.cap_bytes);
+        Ok(Output { ended, stdout, stderr })
+    }
+}
+
+/// Starts a program in a process group of its own, with default signals and these three as its stdin, stdout, stderr.
+fn spawn(program: &Path, env: &[(String, String)], fds: [&OwnedFd; 3]) -> io::Result<Child> {
+    let path = CString::new(program.as_os_str().as_bytes())?;
+    let env: Vec<CString> = env.iter().map(|(k, v)| CString::new(format!("{k}={v}"))).collect::<Result<_, _>>()?;
+    let mut actions = PosixSpawnFileActions::init()?;
+    for (at, fd) in (0..).zip(fds) {
+        actions.add_dup2(fd.as_raw_fd(), at)?;
+    }
+    let mut attr = PosixSpawnAttr::init()?;
+    attr.set_pgroup(nix::unistd::Pid::from_raw(0))?;
+    // SIGPIPE is ignored in a Rust process, and what is ignored stays so over exec; signals read by signalfd are blocked.
+    attr.set_sigdefault(&SigSet::from(NixSignal::SIGPIPE))?;
+    attr.set_sigmask(&SigSet::empty())?;
+    let flags = PosixSpawnFlags::POSIX_SPAWN_SETPGROUP | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
+    attr.set_flags(flags)?;
+    let pid = posix_spawn(path.as_c_str(), &actions, &attr, &[&path as &CString], &env)?;
+    let pid = Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
+    Child::adopt(pid, true)
+}
+
+/// Writes all of it to a regular or memory file.
+fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = rustix::io::write(fd, bytes)?;
+        bytes = bytes.get(n..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+enum Never {}
+
+/// Reads for as long as it is polled.
+async fn fill(from: &Receiver, into: &mut Vec<u8>, cap: usize) -> Never {
+    loop {
+        if from.readable().await.is_err() || drain(from, into, cap) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Reads what is there now; true at the end of the stream.
+fn drain(from: &Receiver, into: &mut Vec<u8>, cap: usize) -> bool {
+    let mut chunk = [0u8; 4096];
+    loop {
+        match from.try_read(&mut chunk) {
+            Ok(0) => return true,
+            Ok(n) => {
+                let room = cap.saturating_sub(into.len()).min(n);
+                into.extend_from_slice(chunk.get(..room).unwrap_or_default());
+            }
+            Err(e) => return e.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// A path as the kernel takes it.
+pub(super) fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
