@@ -2,7 +2,7 @@
 //!
 //! Knows no pod. Never touches a process outside the group it was given.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,7 @@ pub fn kill(group: &Path) -> io::Result<usize> {
     for some in pids.chunks(128) {
         // The pidfds come first, then the look whether they are still in the group: a reused pid is not.
         let held: Vec<_> = some.iter().filter_map(|p| Some((*p, pidfd_open(*p, PidfdFlags::empty()).ok()?))).collect();
-        let still: BTreeSet<Pid> = members(group)?.into_iter().collect();
+        let still: HashSet<Pid> = members(group)?.into_iter().collect();
         for (_, fd) in held.iter().filter(|(p, _)| still.contains(p)) {
             let _ = pidfd_send_signal(fd, Signal::KILL);
         }

@@ -5,3 +5,16 @@ pub mod mounts;
 pub mod namespaces;
 pub mod signal;
 pub mod spawn;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A descriptor that can be awaited for reading.
+#[expect(unsafe_code, reason = "tokio asks its caller to vouch that the descriptor stays the same one")]
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is one open descriptor from its making to its drop.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}

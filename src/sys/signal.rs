@@ -3,15 +3,15 @@
 //! Blocked signals are inherited over fork and exec; `spawn` clears the mask of what it starts.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Signals this process awaits.
 #[derive(Debug)]
-pub struct Signals(AsyncFd<SignalFd>);
+pub struct Signals(AsyncFd<OwnedFd>);
 
 impl Signals {
     /// Blocks these signals for the (only) thread and begins to collect them.
@@ -22,16 +22,22 @@ impl Signals {
         }
         set.thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        Ok(Signals(AsyncFd::register_with_interest(fd, Interest::READABLE)?))
+        Ok(Signals(super::readable(fd.as_fd().try_clone_to_owned()?)?))
     }
 
     /// The next one.
     pub async fn next(&self) -> io::Result<Signal> {
         loop {
             let mut ready = self.0.readable().await?;
-            match self.0.get_ref().read_signal()? {
-                Some(info) => return Signal::try_from(info.ssi_signo.cast_signed()).map_err(Into::into),
-                None => ready.clear_ready(),
+            // A signalfd_siginfo is 128 bytes and opens with the signal's number.
+            let mut info = [0u8; 128];
+            match rustix::io::read(self.0.get_ref(), &mut info) {
+                Ok(_) => {
+                    let number = info.first_chunk().map_or(0, |n| i32::from_ne_bytes(*n));
+                    return Signal::try_from(number).map_err(Into::into);
+                }
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(e) => return Err(e.into()),
             }
         }
     }

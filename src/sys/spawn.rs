@@ -15,7 +15,6 @@ use nix::sys::signal::{SigSet, Signal as NixSignal};
 use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 
@@ -42,7 +41,7 @@ impl Child {
     pub fn adopt(pid: Pid, leads_group: bool) -> io::Result<Child> {
         // Safe against pid reuse: an unreaped child keeps its pid.
         let fd = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Child { pid, fd: AsyncFd::register_with_interest(fd, Interest::READABLE)?, leads_group, reaped: false })
+        Ok(Child { pid, fd: super::readable(fd)?, leads_group, reaped: false })
     }
 
     /// Waits for its end and reaps it.
