@@ -54,3 +54,99 @@ fn an_image_nobody_has_waits_with_the_kubelets_reasons() {
     assert!(waiting(&n, "gone").1.contains("127.0.0.1:9/nothing:1"), "{:?}", waiting(&n, "gone"));
     n.shutdown();
 }
+
+/// A process inside the node that is ended with the test.
+struct Beside(std::process::Child);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn beside(n: &Node, cmd: &[&str]) -> Beside {
+    let holder = fs::read_to_string(n.dir.join("holder.pid")).unwrap();
+    let log = fs::File::create(n.dir.join("beside.log")).unwrap();
+    let child = std::process::Command::new("nsenter")
+        .args(["--target", holder.trim(), "--mount", "--net", "--"])
+        .args(cmd)
+        .stdin(std::process::Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    Beside(child)
+}
+
+/// Plain http for a registry on loopback, by containerd's registry hosts directory.
+fn plain_http(n: &Node, host: &str) {
+    let d = n.dir.join("work/hosts.d").join(host);
+    fs::create_dir_all(&d).unwrap();
+    fs::write(d.join("hosts.toml"), format!("server = \"http://{host}\"\n")).unwrap();
+}
+
+fn from(image: &str) -> String {
+    script("a", FOREVER).replace("docker.io/library/busybox:1.35", image)
+}
+
+#[test]
+fn a_debian_registry_is_pulled_from_and_a_wrong_tag_is_named() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    plain_http(&n, "127.0.0.1:5000");
+    let cache = std::env::var("PLINTH_CACHE").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/.cache").into());
+    let config = n.path("work/registry.yml");
+    fs::write(
+        &config,
+        format!(
+            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:5000}}\n",
+            n.path("work/registry")
+        ),
+    )
+    .unwrap();
+    let _registry = beside(&n, &[&format!("{cache}/registry/usr/bin/docker-registry"), "serve", &config]);
+    n.until("the registry listens", 10, |n| n.exec(&["sh", "-c", "busybox wget -qO- http://127.0.0.1:5000/v2/ || true"]).contains("{}"));
+    n.ctr(&["images", "import", &n.path("work/archives/busybox.tar")]);
+    n.ctr(&["images", "tag", crate::node::IMAGE, "127.0.0.1:5000/busybox:1"]);
+    n.ctr(&["images", "push", "--plain-http", "127.0.0.1:5000/busybox:1"]);
+    n.ctr(&["images", "rm", "--sync", "127.0.0.1:5000/busybox:1", crate::node::IMAGE]);
+    n.start();
+    n.put("a.yaml", &from("127.0.0.1:5000/busybox:1"));
+    n.until_ready("a");
+    n.put("b.yaml", &script("b", FOREVER).replace("docker.io/library/busybox:1.35", "127.0.0.1:5000/busybox:wrong"));
+    n.until("the wrong tag is named", 15, |n| {
+        let (reason, message) = waiting(n, "b");
+        (reason == "ErrImagePull" || reason == "ImagePullBackOff") && message.contains("busybox:wrong")
+    });
+    assert!(n.said(&["events", "b"]).contains("not found"), "{}", n.said(&["events", "b"]));
+    n.shutdown();
+}
+
+#[test]
+fn a_registry_that_fails_three_times_or_stalls_mid_blob_is_got_over() {
+    if !can_run() {
+        return;
+    }
+    for mode in ["fail3", "stall"] {
+        let mut n = Node::with("sid", &["pullStall=3s"]);
+        plain_http(&n, "127.0.0.1:5001");
+        let registry = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/registry.py");
+        let archive = n.path("work/archives/busybox.tar");
+        let served = n.path("work/served.tar");
+        fs::rename(&archive, &served).unwrap();
+        let _registry = beside(&n, &["python3", registry, &served, "5001", mode]);
+        n.start();
+        n.put("a.yaml", &from("127.0.0.1:5001/x/busybox:1"));
+        if mode == "stall" {
+            n.until("the stall is said", 20, |n| {
+                n.said(&["events", "a"]).contains("no progress") || waiting(n, "a").1.contains("no progress")
+            });
+            fs::write(n.dir.join("work/STOP-STALLING"), "").unwrap();
+        }
+        n.until("it runs in the end", 90, |n| n.ready("a"));
+        n.shutdown();
+    }
+}
