@@ -23,6 +23,7 @@
 pub mod clock;
 pub mod plan;
 pub mod pod;
+pub mod quantity;
 pub mod runtime;
 pub mod settings;
 pub mod sys;
