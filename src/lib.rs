@@ -20,7 +20,9 @@
 //!
 //! One word per idea: manifest, layer, wanted, seen, memory, world, action, outcome, plan, why, status, room.
 
+pub mod cli;
 pub mod clock;
+pub mod manifest;
 pub mod plan;
 pub mod pod;
 pub mod quantity;

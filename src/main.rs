@@ -1,3 +1,11 @@
 //! argv, settings, runtime, exit code, error chain.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.split_first() {
+        Some((verb, rest)) if verb == "check" => plinth::cli::check::run(rest).into(),
+        _ => ExitCode::from(2),
+    }
+}

@@ -1,0 +1,23 @@
+//! Manifests: files and URLs to wanted pods. Pure: bytes in, pods and findings out.
+//!
+//! - `parse`: the way in, one file to its pods and findings
+//! - `yaml`, `json`, `scalar`, `value`: text to a tree with places, as Kubernetes reads it
+//! - `typed`: tree to the Kubernetes types, with every mismatch and unknown field named
+//! - `quantity`: amounts (`100m`, `1Gi`)
+//! - `defaults`, `image`: what the API server fills in
+//! - `validate`: what the API server refuses; `references`: what a static pod may not refer to
+//! - `identity`: suffix, namespace, UID, the kubelet's annotations
+
+pub mod defaults;
+pub mod identity;
+mod image;
+mod json;
+mod omit;
+pub mod parse;
+pub mod quantity;
+mod references;
+mod scalar;
+mod typed;
+mod validate;
+pub mod value;
+pub mod yaml;

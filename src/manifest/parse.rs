@@ -1,0 +1,183 @@
+//! The way in: one file's bytes to its pods, with everything that is wrong with it, each finding with its place.
+//!
+//! All documents of a file count, and a v1.List or PodList too (the kubelet drops the former silently and refuses the latter).
+//! Pure: reads no file, no clock, no settings. The same code serves `run` and `check`.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::identity::{self, Source};
+use super::value::{Node, Value};
+use super::{defaults, references, typed, validate, yaml};
+use crate::pod::{Finding, Origin, WantedPod};
+
+/// What a pod depends on beside its manifest.
+#[derive(Clone, Debug)]
+pub struct Context<'a> {
+    /// The node's name: suffix of pod names (lower case) and part of every UID.
+    pub node_name: &'a str,
+    /// A file of a layer, or a URL.
+    pub source: Source,
+    /// The layer, for `Origin`.
+    pub layer: Rc<str>,
+    /// The file, for `Origin`.
+    pub path: &'a Path,
+}
+
+/// What a file came to. With any error the file as a whole should count as refused: the pods are those that would be fine alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parsed {
+    /// Its valid pods in order, without `config.seen` (`identity::stamp_seen` puts it there on first sight).
+    pub pods: Vec<WantedPod>,
+    /// Why it is refused; empty: it is accepted.
+    pub errors: Vec<Finding>,
+    /// What was accepted all the same.
+    pub warnings: Vec<Finding>,
+}
+
+/// Reads a file.
+pub fn file(bytes: &[u8], context: &Context<'_>) -> Parsed {
+    let documents = yaml::read(bytes);
+    let mut out = Parsed { pods: Vec::new(), errors: documents.errors, warnings: documents.warnings };
+    if documents.roots.is_empty() && out.errors.is_empty() {
+        let message = "no document in the file: a manifest needs `apiVersion: v1`, `kind: Pod`, `metadata` and `spec`";
+        out.errors.push(Finding { message: message.into(), line: 1, column: 1, ..Finding::default() });
+    }
+    for root in &documents.roots {
+        document(root, context, &mut out);
+    }
+    refuse_twins(&mut out);
+    let place = |f: &Finding| (f.line, f.column);
+    out.errors.sort_by_key(place);
+    out.warnings.sort_by_key(place);
+    out
+}
+
+fn document(root: &Node, context: &Context<'_>, out: &mut Parsed) {
+    if !matches!(root.value, Value::Map(_)) {
+        out.errors.push(root.place.finding("", format!("expected a Pod, found {}", root.value.described())));
+        return;
+    }
+    match kind(root, out) {
+        Some("Pod") => pod(root, "", root, context, out),
+        Some(list @ ("List" | "PodList")) => items(root, list, context, out),
+        _ => {}
+    }
+}
+
+/// The document's kind, if it is one of ours; says what is wrong otherwise.
+fn kind<'a>(root: &'a Node, out: &mut Parsed) -> Option<&'a str> {
+    let mut field = |name: &str, example: &str| {
+        let node = root.get(name);
+        let text = node.and_then(Node::text).filter(|t| !t.is_empty());
+        if text.is_none() {
+            let place = node.map_or(root.place, |n| n.place);
+            out.errors.push(place.finding(name, format!("Required value: {name} must be set, like `{example}`")));
+        }
+        text
+    };
+    let (version, kind) = (field("apiVersion", "apiVersion: v1"), field("kind", "kind: Pod"));
+    match (version?, kind?) {
+        ("v1", kind @ ("Pod" | "List" | "PodList")) => Some(kind),
+        (version, kind) => {
+            let message = format!("Unsupported value: {kind:?} of {version:?}: must be Pod, List or PodList of v1");
+            let place = root.get("kind").map_or(root.place, |n| n.place);
+            out.errors.push(place.finding("kind", message));
+            None
+        }
+    }
+}
+
+fn items(root: &Node, list: &str, context: &Context<'_>, out: &mut Parsed) {
+    let items = match root.get("items").map(|n| &n.value) {
+        None | Some(Value::Null) => [].as_slice(),
+        Some(Value::List(items)) => items,
+        Some(other) => {
+            let place = root.locate("items");
+            out.errors.push(place.finding("items", format!("expected a list, found {}", other.described())));
+            return;
+        }
+    };
+    if items.is_empty() {
+        out.warnings.push(root.locate("items").finding("items", "the list is empty: no pod is wanted"));
+    }
+    for (i, item) in items.iter().enumerate() {
+        let at = format!("items[{i}]");
+        let word = |name| item.get(name).and_then(Node::text);
+        match (word("apiVersion"), word("kind")) {
+            (Some("v1"), Some("Pod")) => pod(item, &at, root, context, out),
+            // The items of a PodList are pods without saying so.
+            (None | Some("v1"), None | Some("Pod")) if list == "PodList" => pod(item, &at, root, context, out),
+            (version, kind) => {
+                let (version, kind) = (version.unwrap_or_default(), kind.unwrap_or_default());
+                let message = format!("Unsupported value: {kind:?} of {version:?}: must be Pod of v1");
+                out.errors.push(item.place.finding(format!("{at}.kind"), message));
+            }
+        }
+    }
+}
+
+/// One pod, whose field path is `at` in its document `root`.
+fn pod(node: &Node, at: &str, root: &Node, context: &Context<'_>, out: &mut Parsed) {
+    let typed::Typed { object, errors, mut warnings } = typed::read::<Pod>(node, at);
+    out.warnings.append(&mut warnings);
+    let mistyped = !errors.is_empty();
+    out.errors.extend(errors);
+    let Some(mut object) = object.filter(|_| !mistyped) else { return };
+    let full = |field: &str| if at.is_empty() { field.to_owned() } else { format!("{at}.{field}") };
+    warn_of_ignored(&object, |field, message| {
+        let field = full(field);
+        out.warnings.push(root.locate(&field).finding(field, message));
+    });
+    if object.metadata.name.as_deref().unwrap_or_default().is_empty() {
+        let field = full("metadata.name");
+        let hint = "name is needed for the pod (a static pod gets none from generateName)";
+        out.errors.push(root.locate(&field).finding(field, format!("Required value: {hint}")));
+        return;
+    }
+    defaults::apply(&mut object);
+    identity::name(&mut object, context.node_name);
+    let mut wrong = validate::pod(&object);
+    wrong.extend(references::forbidden(&object));
+    if !wrong.is_empty() {
+        for (field, message) in wrong {
+            let field = full(&field);
+            out.errors.push(root.locate(&field).finding(field, message));
+        }
+        return;
+    }
+    identity::stamp(&mut object, context.source);
+    let origin = Origin { layer: context.layer.clone(), path: context.path.to_owned(), line: node.place.line };
+    out.pods.extend(WantedPod::from_object(object, origin));
+}
+
+/// What a manifest may say and plinth decides.
+fn warn_of_ignored(pod: &Pod, mut warn: impl FnMut(&str, &str)) {
+    if pod.metadata.uid.is_some() {
+        warn("metadata.uid", "ignored: the UID is a hash of the pod's content");
+    }
+    for own in [identity::HASH, identity::SOURCE, identity::SEEN] {
+        if pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(own)) {
+            warn(&format!("metadata.annotations[{own}]"), "ignored: this annotation is set by the node");
+        }
+    }
+}
+
+/// Two pods of one namespace and name in one file: the second is refused, and both are named.
+fn refuse_twins(out: &mut Parsed) {
+    let mut kept: Vec<WantedPod> = Vec::with_capacity(out.pods.len());
+    for pod in std::mem::take(&mut out.pods) {
+        match kept.iter().find(|k| k.key == pod.key) {
+            None => kept.push(pod),
+            Some(first) => out.errors.push(Finding {
+                message: format!("Duplicate value: pod {} is already on line {} of this file", pod.key, first.origin.line),
+                field: "metadata.name".into(),
+                line: pod.origin.line,
+                column: 1,
+            }),
+        }
+    }
+    out.pods = kept;
+}

@@ -1,0 +1,396 @@
+//! Bytes to documents: encoding, YAML (or JSON) structure, anchors and merge keys, each value with its place.
+//!
+//! Reads what sigs.k8s.io/yaml over go-yaml v2 reads, but all documents of a file. Pure, and bounded: size, depth, number of
+//! values and expanded bytes have caps, so hostile text costs an error, not the machine. Never looks at what a value means.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
+
+use super::value::{Entry, Node, Number, Place, Value};
+use super::{json, scalar};
+use crate::pod::Finding;
+
+/// Largest file, bytes: the kubelet's `maxConfigLength`.
+pub const MAX_BYTES: usize = 10 << 20;
+/// Deepest nesting.
+pub const MAX_DEPTH: usize = 100;
+/// Most values of a file, aliases expanded: 40 times the largest Pod the API would store, and 10 MB of tree.
+const MAX_VALUES: usize = 100_000;
+/// Most bytes of aliased text.
+const MAX_ALIASED_BYTES: usize = 4 << 20;
+
+/// Why a document cannot be read, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// What is wrong.
+    pub message: String,
+    /// Where.
+    pub place: Place,
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub struct Documents {
+    /// Its documents in order, empty ones left out.
+    pub roots: Vec<Node>,
+    /// Documents that cannot be read.
+    pub errors: Vec<Finding>,
+    /// Duplicate keys.
+    pub warnings: Vec<Finding>,
+}
+
+/// What a file may still cost.
+pub struct Budget {
+    values: usize,
+    bytes: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget { values: MAX_VALUES, bytes: MAX_ALIASED_BYTES }
+    }
+}
+
+impl Budget {
+    /// Takes so many values off, or says that there are too many.
+    pub fn spend(&mut self, values: usize, place: Place) -> Result<(), Fault> {
+        self.values = self.values.checked_sub(values).ok_or_else(|| Fault {
+            message: format!("more than {MAX_VALUES} values in one file, aliases expanded: not a manifest"),
+            place,
+        })?;
+        Ok(())
+    }
+
+    fn copy(&mut self, node: &Node, place: Place) -> Result<Node, Fault> {
+        let (values, bytes) = size(node);
+        self.spend(values, place)?;
+        self.bytes = self
+            .bytes
+            .checked_sub(bytes)
+            .ok_or_else(|| Fault { message: format!("aliases expand to more than {MAX_ALIASED_BYTES} bytes of text"), place })?;
+        Ok(node.clone())
+    }
+}
+
+fn size(node: &Node) -> (usize, usize) {
+    let sum = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
+    match &node.value {
+        Value::Null => (1, 0),
+        Value::Bool(_, t) | Value::Number(_, t) | Value::Text(t) => (1, t.len()),
+        Value::List(items) => items.iter().map(size).fold((1, 0), sum),
+        Value::Map(entries) => entries.iter().map(|e| sum(size(&e.node), (0, e.key.len()))).fold((1, 0), sum),
+    }
+}
+
+/// Reads all documents of a file. A document that cannot be read does not hide the next one.
+pub fn read(bytes: &[u8]) -> Documents {
+    let mut out = Documents::default();
+    if bytes.len() > MAX_BYTES {
+        let size = bytes.len().div_ceil(1 << 20);
+        out.errors.push(Finding { message: format!("larger than 10 MiB ({size} MiB): not read"), ..Finding::default() });
+        return out;
+    }
+    let json = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
+    let text = match decode(bytes).and_then(|t| if json { Ok(t) } else { no_controls(&t).map(|()| t) }) {
+        Ok(text) => text,
+        Err(fault) => {
+            out.errors.push(fault.place.finding("", fault.message));
+            return out;
+        }
+    };
+    if json {
+        match json::read(&text, &mut out.warnings) {
+            Ok(root) => out.roots.push(root),
+            Err(fault) => out.errors.push(fault.place.finding("", fault.message)),
+        }
+        return out;
+    }
+    Reader::new(&text).documents(&mut out);
+    out
+}
+
+/// UTF-8, or UTF-16 with a byte order mark, as libyaml's readers take it.
+fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, Fault> {
+    let first = Place { line: 1, column: 1 };
+    let utf16 = |unit: fn([u8; 2]) -> u16| {
+        let units = bytes.get(2..).unwrap_or_default().as_chunks::<2>();
+        if !units.1.is_empty() {
+            return Err(Fault { message: "incomplete UTF-16: an odd number of bytes".into(), place: first });
+        }
+        let text: Result<String, _> = char::decode_utf16(units.0.iter().map(|u| unit(*u))).collect();
+        text.map(Cow::Owned).map_err(|_| Fault { message: "invalid UTF-16".into(), place: first })
+    };
+    match bytes {
+        [0xFF, 0xFE, ..] => utf16(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] => utf16(u16::from_be_bytes),
+        _ => {
+            let body = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+            std::str::from_utf8(body).map(Cow::Borrowed).map_err(|e| {
+                let valid = body.get(..e.valid_up_to()).unwrap_or_default();
+                Fault { message: "invalid UTF-8".into(), place: place_after(&String::from_utf8_lossy(valid)) }
+            })
+        }
+    }
+}
+
+fn place_after(text: &str) -> Place {
+    let line = text.bytes().filter(|b| *b == b'\n').count() + 1;
+    let column = text.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    Place { line: u32::try_from(line).unwrap_or(u32::MAX), column: u32::try_from(column).unwrap_or(u32::MAX) }
+}
+
+/// go-yaml's "control characters are not allowed".
+fn no_controls(text: &str) -> Result<(), Fault> {
+    let bad = |c: char| matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{80}'..='\u{84}' | '\u{86}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}');
+    match text.char_indices().find(|(_, c)| bad(*c)) {
+        None => Ok(()),
+        Some((at, c)) => {
+            let message = format!("control character {c:?} is not allowed in YAML");
+            Err(Fault { message, place: place_after(text.get(..at).unwrap_or_default()) })
+        }
+    }
+}
+
+/// A collection that is still open.
+enum Open {
+    List { items: Vec<Node> },
+    Map { pairs: Vec<Pair>, key: Option<Key> },
+}
+
+struct Frame {
+    place: Place,
+    anchor: usize,
+    open: Open,
+}
+
+enum Key {
+    Merge(Place),
+    Name(Box<str>, Place),
+}
+
+/// An entry, and whether a merge key brought it.
+pub struct Pair {
+    /// The entry.
+    pub entry: Entry,
+    /// It came by `<<`, so writing it again is no mistake.
+    pub merged: bool,
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, granit_parser::StrInput<'a>>,
+    frames: Vec<Frame>,
+    anchors: HashMap<usize, Node>,
+    budget: Budget,
+    warnings: Vec<Finding>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        // Nesting is refused a little above our own cap, so that our message names the place.
+        let options = granit_parser::options! {
+            emit_comments: false,
+            flow_nesting_limit: MAX_DEPTH + 10,
+            block_nesting_limit: MAX_DEPTH + 10,
+        };
+        let parser = Parser::new_from_str_with_options(text, options);
+        Reader { parser, frames: Vec::new(), anchors: HashMap::new(), budget: Budget::default(), warnings: Vec::new() }
+    }
+
+    fn documents(mut self, out: &mut Documents) {
+        loop {
+            match self.document() {
+                Ok(Some(Node { value: Value::Null, .. })) => {}
+                Ok(Some(root)) => out.roots.push(root),
+                Ok(None) => break,
+                Err(fault) => {
+                    out.errors.push(fault.place.finding("", fault.message));
+                    // After a cap is hit there is nothing more worth reading; after a mistake the next document is.
+                    self.frames.clear();
+                    if out.errors.len() >= 20
+                        || self.budget.values < MAX_VALUES / 2
+                        || !self.parser.proceed_next_document().unwrap_or(false)
+                    {
+                        break;
+                    }
+                }
+            }
+            self.anchors.clear();
+        }
+        out.warnings.append(&mut self.warnings);
+    }
+
+    /// The next document's root; `None` at the end of the stream.
+    fn document(&mut self) -> Result<Option<Node>, Fault> {
+        loop {
+            let Some(next) = self.parser.next_event() else { return Ok(None) };
+            let (event, span) = next.map_err(|e| {
+                let place = Place { line: number(e.marker().line()), column: number(e.marker().col() + 1) };
+                Fault { message: format!("YAML: {}", e.info()), place }
+            })?;
+            let place = Place { line: number(span.start.line()), column: number(span.start.col() + 1) };
+            let done = match event {
+                Event::StreamEnd => return Ok(None),
+                Event::Scalar(text, style, anchor, tag) => {
+                    let merge = matches!(style, ScalarStyle::Plain) && tag.is_none() && text == "<<" && self.wants_key();
+                    if merge {
+                        self.set_key(Key::Merge(place));
+                        continue;
+                    }
+                    self.budget.spend(1, place)?;
+                    let node = Node { place, value: resolve(text, style, tag.as_deref(), place)? };
+                    self.keep(anchor, &node, place)?;
+                    node
+                }
+                Event::Alias(id) => {
+                    let Some(node) = self.anchors.get(&id) else {
+                        return Err(Fault { message: "an anchor contains itself".into(), place });
+                    };
+                    self.budget.copy(node, place)?
+                }
+                Event::SequenceStart(_, anchor, _) => {
+                    self.open(place, anchor, Open::List { items: Vec::new() })?;
+                    continue;
+                }
+                Event::MappingStart(_, anchor, _) => {
+                    self.open(place, anchor, Open::Map { pairs: Vec::new(), key: None })?;
+                    continue;
+                }
+                Event::SequenceEnd | Event::MappingEnd => match self.close(span)? {
+                    Some(node) => node,
+                    None => continue,
+                },
+                _ => continue,
+            };
+            if let Some(root) = self.place_in_parent(done)? {
+                return Ok(Some(root));
+            }
+        }
+    }
+
+    fn open(&mut self, place: Place, anchor: usize, open: Open) -> Result<(), Fault> {
+        self.budget.spend(1, place)?;
+        if self.frames.len() >= MAX_DEPTH {
+            return Err(Fault { message: format!("nested deeper than {MAX_DEPTH} levels"), place });
+        }
+        self.frames.push(Frame { place, anchor, open });
+        Ok(())
+    }
+
+    fn close(&mut self, span: Span) -> Result<Option<Node>, Fault> {
+        let Some(frame) = self.frames.pop() else { return Ok(None) };
+        let value = match frame.open {
+            Open::List { items } => Value::List(items),
+            Open::Map { pairs, .. } => Value::Map(last_wins(pairs, &mut self.warnings)),
+        };
+        let node = Node { place: frame.place, value };
+        let end = Place { line: number(span.start.line()), column: number(span.start.col() + 1) };
+        self.keep(frame.anchor, &node, end)?;
+        Ok(Some(node))
+    }
+
+    fn keep(&mut self, anchor: usize, node: &Node, place: Place) -> Result<(), Fault> {
+        if anchor != 0 {
+            let copy = self.budget.copy(node, place)?;
+            self.anchors.insert(anchor, copy);
+        }
+        Ok(())
+    }
+
+    fn wants_key(&self) -> bool {
+        matches!(self.frames.last(), Some(Frame { open: Open::Map { key: None, .. }, .. }))
+    }
+
+    fn set_key(&mut self, new: Key) {
+        if let Some(Frame { open: Open::Map { key, .. }, .. }) = self.frames.last_mut() {
+            *key = Some(new);
+        }
+    }
+
+    /// Puts a finished value where it belongs; gives it back when it is the document's root.
+    fn place_in_parent(&mut self, node: Node) -> Result<Option<Node>, Fault> {
+        let Some(frame) = self.frames.last_mut() else { return Ok(Some(node)) };
+        match &mut frame.open {
+            Open::List { items } => items.push(node),
+            Open::Map { pairs, key } => match key.take() {
+                None => *key = Some(Key::Name(key_text(&node)?, node.place)),
+                Some(Key::Name(name, place)) => pairs.push(Pair { entry: Entry { key: name, place, node }, merged: false }),
+                Some(Key::Merge(place)) => merge(pairs, node, place)?,
+            },
+        }
+        Ok(None)
+    }
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn resolve(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, place: Place) -> Result<Value, Fault> {
+    let fault = |message| Fault { message, place };
+    match tag {
+        Some(tag) => match tag.core_suffix() {
+            Some(core) => scalar::tagged(core, &text).map_err(fault),
+            None => Ok(Value::Text(text.into())),
+        },
+        None if matches!(style, ScalarStyle::Plain) => {
+            scalar::plain(&text).ok_or_else(|| fault(format!("`{text}` is a number JSON does not have: write a finite one, or quote it")))
+        }
+        None => Ok(Value::Text(text.into())),
+    }
+}
+
+/// A key as sigs.k8s.io/yaml turns it into JSON: `true`, `1` and `yes` become text.
+fn key_text(node: &Node) -> Result<Box<str>, Fault> {
+    match &node.value {
+        Value::Text(t) => Ok(t.clone()),
+        Value::Bool(b, _) => Ok(if *b { "true".into() } else { "false".into() }),
+        Value::Number(n @ (Number::Int(_) | Number::Float(_)), _) => Ok(n.to_string().into()),
+        other => Err(Fault { message: format!("{} cannot be a key", other.described()), place: node.place }),
+    }
+}
+
+/// `<<`: the entries of a mapping, or of a list of them, the first of which wins.
+fn merge(pairs: &mut Vec<Pair>, node: Node, place: Place) -> Result<(), Fault> {
+    let wrong = || Fault { message: "`<<` needs a mapping or a list of mappings".into(), place };
+    let mut add = |entries: Vec<Entry>| pairs.extend(entries.into_iter().map(|entry| Pair { entry, merged: true }));
+    match node.value {
+        Value::Map(entries) => add(entries),
+        Value::List(items) => {
+            for item in items.into_iter().rev() {
+                match item.value {
+                    Value::Map(entries) => add(entries),
+                    _ => return Err(wrong()),
+                }
+            }
+        }
+        _ => return Err(wrong()),
+    }
+    Ok(())
+}
+
+/// Of entries with one key the last stays, as in the kubelet; one that was written twice by hand is warned of.
+pub fn last_wins(pairs: Vec<Pair>, warnings: &mut Vec<Finding>) -> Vec<Entry> {
+    let mut order: Vec<usize> = (0..pairs.len()).collect();
+    let key = |i: &usize| pairs.get(*i).map(|p| &*p.entry.key);
+    order.sort_by(|a, b| key(a).cmp(&key(b)).then(a.cmp(b)));
+    let mut dropped = vec![false; pairs.len()];
+    for (a, b) in order.iter().zip(order.iter().skip(1)) {
+        let (Some(first), Some(second)) = (pairs.get(*a), pairs.get(*b)) else { continue };
+        if first.entry.key != second.entry.key {
+            continue;
+        }
+        if let Some(gone) = dropped.get_mut(*a) {
+            *gone = true;
+        }
+        if !first.merged && !second.merged && warnings.len() < 100 {
+            let key = super::value::short(&second.entry.key);
+            warnings.push(
+                second.entry.place.finding("", format!("duplicate key {key:?}: the value on line {} is ignored", first.entry.place.line)),
+            );
+        }
+    }
+    let mut gone = dropped.into_iter();
+    pairs.into_iter().filter(|_| !gone.next().unwrap_or(false)).map(|p| p.entry).collect()
+}
