@@ -326,7 +326,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     type Error = Fail;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fail> {
-        for entry in self.entries.by_ref() {
+        while let Some(entry) = self.entries.next() {
             if let Some(fields) = self.fields {
                 if !fields.contains(&&*entry.key) {
                     unknown(self.at, entry, fields);
