@@ -103,6 +103,26 @@ impl Action {
     }
 }
 
+/// As a log line, `plinth why` and the golden cases show it.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::LookAll => f.write_str("LookAll"),
+            Action::Look { .. } => f.write_str("Look"),
+            Action::PrepareImage { image, pull } => write!(f, "PrepareImage {image} {pull:?}"),
+            Action::CreateSandbox { .. } => f.write_str("CreateSandbox"),
+            Action::CreateContainer { name, attempt, .. } => write!(f, "CreateContainer {name} {attempt}"),
+            Action::StartTask { id, .. } => write!(f, "StartTask {id}"),
+            Action::Term { id, .. } => write!(f, "Term {id}"),
+            Action::Kill { id, .. } => write!(f, "Kill {id}"),
+            Action::DeleteTask { id, .. } => write!(f, "DeleteTask {id}"),
+            Action::DeleteContainer { id, .. } => write!(f, "DeleteContainer {id}"),
+            Action::DeleteSandbox { keep: true, .. } => f.write_str("DeleteSandbox, data kept"),
+            Action::DeleteSandbox { .. } => f.write_str("DeleteSandbox"),
+        }
+    }
+}
+
 /// Why an action was chosen: one clause, lower case, no full stop. Filled in by `step`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Why(pub Rc<str>);

@@ -70,6 +70,13 @@ pub struct Shutdown {
     pub critical_ms: u64,
 }
 
+impl Shutdown {
+    /// When the critical pods' turn begins at the latest.
+    pub fn critical_from(&self) -> Moment {
+        Moment(self.deadline.0.saturating_sub(self.critical_ms).max(self.since.0))
+    }
+}
+
 /// Whether containerd answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {

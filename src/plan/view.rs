@@ -1,0 +1,211 @@
+//! One pod as a decision sees it: what is wanted, seen and remembered of it, side by side. Reads; decides nothing.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Moment;
+use crate::plan::world::{ContainerMemory, Exit, PodMemory, Sandbox, SeenContainer, SeenPod, State, Stop, World};
+use crate::pod::{Kind, PodKey, RestartPolicy, Uid, WantedContainer, WantedPod};
+
+/// What holds for all pods of one plan: built once, so that no pod looks through all others.
+pub struct Scene<'a> {
+    /// The world.
+    pub world: &'a World,
+    /// This instant.
+    pub now: Moment,
+    /// Wanted pods by uid.
+    pub wanted: BTreeMap<&'a Uid, &'a WantedPod>,
+    /// Pods seen under a full name whose manifest now asks for another uid, or for none.
+    outgoing: BTreeMap<&'a PodKey, &'a Uid>,
+    /// Shutdown: anything non-critical is still there.
+    pub common_left: bool,
+    nothing: SeenPod,
+    blank: PodMemory,
+    unknown: ContainerMemory,
+}
+
+impl<'a> Scene<'a> {
+    /// Reads the world once.
+    pub fn new(world: &'a World, now: Moment) -> Scene<'a> {
+        let wanted: BTreeMap<_, _> = world.wanted.pods.values().map(|p| (&p.uid, &**p)).collect();
+        let mut outgoing = BTreeMap::new();
+        let mut common_left = false;
+        for (uid, seen) in &world.seen.pods {
+            let pod = seen.made_from.as_deref().or(wanted.get(uid).copied());
+            common_left |= !pod.is_some_and(|p| p.critical) && !is_at_rest(seen);
+            if let Some(key) = seen.key.as_ref().filter(|_| !wanted.contains_key(uid)) {
+                outgoing.insert(key, uid);
+            }
+        }
+        Scene {
+            world,
+            now,
+            wanted,
+            outgoing,
+            common_left,
+            nothing: SeenPod::default(),
+            blank: PodMemory::default(),
+            unknown: ContainerMemory::default(),
+        }
+    }
+
+    /// One pod of it.
+    pub fn pod(&'a self, uid: &'a Uid) -> View<'a> {
+        let seen = self.world.seen.pods.get(uid);
+        let wanted = self.wanted.get(uid).copied();
+        View {
+            scene: self,
+            uid,
+            wanted,
+            known: seen.is_some(),
+            made_from: seen.and_then(|s| s.made_from.as_deref()).or(wanted),
+            seen: seen.unwrap_or(&self.nothing),
+            memory: self.world.memory.pods.get(uid).unwrap_or(&self.blank),
+        }
+    }
+
+    /// The pod that still holds this pod's name.
+    pub fn predecessor(&self, pod: &WantedPod) -> Option<&'a Uid> {
+        self.outgoing.get(&pod.key).copied().filter(|uid| **uid != pod.uid)
+    }
+}
+
+/// Nothing of the pod runs or is held: at most records of the dead are left.
+pub fn is_at_rest(seen: &SeenPod) -> bool {
+    seen.sandbox == Sandbox::Absent && seen.containers.values().all(|c| matches!(c.state, State::Dead(_)))
+}
+
+/// One pod.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// All of them.
+    pub scene: &'a Scene<'a>,
+    /// Its uid.
+    pub uid: &'a Uid,
+    /// As it should be; `None`: not at all.
+    pub wanted: Option<&'a WantedPod>,
+    /// Anything of it was seen.
+    pub known: bool,
+    /// As it was made, else as it should be.
+    pub made_from: Option<&'a WantedPod>,
+    /// What is there.
+    pub seen: &'a SeenPod,
+    /// What is remembered.
+    pub memory: &'a PodMemory,
+}
+
+impl<'a> View<'a> {
+    /// This instant.
+    pub fn now(&self) -> Moment {
+        self.scene.now
+    }
+
+    /// The attempts of one container, oldest first by id order (ids carry the attempt, but only numbers are trusted).
+    pub fn attempts(&self, name: &str) -> impl Iterator<Item = &'a SeenContainer> {
+        self.seen.containers.values().filter(move |c| &*c.name == name)
+    }
+
+    /// The newest attempt of one container.
+    pub fn latest(&self, name: &str) -> Option<&'a SeenContainer> {
+        self.attempts(name).max_by_key(|c| c.attempt)
+    }
+
+    /// Whether an attempt is its container's newest.
+    pub fn is_latest(&self, attempt: &SeenContainer) -> bool {
+        self.latest(&attempt.name).is_some_and(|l| l.attempt == attempt.attempt)
+    }
+
+    /// Whether an attempt was made in the sandbox that is there now.
+    pub fn is_present(&self, attempt: &SeenContainer) -> bool {
+        in_sandbox(attempt, &self.seen.sandbox)
+    }
+
+    /// The newest attempt, if it was made in the present sandbox.
+    pub fn present(&self, name: &str) -> Option<&'a SeenContainer> {
+        self.latest(name).filter(|c| self.is_present(c))
+    }
+
+    /// Memory of one container.
+    pub fn container(&self, name: &str) -> &'a ContainerMemory {
+        self.memory.containers.get(name).unwrap_or(&self.scene.unknown)
+    }
+
+    /// How far the stopping of one attempt is.
+    pub fn stop(&self, attempt: &SeenContainer) -> Option<&'a Stop> {
+        self.memory.stops.get(&attempt.id)
+    }
+
+    /// When the newest attempt ended, as a moment of this boot.
+    pub fn ended_at(&self, attempt: &SeenContainer) -> Moment {
+        match self.container(&attempt.name).exit {
+            Some((n, at)) if n == attempt.attempt => at,
+            _ => self.now(),
+        }
+    }
+
+    /// The pod has run its course: it will not run again (`Succeeded` or `Failed`), as far as what is seen tells.
+    pub fn is_over(&self, pod: &WantedPod) -> bool {
+        if self.failed_init(pod).is_some() {
+            return true;
+        }
+        let mut mains = pod.containers.iter().filter(|c| c.kind == Kind::Main);
+        let ended = |c: &WantedContainer| self.latest(&c.name).and_then(|a| exit(&a.state)).is_some_and(|e| !restarts(pod, c, e));
+        if mains.clone().all(ended) {
+            return true;
+        }
+        // A pod that never restarts gets no second sandbox once a container of it has run (kubelet, computePodActions): what had
+        // not started when the sandbox went never will.
+        let gone = !matches!(self.seen.sandbox, Sandbox::Ready { .. });
+        gone && mains.clone().all(|c| c.restart == RestartPolicy::Never) && mains.any(ended)
+    }
+
+    /// The init container whose failure is the end of the pod.
+    pub fn failed_init(&self, pod: &'a WantedPod) -> Option<&'a WantedContainer> {
+        let failed = |c: &WantedContainer| {
+            let exit = self.latest(&c.name).and_then(|a| exit(&a.state));
+            exit.is_some_and(|e| is_failure(e) && !restarts(pod, c, e))
+        };
+        pod.containers.iter().filter(|c| c.kind == Kind::Init).find(|c| failed(c))
+    }
+}
+
+/// Whether an attempt was made in this sandbox.
+pub fn in_sandbox(attempt: &SeenContainer, sandbox: &Sandbox) -> bool {
+    match (sandbox, attempt.sandbox) {
+        (Sandbox::Ready { since, .. }, Some(made)) => made == *since,
+        (Sandbox::Ready { .. }, None) => true,
+        (Sandbox::Absent | Sandbox::Partial, _) => false,
+    }
+}
+
+/// How an attempt ended, once that is certain (`Lost` is not: `DeleteTask` finds out).
+pub fn exit(state: &State) -> Option<&Exit> {
+    match state {
+        State::Exited(exit) | State::Dead(exit) => Some(exit),
+        State::Record | State::Created | State::Running { .. } | State::Lost(_) => None,
+    }
+}
+
+/// An init container's failure: OOM counts even with exit 0 (kubelet, `isInitContainerFailed`).
+pub fn is_failure(exit: &Exit) -> bool {
+    exit.code != 0 || &*exit.reason == "OOMKilled"
+}
+
+/// Whether a container that ended so is started again: the first matching rule, else the policy (KEP-5307).
+pub fn restarts(pod: &WantedPod, container: &WantedContainer, exit: &Exit) -> bool {
+    if container.kind == Kind::Init && !is_failure(exit) {
+        return false;
+    }
+    let rules = pod.container(&container.name).and_then(|c| c.restart_policy_rules.as_ref());
+    for rule in rules.into_iter().flatten().filter(|r| r.action == "Restart") {
+        let listed = |codes: &Option<Vec<i32>>| codes.iter().flatten().any(|c| u32::try_from(*c) == Ok(exit.code));
+        let matches = rule.exit_codes.as_ref().is_some_and(|on| (on.operator == "In") == listed(&on.values));
+        if matches {
+            return true;
+        }
+    }
+    match container.restart {
+        RestartPolicy::Always => true,
+        RestartPolicy::OnFailure => exit.code != 0 || container.kind == Kind::Init,
+        RestartPolicy::Never => false,
+    }
+}
