@@ -4,6 +4,7 @@
 //! a failure becomes data (`Failure`) and `plan` sees its consequence, never a status code.
 
 pub mod error;
+pub mod logs;
 pub mod paths;
 
 use std::cell::RefCell;

@@ -1,6 +1,7 @@
 //! The only room with unsafe: system calls that rustix and nix do not wrap safely, and what is one step above them.
 
 pub mod cgroup;
+pub mod fifo;
 pub mod mounts;
 pub mod namespaces;
 pub mod signal;
@@ -8,6 +9,7 @@ pub mod spawn;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -17,4 +19,11 @@ use tokio::io::unix::AsyncFd;
 pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is one open descriptor from its making to its drop.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// The same, of a descriptor that is shared.
+#[expect(unsafe_code, reason = "tokio asks its caller to vouch that the descriptor stays the same one")]
+pub fn readable_shared(fd: Rc<OwnedFd>) -> io::Result<AsyncFd<Rc<OwnedFd>>> {
+    // SAFETY: the AsyncFd holds a share of the OwnedFd, which nobody can close or exchange while a share lives.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(|e| e.into_parts().1)
 }

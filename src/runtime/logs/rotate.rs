@@ -1,0 +1,78 @@
+//! Rotation as the kubelet names it: `<n>.log` becomes `<n>.log.YYYYMMDD-HHMMSS`, the oldest go.
+//!
+//! Never compresses: the kubelet gzips all but the newest, which would be 10 MiB of deflate in the one loop (or a child
+//! process per rotation) to save what `log_max_bytes` × `log_max_files` already bounds. A `.gz` left by a kubelet is counted.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::line::{suffix, suffix_time};
+use crate::clock::Wall;
+
+/// Moves the log aside under a name that sorts after every earlier one (the clock may have gone back, or two fall into one second).
+/// `None`: somebody had removed it, there is nothing to move.
+pub fn move_aside(path: &Path, now: Wall) -> io::Result<Option<PathBuf>> {
+    let newest = rotated(path)?.pop().and_then(|p| time_of(path, &p));
+    let at = newest.map_or(now.secs(), |t| now.secs().max(t.secs() + 1));
+    let aside = with_suffix(path, &suffix(Wall(at.saturating_mul(1_000_000_000))));
+    match fs::rename(path, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Deletes the oldest until at most `keep` rotated files are left.
+pub fn prune(path: &Path, keep: usize) -> io::Result<()> {
+    let all = rotated(path)?;
+    for old in all.iter().take(all.len().saturating_sub(keep)) {
+        fs::remove_file(old)?;
+    }
+    Ok(())
+}
+
+/// The rotated files of a log, oldest first.
+pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(dir) = path.parent() else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    match fs::read_dir(dir) {
+        Ok(entries) => {
+            for entry in entries {
+                let candidate = entry?.path();
+                if time_of(path, &candidate).is_some() {
+                    found.push(candidate);
+                }
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Removes a log and its rotated files; what is gone already is no error.
+pub fn remove(path: &Path) -> io::Result<()> {
+    for file in rotated(path)?.iter().map(PathBuf::as_path).chain([path]) {
+        match fs::remove_file(file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
+
+/// When `candidate` was rotated away from `path`; `None`: it is something else.
+fn time_of(path: &Path, candidate: &Path) -> Option<Wall> {
+    let base = path.file_name()?.to_str()?;
+    let rest = candidate.file_name()?.to_str()?.strip_prefix(base)?.strip_prefix('.')?;
+    suffix_time(rest.strip_suffix(".gz").unwrap_or(rest)).filter(|_| rest.len() == 15 || rest.ends_with(".gz"))
+}
