@@ -304,3 +304,6 @@ impl Logs {
         self.0.paths.io(&target.uid, &target.id).join("written")
     }
 }
+
+#[cfg(test)]
+mod tests;
