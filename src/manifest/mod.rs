@@ -1,5 +1,6 @@
-//! Manifests: files and URLs to wanted pods. Pure: bytes in, pods and findings out.
+//! Manifests: files and URLs to wanted pods. Pure but for `read` and `watch`: bytes in, pods and findings out.
 //!
+//! - `layer`, `rivals`: layers, masks, last good revisions to one winner per file name and per pod name
 //! - `parse`: the way in, one file to its pods and findings
 //! - `yaml`, `json`, `scalar`, `value`: text to a tree with places, as Kubernetes reads it
 //! - `typed`: tree to the Kubernetes types, with every mismatch and unknown field named
@@ -12,10 +13,12 @@ pub mod defaults;
 pub mod identity;
 mod image;
 mod json;
+pub mod layer;
 mod omit;
 pub mod parse;
 pub mod quantity;
 mod references;
+mod rivals;
 mod scalar;
 mod typed;
 mod validate;

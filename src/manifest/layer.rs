@@ -1,0 +1,346 @@
+//! Layers to wanted pods, as a pure function: one winner per file name, masks, last good revisions, one winner per pod.
+//!
+//! The rule behind all others: a bad file never costs a running pod. So whatever cannot be read or parsed stands in with
+//! what it last said, be it a document, a file or a whole layer. No I/O, no clock, no logging: time is an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::rivals::{self, Candidate};
+use crate::clock::Moment;
+use crate::pod::{FileReport, Finding, PodKey, Verdict, WantedPod};
+
+/// A layer that was removed while its parent could be read loses its pods after this long.
+pub const REMOVED_FOR: Duration = Duration::from_secs(60);
+
+/// What the text of one file says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Revision {
+    /// The pods of its good documents, in document order.
+    pub pods: Vec<Rc<WantedPod>>,
+    /// What is wrong with the others, or with the file.
+    pub errors: Vec<Finding>,
+    /// What was accepted all the same.
+    pub warnings: Vec<Finding>,
+}
+
+/// One name in a layer.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The file name.
+    pub name: OsString,
+    /// What stands there.
+    pub kind: Kind,
+}
+
+/// What stands behind a name.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A manifest that was read.
+    Manifest(Rc<Revision>),
+    /// An empty file or a link to /dev/null: hides the name in lower layers.
+    Mask,
+    /// Not a manifest by its name.
+    NotManifest,
+    /// A manifest by its name that cannot be read, and why.
+    Unreadable(String),
+}
+
+/// One layer as it was found.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// The layer's path as it was set.
+    pub layer: Rc<str>,
+    /// The directory its names are in.
+    pub dir: PathBuf,
+    /// What was found.
+    pub state: State,
+}
+
+/// What was found of a layer.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// It was read.
+    Listed(Vec<Entry>),
+    /// It is not there, and its parent says so.
+    Removed,
+    /// It is not there, and neither is its parent.
+    Missing,
+    /// It cannot be read, and why.
+    Unreadable(String),
+}
+
+/// What must be remembered from one decision to the next; without it only stand-ins are lost.
+#[derive(Debug, Default)]
+pub struct Memory {
+    layers: BTreeMap<Rc<str>, LayerMemory>,
+    adopted: bool,
+}
+
+#[derive(Debug, Default)]
+struct LayerMemory {
+    last: Option<Vec<Entry>>,
+    good: BTreeMap<OsString, Good>,
+    removed_since: Option<Moment>,
+}
+
+/// The last good revision of a file.
+#[derive(Debug)]
+struct Good {
+    pods: Vec<Rc<WantedPod>>,
+    /// The whole file was good at least once: it stands for all of its name, and nothing below it shows through.
+    whole: bool,
+}
+
+/// The outcome.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// Nothing that may run from before is unknown: only then is anything unwanted.
+    pub complete: bool,
+    /// One winner per full name.
+    pub pods: BTreeMap<PodKey, Rc<WantedPod>>,
+    /// Every file, lowest layer first, by name; a layer that cannot be read has a row of its own.
+    pub reports: Vec<FileReport>,
+}
+
+impl Memory {
+    /// Takes pods that were found running as the last good revisions of the files they came from, where this process has
+    /// never seen those good: so a file broken (or a layer lost) before we started costs no running pod either.
+    pub fn adopt(&mut self, running: &[Rc<WantedPod>]) {
+        let mut found: BTreeMap<(Rc<str>, OsString), Vec<Rc<WantedPod>>> = BTreeMap::new();
+        for pod in running {
+            if let Some(name) = pod.origin.path.file_name() {
+                found.entry((pod.origin.layer.clone(), name.to_owned())).or_default().push(pod.clone());
+            }
+        }
+        for ((layer, name), pods) in found {
+            let layer = self.layers.entry(layer).or_default();
+            match &mut layer.last {
+                Some(entries) if !entries.iter().any(|e| e.name == name && broken(&e.kind)) => {}
+                Some(_) => {
+                    let good = layer.good.entry(name).or_insert(Good { pods: Vec::new(), whole: true });
+                    good.whole = true;
+                    let new: Vec<_> = pods.into_iter().filter(|p| !good.pods.iter().any(|g| g.key == p.key)).collect();
+                    good.pods.extend(new);
+                }
+                None => _ = layer.good.insert(name, Good { pods, whole: true }),
+            }
+        }
+        for layer in self.layers.values_mut().filter(|l| l.last.is_none() && !l.good.is_empty()) {
+            layer.last = Some(layer.good.iter().map(|(name, good)| entry_of(name, good)).collect());
+        }
+        self.adopted = true;
+    }
+
+    /// When a removed layer's time is up, if one is removed.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.layers.values().filter_map(|l| l.removed_since).map(|since| since + REMOVED_FOR).min()
+    }
+}
+
+fn entry_of(name: &OsStr, good: &Good) -> Entry {
+    Entry { name: name.to_owned(), kind: Kind::Manifest(Rc::new(Revision { pods: good.pods.clone(), ..Revision::default() })) }
+}
+
+fn broken(kind: &Kind) -> bool {
+    match kind {
+        Kind::Manifest(revision) => !revision.errors.is_empty(),
+        Kind::Unreadable(_) => true,
+        Kind::Mask | Kind::NotManifest => false,
+    }
+}
+
+impl LayerMemory {
+    /// Folds in what was found; answers the warning or error the layer itself deserves.
+    fn refresh(&mut self, state: &State, now: Moment) -> Option<Trouble> {
+        let known = self.last.as_ref().is_some_and(|l| !l.is_empty());
+        let since = self.removed_since.take();
+        match state {
+            State::Listed(entries) => {
+                self.remember(entries);
+                self.last = Some(entries.clone());
+                None
+            }
+            State::Removed if known => {
+                let since = since.unwrap_or(now);
+                if now.since_ms(since) >= millis(REMOVED_FOR) {
+                    *self = LayerMemory::default();
+                    return None;
+                }
+                self.removed_since = Some(since);
+                let text = format!("layer was removed: its pods stay until it has been gone for {} s", REMOVED_FOR.as_secs());
+                Some(Trouble { error: false, text })
+            }
+            State::Missing if known => {
+                Some(Trouble { error: false, text: "layer is missing, and so is its parent: its pods stay until it is back".into() })
+            }
+            State::Removed | State::Missing => None,
+            State::Unreadable(why) => Some(Trouble { error: true, text: why.clone() }),
+        }
+    }
+
+    /// Keeps the last good revision of every file that is still there.
+    fn remember(&mut self, entries: &[Entry]) {
+        let mut old = std::mem::take(&mut self.good);
+        for e in entries {
+            let before = old.remove(&e.name);
+            let after = match &e.kind {
+                Kind::Manifest(r) if r.errors.is_empty() => Some(Good { pods: r.pods.clone(), whole: true }),
+                Kind::Manifest(r) => merged(r, before),
+                Kind::Unreadable(_) => before,
+                Kind::Mask | Kind::NotManifest => None,
+            };
+            if let Some(good) = after {
+                self.good.insert(e.name.clone(), good);
+            }
+        }
+    }
+}
+
+/// The good documents of a partly broken file, and the last good revision of those it no longer has: the rest may be what is broken.
+fn merged(revision: &Revision, before: Option<Good>) -> Option<Good> {
+    let whole = before.as_ref().is_some_and(|g| g.whole);
+    let keys: BTreeSet<&PodKey> = revision.pods.iter().map(|p| &p.key).collect();
+    let kept = before.into_iter().flat_map(|g| g.pods).filter(|p| !keys.contains(&p.key));
+    let pods: Vec<_> = revision.pods.iter().cloned().chain(kept).collect();
+    (whole || !pods.is_empty()).then_some(Good { pods, whole })
+}
+
+struct Trouble {
+    error: bool,
+    text: String,
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Decides from the layers, lowest first, and what is remembered of them.
+pub fn decide(listings: &[Listing], memory: &mut Memory, now: Moment) -> Decision {
+    memory.layers.retain(|name, _| listings.iter().any(|l| l.layer == *name));
+    let mut work = Work { complete: true, ..Work::default() };
+    for (rank, listing) in listings.iter().enumerate() {
+        let layer = memory.layers.entry(listing.layer.clone()).or_default();
+        if let Some(trouble) = layer.refresh(&listing.state, now) {
+            work.complete &= layer.last.is_some() || !trouble.error;
+            work.layer_row(rank, listing, trouble, layer);
+        }
+    }
+    let names: BTreeSet<&OsString> = memory.layers.values().filter_map(|l| l.last.as_ref()).flatten().map(|e| &e.name).collect();
+    for name in names {
+        work.name(name, listings, memory);
+    }
+    let pods = rivals::settle(work.candidates, &mut work.rows);
+    let mut rows = work.rows;
+    rows.sort_by(|a, b| (a.layer, &a.report.path).cmp(&(b.layer, &b.report.path)));
+    let reports = rows.into_iter().map(Row::judged).collect();
+    Decision { complete: work.complete || memory.adopted, pods, reports }
+}
+
+/// A report under construction.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) layer: usize,
+    pub(super) report: FileReport,
+    /// Full names its present text gave.
+    fresh: BTreeSet<PodKey>,
+    /// Its layer cannot be read: this is what it last held.
+    held: bool,
+}
+
+impl Row {
+    /// Nothing of its present text is wanted, and something is wrong with it: refused. Stale: a wanted pod is of an earlier text.
+    fn judged(self) -> FileReport {
+        let Row { mut report, fresh, held, .. } = self;
+        if report.verdict == Verdict::Accepted {
+            report.stale = report.pods.iter().any(|key| held || !fresh.contains(key));
+            if !report.errors.is_empty() && !report.pods.iter().any(|key| fresh.contains(key)) {
+                report.verdict = Verdict::Rejected;
+            }
+        }
+        report
+    }
+}
+
+#[derive(Default)]
+struct Work {
+    complete: bool,
+    rows: Vec<Row>,
+    candidates: Vec<Candidate>,
+}
+
+impl Work {
+    fn layer_row(&mut self, rank: usize, listing: &Listing, trouble: Trouble, memory: &LayerMemory) {
+        let finding = Finding { message: trouble.text, ..Finding::default() };
+        let mut report = blank(listing, PathBuf::from(&*listing.layer));
+        report.verdict = Verdict::Rejected;
+        report.stale = memory.last.as_ref().is_some_and(|l| !l.is_empty());
+        if trouble.error {
+            report.errors.push(finding)
+        } else {
+            report.warnings.push(finding)
+        }
+        self.rows.push(Row { layer: rank, report, fresh: BTreeSet::new(), held: false });
+    }
+
+    /// One file name through all layers, highest first: the first that is whole, or a mask, hides what lies below.
+    fn name(&mut self, name: &OsStr, listings: &[Listing], memory: &Memory) {
+        let mut hidden: Option<(Verdict, PathBuf)> = None;
+        let mut taken: BTreeSet<PodKey> = BTreeSet::new();
+        for (rank, listing) in listings.iter().enumerate().rev() {
+            let Some(layer) = memory.layers.get(&listing.layer) else { continue };
+            let Some(entry) = layer.last.iter().flatten().find(|e| e.name == name) else { continue };
+            let mut report = blank(listing, listing.dir.join(name));
+            let held = !matches!(listing.state, State::Listed(_));
+            let mut fresh = BTreeSet::new();
+            match (&entry.kind, &hidden) {
+                (Kind::NotManifest, _) => report.verdict = Verdict::Ignored,
+                (_, Some((verdict, by))) => (report.verdict, report.by) = (*verdict, Some(by.clone())),
+                (Kind::Mask, None) => {
+                    report.verdict = Verdict::Mask;
+                    hidden = Some((Verdict::Masked, report.path.clone()));
+                }
+                (Kind::Manifest(revision), None) => {
+                    report.errors.clone_from(&revision.errors);
+                    report.warnings.clone_from(&revision.warnings);
+                    fresh = revision.pods.iter().map(|p| p.key.clone()).collect();
+                }
+                (Kind::Unreadable(why), None) => report.errors.push(Finding { message: why.clone(), ..Finding::default() }),
+            }
+            if report.verdict == Verdict::Accepted {
+                let good = layer.good.get(name);
+                // A file that was never whole does not hide the one below: a typo in an override leaves the image's own pod running.
+                if good.is_some_and(|g| g.whole) {
+                    hidden = Some((Verdict::Overridden, report.path.clone()));
+                } else {
+                    self.complete = false;
+                }
+                let offered: Vec<_> = good.into_iter().flat_map(|g| &g.pods).filter(|p| !taken.contains(&p.key)).collect();
+                for pod in offered {
+                    taken.insert(pod.key.clone());
+                    self.candidates.push(Candidate { pod: pod.clone(), layer: rank, row: self.rows.len() });
+                }
+            }
+            self.rows.push(Row { layer: rank, report, fresh, held });
+        }
+    }
+}
+
+fn blank(listing: &Listing, path: PathBuf) -> FileReport {
+    FileReport {
+        path,
+        layer: listing.layer.clone(),
+        verdict: Verdict::Accepted,
+        by: None,
+        pods: Vec::new(),
+        stale: false,
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
