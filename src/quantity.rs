@@ -37,6 +37,11 @@ impl Amount {
         Some(Amount(if negative { -nano } else { nano }))
     }
 
+    /// So many whole units.
+    pub fn of_units(n: i64) -> Amount {
+        Amount(i128::from(n) * 1_000_000_000)
+    }
+
     /// Whole units, rounded up (`Quantity.Value()`).
     pub fn units(self) -> i64 {
         self.ceil(1_000_000_000)

@@ -3,9 +3,15 @@
 //! The loop calls `perform` once per action and polls `watch` for ever; nothing else leaves this room. It decides nothing:
 //! a failure becomes data (`Failure`) and `plan` sees its consequence, never a status code.
 
+pub mod dns;
+pub mod downward;
 pub mod error;
+pub mod hosts;
+pub mod image_config;
 pub mod logs;
+pub mod oci;
 pub mod paths;
+pub mod qos;
 
 use std::cell::RefCell;
 use std::rc::Rc;
