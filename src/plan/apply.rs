@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::clock::{Moment, Now, Wall};
 use crate::plan::action::{Action, Effect, Event, Failure, Outcome, Why};
 use crate::plan::backoff::moment_of;
+use crate::plan::status;
 use crate::plan::sweep::{MIN_GRACE_MS, grace_ms};
 use crate::plan::view::in_sandbox;
 use crate::plan::world::{
@@ -112,6 +113,7 @@ fn ended(world: &mut World, action: &Action, outcome: Outcome, now: Now) {
                 Outcome::Failed(failure) => failed(world, uid, action, &failure, now),
             }
             tidy(world, uid, now);
+            status::note(world, uid, now);
         }
         (_, None) => {}
     }
@@ -141,6 +143,7 @@ fn looked_at_all(world: &mut World, outcome: Outcome, now: Now) {
     let uids: Vec<Uid> = old.into_keys().chain(world.seen.pods.keys().cloned()).collect();
     for uid in uids {
         tidy(world, &uid, now);
+        status::note(world, &uid, now);
     }
 }
 

@@ -10,12 +10,14 @@
 //! - `image`: which images are prepared now
 //! - `backoff`: how long a failure waits
 //! - `apply`: what happened, folded into the world
+//! - `status`: what a pod looks like from outside
 
 pub mod action;
 pub mod apply;
 pub mod backoff;
 pub mod image;
 pub mod order;
+pub mod status;
 pub mod step;
 pub mod sweep;
 pub mod view;

@@ -19,6 +19,8 @@ pub struct World {
     pub memory: Memory,
     /// The caps and delays in force.
     pub limits: Limits,
+    /// The node's addresses, primary first: `status.hostIPs`, nothing else reads them.
+    pub host_ips: Vec<IpAddr>,
 }
 
 /// Delays and caps, from the settings.

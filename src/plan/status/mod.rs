@@ -1,0 +1,81 @@
+//! What a pod looks like from outside: `v1.PodStatus` as the kubelet fills it, derived from the world whenever somebody asks.
+//!
+//! Pure, and no decision reads it. `qosClass` is the manifest's if it names one; else the caller's to fill in (`runtime::qos`).
+
+mod condition;
+mod container;
+mod phase;
+mod summary;
+
+pub use condition::note;
+pub use summary::{Summary, summary};
+
+use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::clock::{Now, Wall};
+use crate::plan::view::{Scene, View};
+use crate::plan::world::{Sandbox, World};
+use crate::pod::{Kind, Uid, WantedPod};
+
+/// The status of a pod that is wanted, or on its way out; an empty one of a pod nobody knows.
+pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
+    let scene = Scene::new(world, now.mono);
+    let v = scene.pod(uid);
+    let Some(pod) = v.wanted.or(v.made_from) else { return PodStatus::default() };
+    let shown = Shown::of(&v, pod);
+    let ips: Vec<String> = match &v.seen.sandbox {
+        Sandbox::Ready { ips, .. } => ips.iter().map(ToString::to_string).collect(),
+        Sandbox::Absent | Sandbox::Partial => Vec::new(),
+    };
+    let host: Vec<String> = world.host_ips.iter().map(ToString::to_string).collect();
+    PodStatus {
+        phase: Some(shown.phase.to_owned()),
+        conditions: Some(condition::conditions(&v, pod, &shown, now)),
+        host_ip: host.first().cloned(),
+        host_ips: (!host.is_empty()).then(|| host.into_iter().map(|ip| HostIP { ip }).collect()),
+        pod_ip: ips.first().cloned(),
+        pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
+        start_time: started(&v).map(time),
+        qos_class: pod.object.status.as_ref().and_then(|s| s.qos_class.clone()),
+        init_container_statuses: (!shown.init.is_empty()).then_some(shown.init),
+        container_statuses: Some(shown.main),
+        ..PodStatus::default()
+    }
+}
+
+/// What conditions and summary are read from.
+pub(super) struct Shown {
+    phase: &'static str,
+    /// Init containers and sidecars, in spec order.
+    init: Vec<ContainerStatus>,
+    /// Main containers, by name.
+    main: Vec<ContainerStatus>,
+}
+
+impl Shown {
+    fn of(v: &View<'_>, pod: &WantedPod) -> Shown {
+        let statuses = |main: bool| {
+            let listed = pod.containers.iter().enumerate().filter(move |(_, c)| (c.kind == Kind::Main) == main);
+            listed.map(|(i, c)| container::status(v, pod, i, c)).collect::<Vec<_>>()
+        };
+        let (init, mut main) = (statuses(false), statuses(true));
+        main.sort_by(|a, b| a.name.cmp(&b.name));
+        Shown { phase: phase::phase(v, pod, &init, &main), init, main }
+    }
+}
+
+/// Since when the pod is known; after a restart of ours, at least since its sandbox is there.
+fn started(v: &View<'_>) -> Option<Wall> {
+    let sandbox = if let Sandbox::Ready { since, .. } = v.seen.sandbox { Some(since) } else { None };
+    match (v.memory.known_since, sandbox) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// A wall time as the API writes it.
+pub(super) fn time(wall: Wall) -> Time {
+    Time(Timestamp::from_nanosecond(i128::from(wall.0)).unwrap_or_default())
+}
