@@ -3,15 +3,19 @@
 //! The loop calls `perform` once per action and polls `watch` for ever; nothing else leaves this room. It decides nothing:
 //! a failure becomes data (`Failure`) and `plan` sees its consequence, never a status code.
 
+pub mod cgroup;
 pub mod dns;
 pub mod downward;
 pub mod error;
 pub mod hosts;
 pub mod image_config;
 pub mod logs;
+pub mod net;
 pub mod oci;
 pub mod paths;
 pub mod qos;
+pub mod sandbox;
+pub mod volume;
 
 use std::cell::RefCell;
 use std::rc::Rc;

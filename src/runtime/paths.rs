@@ -13,12 +13,20 @@ pub struct Paths {
     data: PathBuf,
     run: PathBuf,
     logs: PathBuf,
+    cni_cache: PathBuf,
+    cgroup_root: String,
 }
 
 impl Paths {
     /// From the settings.
     pub fn new(settings: &Settings) -> Paths {
-        Paths { data: settings.data_dir.clone(), run: settings.run_dir.clone(), logs: settings.pod_logs_dir.clone() }
+        Paths {
+            data: settings.data_dir.clone(),
+            run: settings.run_dir.clone(),
+            logs: settings.pod_logs_dir.clone(),
+            cni_cache: settings.cni_cache_dir.clone(),
+            cgroup_root: settings.cgroup_root.clone(),
+        }
     }
 
     /// `<data>/pods`, one directory a pod.
@@ -59,6 +67,21 @@ impl Paths {
     /// Bind-mounted at the container's `terminationMessagePath`.
     pub fn termination_log(&self, uid: &Uid, container: &str, attempt: u32) -> PathBuf {
         self.pod(uid).join("containers").join(container).join(attempt.to_string())
+    }
+
+    /// Where a subPath of a volume is pinned for one mount of a container, as the kubelet lays them.
+    pub fn sub_path(&self, uid: &Uid, volume: &str, container: &str, mount: usize) -> PathBuf {
+        self.pod(uid).join("volume-subpaths").join(volume).join(container).join(mount.to_string())
+    }
+
+    /// `<cni cache>/results`: what CNI plugins answered, one file an attachment, as libcni lays them.
+    pub fn cni_results(&self) -> PathBuf {
+        self.cni_cache.join("results")
+    }
+
+    /// `<cgroup root>/kubepods`, from the root of a hierarchy.
+    pub fn kubepods(&self) -> PathBuf {
+        PathBuf::from("/").join(self.cgroup_root.trim_start_matches('/')).join("kubepods")
     }
 
     /// `<run>/pods`, one directory a pod.

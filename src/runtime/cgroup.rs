@@ -1,0 +1,273 @@
+//! Pod cgroups: `<cgroup root>/kubepods/{,burstable/,besteffort/}pod<uid>`, laid and limited as the kubelet's cgroupfs driver does.
+//!
+//! Works on the v2 tree or on every v1 hierarchy. Where controllers or permission are missing pods go without limits, and that is
+//! said once. Never touches a group outside `kubepods`, and there only the pod's own.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::paths::Paths;
+use crate::pod::{Uid, WantedPod};
+use crate::quantity::{Qos, Which, pod_amount};
+use crate::sys::cgroup::{self as kernel, Hierarchy};
+
+/// CFS period the kubelet writes, µs.
+const PERIOD_US: i64 = 100_000;
+/// Least quota the kernel takes, µs.
+const QUOTA_MIN_US: i64 = 1_000;
+/// After SIGKILL a group empties within milliseconds; one that is not empty by then holds a process the kernel cannot end.
+const EMPTY_WITHIN: Duration = Duration::from_secs(5);
+
+/// The pod's cgroup, from the root of a hierarchy: the parent of its containers' groups.
+pub fn pod_group(paths: &Paths, pod: &WantedPod) -> PathBuf {
+    let qos = pod.object.spec.as_ref().map_or(Qos::BestEffort, Qos::of);
+    class_group(paths, qos).join(format!("pod{}", pod.uid))
+}
+
+fn class_group(paths: &Paths, qos: Qos) -> PathBuf {
+    match qos {
+        Qos::Guaranteed => paths.kubepods(),
+        Qos::Burstable => paths.kubepods().join("burstable"),
+        Qos::BestEffort => paths.kubepods().join("besteffort"),
+    }
+}
+
+/// Makes the pod's group in every hierarchy and limits it. Goes without where it cannot.
+pub fn create(paths: &Paths, pod: &WantedPod) {
+    let group = pod_group(paths, pod);
+    let mut trouble = None;
+    let hierarchies = kernel::hierarchies();
+    for h in &hierarchies {
+        match make(h, &group) {
+            Ok(dir) => {
+                kernel::mark(&dir);
+                limit(h, &dir, pod);
+            }
+            Err(e) => trouble = Some(format!("make {}: {e}", under(&h.root, &group).display())),
+        }
+    }
+    if hierarchies.is_empty() {
+        trouble = Some("find control groups at /sys/fs/cgroup: none is mounted there".into());
+    }
+    if let Some(what) = trouble {
+        say_once(&what);
+    }
+}
+
+fn say_once(what: &str) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        log::warn!("{what}; pods run without pod-level limits there (said once)");
+    }
+}
+
+fn under(root: &Path, group: &Path) -> PathBuf {
+    root.join(group.strip_prefix("/").unwrap_or(group))
+}
+
+/// Every directory down to the group, each with what children need: controllers (v2), processors and memory nodes (v1 cpuset).
+fn make(h: &Hierarchy, group: &Path) -> io::Result<PathBuf> {
+    let mut dir = h.root.clone();
+    for part in group.strip_prefix("/").unwrap_or(group).components() {
+        if h.unified {
+            pass_controllers_down(&dir);
+        }
+        let parent = dir.clone();
+        dir.push(part);
+        match std::fs::create_dir(&dir) {
+            Ok(()) => {
+                inherit_cpuset(&parent, &dir);
+                if part.as_os_str() == "besteffort" {
+                    write(&dir, &share_file(h, 2));
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(dir)
+}
+
+/// One by one: a controller that cannot be enabled must not cost the others.
+fn pass_controllers_down(dir: &Path) {
+    let read = |file| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let (have, passed) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    for controller in have.split_whitespace().filter(|c| !passed.split_whitespace().any(|p| p == *c)) {
+        write(dir, &("cgroup.subtree_control", format!("+{controller}")));
+    }
+}
+
+/// A new v1 cpuset group has no processors and memory nodes, and takes no process without them.
+fn inherit_cpuset(parent: &Path, dir: &Path) {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if parent.join("cpuset.clone_children").exists()
+            && let Ok(value) = std::fs::read_to_string(parent.join(file))
+        {
+            write(dir, &(file, value));
+        }
+    }
+}
+
+/// A setting that the kernel refuses or does not know is left at its default.
+fn write(dir: &Path, (file, value): &(&'static str, String)) {
+    if let Err(e) = std::fs::write(dir.join(file), value)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        log::debug!("write `{value}` to {}/{file}: {e}", dir.display());
+    }
+}
+
+fn share_file(h: &Hierarchy, shares: i64) -> (&'static str, String) {
+    // The kubelet's conversion to v2 weights.
+    if h.unified { ("cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string()) } else { ("cpu.shares", shares.to_string()) }
+}
+
+fn limit(h: &Hierarchy, dir: &Path, pod: &WantedPod) {
+    for setting in limits(h, pod) {
+        if dir.join(setting.0).exists() {
+            write(dir, &setting);
+        }
+    }
+}
+
+/// What the kubelet writes on a pod's group (`ResourceConfigForPod`).
+fn limits(h: &Hierarchy, pod: &WantedPod) -> Vec<(&'static str, String)> {
+    let Some(spec) = pod.object.spec.as_ref() else { return Vec::new() };
+    let qos = Qos::of(spec);
+    let requested = pod_amount(spec, Which::Requests, "cpu").map_or(0, |a| a.milli());
+    let cpu = pod_amount(spec, Which::Limits, "cpu").map(|a| a.milli()).filter(|m| *m > 0);
+    let memory = pod_amount(spec, Which::Limits, "memory").map(|a| a.units()).filter(|b| *b > 0);
+    // The kubelet rounds shares down and raises a quota to what the kernel takes.
+    let shares = if qos == Qos::BestEffort { 2 } else { (requested * 1024 / 1000).clamp(2, 262_144) };
+    let quota = cpu.map(|m| (m * PERIOD_US / 1000).max(QUOTA_MIN_US));
+    let mut set = vec![share_file(h, shares)];
+    if qos == Qos::BestEffort {
+        return set;
+    }
+    if let Some(quota) = quota {
+        if h.unified {
+            set.push(("cpu.max", format!("{quota} {PERIOD_US}")));
+        } else {
+            set.push(("cpu.cfs_period_us", PERIOD_US.to_string()));
+            set.push(("cpu.cfs_quota_us", quota.to_string()));
+        }
+    }
+    if let Some(bytes) = memory {
+        set.push((if h.unified { "memory.max" } else { "memory.limit_in_bytes" }, bytes.to_string()));
+    }
+    set
+}
+
+/// Removes the pod's group from every hierarchy and class, killing what is left in it and only there.
+pub async fn delete(paths: &Paths, uid: &Uid) -> io::Result<()> {
+    for dir in groups_of(paths, uid) {
+        remove(&dir).await.map_err(|e| io::Error::new(e.kind(), format!("remove {}: {e}", dir.display())))?;
+    }
+    Ok(())
+}
+
+/// Every place a group of that pod may be: its class may have been another one.
+fn groups_of(paths: &Paths, uid: &Uid) -> Vec<PathBuf> {
+    let name = format!("pod{uid}");
+    let classes = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort].map(|q| class_group(paths, q).join(&name));
+    let all = kernel::hierarchies().into_iter().flat_map(|h| classes.clone().map(|c| under(&h.root, &c)));
+    all.filter(|dir| dir.is_dir()).collect()
+}
+
+async fn remove(dir: &Path) -> io::Result<()> {
+    let mut waited = Duration::ZERO;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match remove_now(dir) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && waited < EMPTY_WITHIN => {
+                tokio::time::sleep(pause).await;
+                waited += pause;
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Containers' groups first (children last in the walk come first), then itself.
+fn remove_now(dir: &Path) -> io::Result<()> {
+    let mut order = vec![dir.to_path_buf()];
+    let mut at = 0;
+    while let Some(here) = order.get(at).cloned() {
+        at += 1;
+        let children = std::fs::read_dir(&here).into_iter().flatten().flatten();
+        order.extend(children.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+    for group in order.iter().rev() {
+        match std::fs::remove_dir(group) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                kernel::kill(group)?;
+                return Err(e);
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether any group of the pod is left.
+pub fn exists(paths: &Paths, uid: &Uid) -> bool {
+    !groups_of(paths, uid).is_empty()
+}
+
+/// The pods that have a group of ours: those of a kubelet beside us have the same kind of name but not our mark.
+pub fn scan(paths: &Paths) -> BTreeSet<Uid> {
+    let mut found = BTreeSet::new();
+    for h in kernel::hierarchies() {
+        for qos in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
+            let class = under(&h.root, &class_group(paths, qos));
+            for entry in std::fs::read_dir(&class).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let uid = name.to_str().and_then(|n| n.strip_prefix("pod")).filter(|u| super::sandbox::is_uid(u));
+                if let Some(uid) = uid.filter(|_| kernel::is_marked(&entry.path())) {
+                    found.insert(Uid(uid.into()));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pod::Origin;
+    use serde_json::json;
+
+    fn pod(resources: serde_json::Value) -> WantedPod {
+        let object = json!({ "metadata": { "name": "a", "uid": "0123456789abcdef0123456789abcdef" },
+            "spec": { "containers": [{ "name": "c", "resources": resources }] } });
+        WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap()
+    }
+
+    #[test]
+    fn limits_are_the_kubelets_numbers() {
+        let v1 = Hierarchy { root: "/x".into(), unified: false };
+        let v2 = Hierarchy { root: "/x".into(), unified: true };
+        let guaranteed = pod(json!({ "limits": { "cpu": "500m", "memory": "64Mi" } }));
+        let text = |h, p: &WantedPod| limits(h, p).iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+        assert_eq!(text(&v1, &guaranteed), "cpu.shares=512 cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000 memory.limit_in_bytes=67108864");
+        assert_eq!(text(&v2, &guaranteed), "cpu.weight=20 cpu.max=50000 100000 memory.max=67108864");
+        assert_eq!(text(&v1, &pod(json!({}))), "cpu.shares=2");
+    }
+
+    #[test]
+    fn a_pods_group_lies_below_its_class() {
+        let settings = crate::settings::Settings { cgroup_root: "/pltest".into(), ..Default::default() };
+        let paths = Paths::new(&settings);
+        let uid = "0123456789abcdef0123456789abcdef";
+        assert_eq!(pod_group(&paths, &pod(json!({}))), PathBuf::from(format!("/pltest/kubepods/besteffort/pod{uid}")));
+        let guaranteed = pod(json!({ "limits": { "cpu": "1", "memory": "1Gi" } }));
+        assert_eq!(pod_group(&paths, &guaranteed), PathBuf::from(format!("/pltest/kubepods/pod{uid}")));
+    }
+}

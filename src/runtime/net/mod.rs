@@ -1,0 +1,296 @@
+//! The pod's network by CNI plugins, as containerd's CRI and libcni use them: ADD in order, DEL in reverse with what ADD was given.
+//!
+//! - `conf`: which configuration, and what of it each plugin is given (pure but for reading the directory)
+//! - `cache`: what was added, on disk, so that it can be given back by any later process, also after a reboot
+//!
+//! The cache entry is written before the first plugin runs and removed after the last DEL: an address may be given back twice
+//! (DEL is idempotent), never lost and never added twice. Never touches an interface itself.
+
+pub mod cache;
+mod conf;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::paths::Paths;
+use crate::pod::{Uid, WantedPod};
+use crate::settings::Settings;
+use crate::sys::mounts;
+use crate::sys::spawn::{Ended, Exec, Output};
+use cache::Attachment;
+
+/// The interface in the pod, as with every Kubernetes runtime.
+pub const INTERFACE: &str = "eth0";
+/// A result is some hundred bytes; more is a plugin gone wild.
+const CAP_BYTES: usize = 1 << 20;
+
+/// What can go wrong with a pod's network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// No configuration at all.
+    #[error("find a CNI configuration in {dir}: there is none; put a *.conflist there, or use hostNetwork")]
+    NoConfig {
+        /// Where one should be.
+        dir: PathBuf,
+    },
+    /// The one that counts is no good.
+    #[error("read CNI configuration {path}: {why}")]
+    BadConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A plugin is not installed.
+    #[error("find CNI plugin `{plugin}` in {dirs}: it is not there; install it (containernetworking-plugins) or correct cniBinDirs")]
+    NoPlugin {
+        /// Its type.
+        plugin: String,
+        /// Where it was looked for.
+        dirs: String,
+    },
+    /// A plugin said no.
+    #[error("{verb} network `{network}` by CNI plugin `{plugin}`: {said}")]
+    Plugin {
+        /// ADD, DEL or GC.
+        verb: &'static str,
+        /// The network.
+        network: String,
+        /// The plugin.
+        plugin: String,
+        /// Its message.
+        said: String,
+    },
+    /// Something of ours failed.
+    #[error("{verb} {path}")]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl NetError {
+    /// The node has no network for any pod, whatever the pod.
+    pub fn is_node(&self) -> bool {
+        matches!(self, NetError::NoConfig { .. } | NetError::BadConfig { .. } | NetError::NoPlugin { .. })
+    }
+}
+
+/// Adds the pod to the network and answers its addresses, primary first. What a failure left behind is given back before it returns.
+pub async fn attach(settings: &Settings, paths: &Paths, pod: &WantedPod, group: &Path) -> Result<Vec<IpAddr>, NetError> {
+    let dir = paths.cni_results();
+    if let Some(known) = cache::of(&dir, &pod.uid).into_iter().find(|a| a.result.is_some()) {
+        return Ok(addresses(known.result.as_ref()));
+    }
+    let list = conf::first(&settings.cni_conf_dir)?;
+    let netns = paths.namespace(&pod.uid, "net");
+    let mut made = Attachment::new(&list, pod, &netns, conf::capabilities(pod, group));
+    made.save(&dir)?;
+    match add(settings, &made).await {
+        Ok(result) => {
+            let ips = addresses(Some(&result));
+            made.result = Some(result);
+            made.save(&dir)?;
+            Ok(ips)
+        }
+        Err(e) => {
+            if let Err(undo) = release(settings, &dir, &made).await {
+                log::warn!("pod={} give back what a failed ADD took: {undo}; it is tried again when the pod is removed", pod.key);
+            }
+            Err(e)
+        }
+    }
+}
+
+async fn add(settings: &Settings, made: &Attachment) -> Result<Value, NetError> {
+    let mut result = None;
+    for plugin in made.plugins()? {
+        let said = call(settings, "ADD", made, &plugin, result.as_ref()).await?;
+        // A plugin may say nothing: then what was before it still holds.
+        result = if said.trim_ascii().is_empty() { result } else { Some(parse(made, &plugin, &said)?) };
+    }
+    Ok(result.unwrap_or_else(|| json!({})))
+}
+
+fn parse(made: &Attachment, plugin: &Value, said: &[u8]) -> Result<Value, NetError> {
+    serde_json::from_slice(said).map_err(|e| {
+        let said = format!("its result is not JSON: {e}");
+        NetError::Plugin { verb: "ADD", network: made.network.clone(), plugin: conf::kind(plugin).to_owned(), said }
+    })
+}
+
+/// Gives back everything the pod has on any network. Nothing on record is success.
+pub async fn detach(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<(), NetError> {
+    let dir = paths.cni_results();
+    for attachment in cache::of(&dir, uid) {
+        release(settings, &dir, &attachment).await?;
+    }
+    for record in cache::broken(&dir, uid) {
+        // As libcni does without a record: the present configuration is the best guess.
+        let made = Attachment::of_uid(&conf::first(&settings.cni_conf_dir)?, uid);
+        release(settings, &dir, &made).await?;
+        std::fs::remove_file(&record).or_else(ignore_absent).map_err(|source| NetError::File { verb: "remove", path: record, source })?;
+    }
+    Ok(())
+}
+
+fn ignore_absent(e: io::Error) -> io::Result<()> {
+    if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}
+
+async fn release(settings: &Settings, dir: &Path, made: &Attachment) -> Result<(), NetError> {
+    for plugin in made.plugins()?.iter().rev() {
+        call(settings, "DEL", made, plugin, made.result.as_ref()).await?;
+    }
+    made.forget(dir)
+}
+
+/// At start: gives back what pods nobody keeps still hold, and lets plugins that can (CNI 1.1) collect what no record knows.
+/// The first failure is told, the rest is done all the same.
+pub async fn release_stale(settings: &Settings, paths: &Paths, keep: &BTreeSet<Uid>) -> Result<(), NetError> {
+    let dir = paths.cni_results();
+    let mut outcome = Ok(());
+    for uid in cache::scan(&dir).into_iter().filter(|uid| !keep.contains(uid)) {
+        outcome = outcome.and(detach(settings, paths, &uid).await);
+    }
+    if let Ok(list) = conf::first(&settings.cni_conf_dir)
+        && conf::can_collect(&list)
+    {
+        let nobody = Attachment::of_list(&list);
+        for plugin in conf::for_collection(&list, cache::scan(&dir).iter()) {
+            outcome = outcome.and(call(settings, "GC", &nobody, &plugin, None).await.map(drop));
+        }
+    }
+    outcome
+}
+
+/// One plugin, one verb: its standard output, or what it complained.
+async fn call(
+    settings: &Settings,
+    verb: &'static str,
+    made: &Attachment,
+    plugin: &Value,
+    prev: Option<&Value>,
+) -> Result<Vec<u8>, NetError> {
+    let kind = conf::kind(plugin);
+    let program = find(settings, kind)?;
+    let stdin = conf::for_plugin(made, plugin, prev).to_string();
+    let env = environment(settings, verb, made);
+    let exec = Exec { program: &program, env: &env, stdin: stdin.as_bytes(), cap_bytes: CAP_BYTES, timeout: settings.cni_timeout };
+    let output = exec.run().await.map_err(|source| NetError::File { verb: "run", path: program.clone(), source })?;
+    if output.ended == Some(Ended::Exited(0)) {
+        return Ok(output.stdout);
+    }
+    let said = complaint(&output, settings);
+    Err(NetError::Plugin { verb, network: made.network.clone(), plugin: kind.to_owned(), said })
+}
+
+fn find(settings: &Settings, kind: &str) -> Result<PathBuf, NetError> {
+    let named = !kind.is_empty() && !kind.contains('/') && kind != "." && kind != "..";
+    let found = settings.cni_bin_dirs.iter().map(|d| d.join(kind)).find(|p| named && p.is_file());
+    found.ok_or_else(|| NetError::NoPlugin { plugin: kind.to_owned(), dirs: joined(&settings.cni_bin_dirs, ", ") })
+}
+
+fn joined(dirs: &[PathBuf], with: &str) -> String {
+    dirs.iter().map(|d| d.to_string_lossy()).collect::<Vec<_>>().join(with)
+}
+
+/// Ours (plugins look for iptables on PATH) and the protocol's.
+fn environment(settings: &Settings, verb: &str, made: &Attachment) -> Vec<(String, String)> {
+    let inherited = std::env::vars().filter(|(k, _)| !k.starts_with("CNI_") && k != "NOTIFY_SOCKET");
+    // After a reboot, or once unpinned, the path names nothing: the protocol's word for that is an empty one.
+    let netns = if mounts::is_pin(Path::new(&made.netns)) { made.netns.clone() } else { String::new() };
+    let mut env: Vec<(String, String)> = inherited.collect();
+    let mut set = |k: &str, v: String| env.push((k.to_owned(), v));
+    set("CNI_COMMAND", verb.to_owned());
+    set("CNI_PATH", joined(&settings.cni_bin_dirs, ":"));
+    if verb != "GC" {
+        set("CNI_CONTAINERID", made.id.clone());
+        set("CNI_NETNS", netns);
+        set("CNI_IFNAME", INTERFACE.to_owned());
+        set("CNI_ARGS", made.args());
+    }
+    env
+}
+
+/// Errors come as JSON on standard output; what is not that is shown as it came, standard error first.
+fn complaint(output: &Output, settings: &Settings) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().chars().take(1000).collect::<String>();
+    if let Ok(error) = serde_json::from_slice::<Value>(&output.stdout) {
+        let part = |key| error.get(key).and_then(Value::as_str).filter(|s| !s.is_empty());
+        if let Some(msg) = part("msg") {
+            return part("details").map_or_else(|| msg.to_owned(), |d| format!("{msg}: {d}"));
+        }
+    }
+    let how = match output.ended {
+        None => format!("no answer within {} s, killed", settings.cni_timeout.as_secs()),
+        Some(Ended::Exited(code)) => format!("exit status {code}"),
+        Some(Ended::Signalled(signal)) => format!("ended by signal {signal}"),
+    };
+    let words = [text(&output.stderr), text(&output.stdout)].into_iter().find(|t| !t.is_empty());
+    words.map_or(how.clone(), |w| format!("{how}: {w}"))
+}
+
+/// The pod's addresses of a result: those of its interface, an IPv4 one first (containerd's default preference), then in order.
+fn addresses(result: Option<&Value>) -> Vec<IpAddr> {
+    let Some(result) = result else { return Vec::new() };
+    let name = |at: u64| result.get("interfaces")?.get(usize::try_from(at).ok()?)?.get("name")?.as_str();
+    let ours = |ip: &&Value| ip.get("interface").and_then(Value::as_u64).is_none_or(|at| name(at) == Some(INTERFACE));
+    let listed = result.get("ips").and_then(Value::as_array).into_iter().flatten().filter(ours).filter_map(|ip| ip.get("address"));
+    // Versions before 0.3.0 have one of each family instead of a list.
+    let old = ["ip4", "ip6"].into_iter().filter_map(|k| result.get(k)?.get("ip"));
+    let texts = listed.chain(old).filter_map(Value::as_str);
+    let mut all: Vec<IpAddr> = texts.filter_map(|t| t.split('/').next()?.parse().ok()).collect();
+    if let Some(at) = all.iter().position(IpAddr::is_ipv4) {
+        let first = all.remove(at);
+        all.insert(0, first);
+    }
+    all
+}
+
+/// The address the node would leave from: what a pod on the host's network has when no node IP is set.
+pub fn default_address() -> Option<IpAddr> {
+    // Connecting a datagram socket only looks up the route; nothing is sent. The targets are documentation addresses.
+    let towards = |from: &str, to: &str| {
+        let socket = std::net::UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+    };
+    towards("0.0.0.0:0", "192.0.2.1:9").or_else(|| towards("[::]:0", "[2001:db8::1]:9"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_the_pods_interface_ipv4_first() {
+        let result = json!({
+            "interfaces": [{ "name": "cni0" }, { "name": "eth0", "sandbox": "/x" }],
+            "ips": [{ "address": "fd00::2/64", "interface": 1 }, { "address": "10.9.0.1/24", "interface": 0 }, { "address": "10.9.0.2/24", "interface": 1 }],
+        });
+        let ips: Vec<String> = addresses(Some(&result)).iter().map(ToString::to_string).collect();
+        assert_eq!(ips, ["10.9.0.2", "fd00::2"]);
+        assert_eq!(addresses(Some(&json!({ "ip4": { "ip": "10.1.1.1/24" } }))).len(), 1);
+        assert_eq!(addresses(Some(&json!({}))).len(), 0);
+    }
+
+    #[test]
+    fn a_plugins_own_words_are_shown() {
+        let settings = Settings::default();
+        let said = |ended, out: &str, err: &str| complaint(&Output { ended, stdout: out.into(), stderr: err.into() }, &settings);
+        assert_eq!(said(Some(Ended::Exited(1)), r#"{"code":11,"msg":"no addresses","details":"full"}"#, ""), "no addresses: full");
+        assert_eq!(said(Some(Ended::Exited(2)), "", "panic\n"), "exit status 2: panic");
+        assert_eq!(said(None, "", ""), "no answer within 60 s, killed");
+    }
+}

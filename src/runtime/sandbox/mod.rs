@@ -1,0 +1,141 @@
+//! A pod's sandbox: what is there before its first container and after its last. No pause container; namespaces are pinned.
+//!
+//! - `files`: `pod.json` (first written, last removed) and `sandbox.json` (the commit mark), host name and its kin
+//! - `scan`: what is there, read from the disk, the mounts, the CNI records and the cgroups
+//! - `sysctl`: which kernel settings a pod may have, and where they are written
+//! - `remove`: emptying a directory a container may have filled with anything
+//!
+//! ```text
+//!  create:  pod.json > directories > cgroup > volumes > namespaces > /dev/shm > text files > CNI ADD > sandbox.json
+//!  delete:  sandbox.json > CNI DEL > unpin, unmount all below > cgroup > run directory ( > data directory > pod.json )
+//! ```
+//! Each step may be repeated. A crash anywhere leaves something `scan` sees (`Partial`), and `delete` undoes whatever was done.
+
+mod error;
+mod files;
+mod remove;
+mod scan;
+mod sysctl;
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::paths::Paths;
+use super::{cgroup, net, volume};
+use crate::clock;
+use crate::plan::world::Sandbox;
+use crate::pod::{Uid, WantedPod};
+use crate::settings::Settings;
+use crate::sys::mounts;
+use crate::sys::namespaces::{self, Kind};
+
+pub use error::SandboxError;
+use error::file;
+pub use scan::{Scanned, is_uid, scan, scan_one};
+
+/// /dev/shm of a pod, as containerd's CRI makes it.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// Makes the sandbox, or finds it made. After a failure nothing is left but the data directory.
+pub async fn create(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<Sandbox, SandboxError> {
+    match scan::state(paths, &pod.uid) {
+        ready @ Sandbox::Ready { .. } => return Ok(ready),
+        // Half of a sandbox is no use: its namespaces may be of another boot, its address of another network.
+        Sandbox::Partial => delete(settings, paths, &pod.uid, None, true).await?,
+        Sandbox::Absent => {}
+    }
+    match make(settings, paths, pod).await {
+        Ok(sandbox) => Ok(sandbox),
+        Err(e) => {
+            if let Err(undo) = delete(settings, paths, &pod.uid, None, true).await {
+                log::warn!("pod={} undo a half-made sandbox: {}", pod.key, super::error::chain(&undo));
+            }
+            Err(e)
+        }
+    }
+}
+
+async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<Sandbox, SandboxError> {
+    let sysctls = sysctl::of_pod(pod)?;
+    directory(&paths.pod(&pod.uid))?;
+    files::write_pod(paths, pod)?;
+    let run = paths.run_pod(&pod.uid);
+    for dir in [paths.pod(&pod.uid).join("volumes"), paths.pod(&pod.uid).join("containers"), run.join("ns"), run.join("io")] {
+        directory(&dir)?;
+    }
+    cgroup::create(paths, pod);
+    volume::set_up(paths, pod)?;
+    pin(paths, pod, &sysctls).await?;
+    shm(&paths.shm(&pod.uid))?;
+    let ips = if pod.host_network {
+        let known = settings.node_ips.clone();
+        if known.is_empty() { net::default_address().into_iter().collect() } else { known }
+    } else {
+        net::attach(settings, paths, pod, &cgroup::pod_group(paths, pod)).await?
+    };
+    files::write_texts(settings, paths, pod, &ips)?;
+    files::commit(paths, &pod.uid, ips, clock::now().wall)
+}
+
+/// 0750, as the kubelet's pod directories.
+fn directory(dir: &Path) -> Result<(), SandboxError> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(file("make directory", dir))
+}
+
+/// The namespaces the pod does not share with the host. With the host's network containerd leaves the UTS namespace too.
+fn kinds(pod: &WantedPod) -> Vec<Kind> {
+    let host_ipc = pod.object.spec.as_ref().and_then(|s| s.host_ipc).unwrap_or(false);
+    let all = [(Kind::Net, !pod.host_network), (Kind::Ipc, !host_ipc), (Kind::Uts, !pod.host_network)];
+    all.into_iter().filter(|(_, own)| *own).map(|(kind, _)| kind).collect()
+}
+
+async fn pin(paths: &Paths, pod: &WantedPod, sysctls: &[namespaces::Sysctl]) -> Result<(), SandboxError> {
+    let places: Vec<_> = kinds(pod).into_iter().map(|k| (k, paths.namespace(&pod.uid, k.name()))).collect();
+    let pins: Vec<_> = places.iter().map(|(kind, path)| (*kind, path.as_path())).collect();
+    if pins.is_empty() {
+        return Ok(());
+    }
+    Ok(namespaces::pin(&pins, &files::kernel_hostname(pod), sysctls).await?)
+}
+
+/// One tmpfs a pod: sharing the IPC namespace does not share /dev/shm.
+fn shm(dir: &Path) -> Result<(), SandboxError> {
+    directory(dir)?;
+    if mounts::is_mount_point(dir) {
+        return Ok(());
+    }
+    mounts::tmpfs(dir, Some(SHM_BYTES), 0o1777, false).map_err(file("mount a tmpfs on", dir))
+}
+
+/// Undoes all of a sandbox that is there; nothing there is success. With `keep` the data directory stays (its pod will be made anew,
+/// and an emptyDir on disk lives as long as its pod), but nothing mounted.
+pub async fn delete(
+    settings: &Settings,
+    paths: &Paths,
+    uid: &Uid,
+    _made_from: Option<&Rc<WantedPod>>,
+    keep: bool,
+) -> Result<(), SandboxError> {
+    let (data, run) = (paths.pod(uid), paths.run_pod(uid));
+    files::uncommit(paths, uid)?;
+    net::detach(settings, paths, uid).await?;
+    for mount in mounts::below(&[&run, &data]).map_err(file("read", Path::new("/proc/self/mountinfo")))? {
+        mounts::detach(&mount).map_err(file("unmount", &mount))?;
+    }
+    cgroup::delete(paths, uid).await.map_err(|source| SandboxError::Cgroup { uid: uid.clone(), source })?;
+    remove::tree(&run, None).await.map_err(file("remove", &run))?;
+    if keep {
+        return Ok(());
+    }
+    remove::tree(&data, Some("pod.json")).await.map_err(file("remove", &data))
+}
+
+/// Success if it was not there.
+fn unless_absent(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,209 @@
+//! Volumes of a pod: emptyDir (disk, memory, huge pages) and hostPath, laid out as the kubelet lays them.
+//!
+//! - `host_path`: what `hostPath.type` checks and makes
+//! - `sub_path`: a path inside a volume, opened so that no link leads out of it, and pinned
+//!
+//! Never writes into a hostPath, never changes its owner or mode. Taking volumes away is the sandbox's work (unmount, remove).
+
+mod host_path;
+mod sub_path;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, Volume};
+
+use super::paths::Paths;
+use crate::pod::WantedPod;
+use crate::quantity::{Amount, Which, amount, pod_amount};
+use crate::sys::mounts;
+
+pub use sub_path::pin as pin_sub_path;
+
+/// What can go wrong with a volume.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A kind plinth does not have.
+    #[error("set up volume `{name}`: {kind} volumes are not supported yet; use emptyDir or hostPath, or bake the files into the image")]
+    Unsupported {
+        /// The volume.
+        name: String,
+        /// Its field.
+        kind: &'static str,
+    },
+    /// The manifest asks for what cannot be.
+    #[error("set up volume `{name}`: {why}")]
+    Refused {
+        /// The volume.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// `hostPath.type` does not hold.
+    #[error("set up volume `{name}`: hostPath type check failed: {path} is not {wanted}")]
+    HostPath {
+        /// The volume.
+        name: String,
+        /// The path on the host.
+        path: String,
+        /// What its type asks for.
+        wanted: &'static str,
+    },
+    /// Making or opening something failed.
+    #[error("{verb} {path} for volume `{name}`")]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The volume.
+        name: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl VolumeError {
+    /// Only another manifest would help.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, VolumeError::Unsupported { .. } | VolumeError::Refused { .. })
+    }
+}
+
+/// Where each volume of the pod lies on this host, by volume name.
+pub fn sources(paths: &Paths, pod: &WantedPod) -> BTreeMap<String, PathBuf> {
+    volumes(pod).filter_map(|v| Some((v.name.clone(), source(paths, pod, v)?))).collect()
+}
+
+fn source(paths: &Paths, pod: &WantedPod, volume: &Volume) -> Option<PathBuf> {
+    match (&volume.empty_dir, &volume.host_path) {
+        (Some(_), _) => Some(paths.volume(&pod.uid, "empty-dir", &volume.name)),
+        (_, Some(host)) => Some(PathBuf::from(&host.path)),
+        // A volume without a source is an emptyDir by the API's defaulting.
+        (None, None) if kind(volume).is_none() => Some(paths.volume(&pod.uid, "empty-dir", &volume.name)),
+        (None, None) => None,
+    }
+}
+
+fn volumes(pod: &WantedPod) -> impl Iterator<Item = &Volume> {
+    pod.object.spec.iter().flat_map(|s| s.volumes.iter().flatten())
+}
+
+/// Makes what the volumes need. Repeating it changes nothing.
+pub fn set_up(paths: &Paths, pod: &WantedPod) -> Result<(), VolumeError> {
+    let Some(spec) = &pod.object.spec else { return Ok(()) };
+    for volume in volumes(pod) {
+        if let Some(kind) = kind(volume) {
+            return Err(VolumeError::Unsupported { name: volume.name.clone(), kind });
+        }
+        if let Some(host) = &volume.host_path {
+            host_path::check(&volume.name, host)?;
+        } else {
+            let dir = paths.volume(&pod.uid, "empty-dir", &volume.name);
+            empty_dir(&dir, spec, &volume.name, volume.empty_dir.as_ref().unwrap_or(&EmptyDirVolumeSource::default()))?;
+        }
+    }
+    Ok(())
+}
+
+/// A directory everybody may write to, with the pod's group on it; in memory if asked for.
+fn empty_dir(dir: &Path, spec: &PodSpec, name: &str, source: &EmptyDirVolumeSource) -> Result<(), VolumeError> {
+    let failed = |verb| move |source| VolumeError::File { verb, path: dir.to_path_buf(), name: name.to_owned(), source };
+    std::fs::create_dir_all(dir).map_err(failed("make"))?;
+    let size = source.size_limit.as_ref().and_then(|q| Amount::parse(&q.0));
+    let medium = source.medium.as_deref().unwrap_or_default();
+    if !medium.is_empty() && !mounts::is_mount_point(dir) {
+        match medium {
+            "Memory" => mounts::tmpfs(dir, memory_bytes(spec, size), 0o777, true).map_err(failed("mount a tmpfs on"))?,
+            huge if huge.starts_with("HugePages") => {
+                let (page, bytes) = huge_pages(spec, name, huge)?;
+                mounts::hugetlbfs(dir, page, size.map_or(bytes, |s| bytes.min(s.units().unsigned_abs())))
+                    .map_err(failed("mount huge pages on"))?;
+            }
+            other => {
+                let why = format!("unknown storage medium `{other}`; use \"\", Memory or HugePages");
+                return Err(VolumeError::Refused { name: name.to_owned(), why });
+            }
+        }
+    }
+    // fsGroup as the kubelet applies it to an empty directory: group owner, set-group-ID so that files inherit it.
+    let group = spec.security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
+    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    if group.is_some() {
+        chown(dir, None, group).map_err(failed("give to the fsGroup"))?;
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).map_err(failed("set the mode of"))
+}
+
+/// The least of sizeLimit, the memory limits of the pod (if every container has one) and the machine's memory.
+fn memory_bytes(spec: &PodSpec, size: Option<Amount>) -> Option<u64> {
+    let pod = pod_amount(spec, Which::Limits, "memory");
+    let node = u64::try_from(rustix::system::sysinfo().totalram).ok();
+    let bytes = |a: Option<Amount>| a.filter(|a| a.is_positive()).map(|a| a.units().unsigned_abs());
+    [bytes(size), bytes(pod), node].into_iter().flatten().min()
+}
+
+/// Page size and sum of a huge page emptyDir: by its name, or the only size the pod asks for.
+fn huge_pages(spec: &PodSpec, name: &str, medium: &str) -> Result<(u64, u64), VolumeError> {
+    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let wanted = medium.strip_prefix("HugePages").unwrap_or_default().strip_prefix('-');
+    let mut kinds: Vec<&str> = all()
+        .filter_map(|c| c.resources.as_ref())
+        .flat_map(|r| r.limits.iter().chain(&r.requests).flatten())
+        .filter_map(|(k, _)| k.strip_prefix("hugepages-"))
+        .filter(|k| wanted.is_none_or(|w| w == *k))
+        .collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let why = match kinds.as_slice() {
+        [one] => {
+            let resource = format!("hugepages-{one}");
+            let sum: i64 = all().filter_map(|c| amount(c.resources.as_ref(), Which::Requests, &resource)).map(Amount::units).sum();
+            match Amount::parse(one) {
+                Some(page) => return Ok((page.units().unsigned_abs(), sum.unsigned_abs())),
+                None => format!("`{one}` is no page size"),
+            }
+        }
+        [] => format!("medium {medium} needs a container that asks for hugepages-<size> of it"),
+        _ => "medium HugePages is ambiguous: the pod asks for several sizes; use HugePages-<size>".into(),
+    };
+    Err(VolumeError::Refused { name: name.to_owned(), why })
+}
+
+/// The field of a source plinth does not have.
+fn kind(v: &Volume) -> Option<&'static str> {
+    let has: [(bool, &'static str); 28] = [
+        (v.aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
+        (v.azure_disk.is_some(), "azureDisk"),
+        (v.azure_file.is_some(), "azureFile"),
+        (v.cephfs.is_some(), "cephfs"),
+        (v.cinder.is_some(), "cinder"),
+        (v.config_map.is_some(), "configMap"),
+        (v.csi.is_some(), "csi"),
+        (v.downward_api.is_some(), "downwardAPI"),
+        (v.ephemeral.is_some(), "ephemeral"),
+        (v.fc.is_some(), "fc"),
+        (v.flex_volume.is_some(), "flexVolume"),
+        (v.flocker.is_some(), "flocker"),
+        (v.gce_persistent_disk.is_some(), "gcePersistentDisk"),
+        (v.git_repo.is_some(), "gitRepo"),
+        (v.glusterfs.is_some(), "glusterfs"),
+        (v.image.is_some(), "image"),
+        (v.iscsi.is_some(), "iscsi"),
+        (v.nfs.is_some(), "nfs"),
+        (v.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
+        (v.photon_persistent_disk.is_some(), "photonPersistentDisk"),
+        (v.portworx_volume.is_some(), "portworxVolume"),
+        (v.projected.is_some(), "projected"),
+        (v.quobyte.is_some(), "quobyte"),
+        (v.rbd.is_some(), "rbd"),
+        (v.scale_io.is_some(), "scaleIO"),
+        (v.secret.is_some(), "secret"),
+        (v.storageos.is_some(), "storageos"),
+        (v.vsphere_volume.is_some(), "vsphereVolume"),
+    ];
+    has.into_iter().find(|(there, _)| *there).map(|(_, name)| name)
+}
