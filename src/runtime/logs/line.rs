@@ -169,3 +169,136 @@ pub fn suffix_time(text: &str) -> Option<Wall> {
     let (y, mo, d, h, mi, s) = (part(0, 4)?, part(4, 6)?, part(6, 8)?, part(9, 11)?, part(11, 13)?, part(13, 15)?);
     Wall::parse(&format!("{y}-{mo}-{d}T{h}:{mi}:{s}Z"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use proptest::prelude::*;
+
+    type Lines = Vec<(Vec<u8>, bool)>;
+
+    /// All at once, a byte at a time, by the words of the facts.
+    fn naive(data: &[u8]) -> Lines {
+        let mut lines = Lines::new();
+        let mut text: &[u8] = data;
+        while let Some(end) = text.iter().position(|c| *c == b'\n') {
+            let (mut line, rest) = (&text[..end], &text[end + 1..]);
+            if line.last() == Some(&b'\r') {
+                line = &line[..line.len() - 1];
+            }
+            while line.len() > TEXT_BYTES {
+                lines.push((line[..TEXT_BYTES].to_vec(), false));
+                line = &line[TEXT_BYTES..];
+            }
+            lines.push((line.to_vec(), true));
+            text = rest;
+        }
+        text.chunks(TEXT_BYTES).for_each(|part| lines.push((part.to_vec(), false)));
+        lines
+    }
+
+    /// As the pump does: what is not whole yet stays, what comes is put behind it.
+    fn streamed(data: &[u8], sizes: &[usize]) -> Lines {
+        let (mut lines, mut held, mut at, mut sizes) = (Lines::new(), Vec::new(), 0, sizes.iter().cycle());
+        while at < data.len() {
+            let to = data.len().min(at + sizes.next().unwrap());
+            held.extend_from_slice(&data[at..to]);
+            at = to;
+            while let Some(cut) = cut(&held, at == data.len()) {
+                lines.push((cut.text.to_vec(), cut.full));
+                held.drain(..cut.taken);
+            }
+            assert!(held.len() <= TEXT_BYTES + 1, "{} bytes would wait in the FIFO", held.len());
+        }
+        assert!(held.is_empty());
+        lines
+    }
+
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        let end = prop_oneof![Just("\n"), Just("\r\n"), Just("\n\n"), Just("\r"), Just("x")];
+        let len = prop_oneof![0usize..80, (TEXT_BYTES - 3)..(TEXT_BYTES + 4), (2 * TEXT_BYTES - 3)..(2 * TEXT_BYTES + 4)];
+        prop::collection::vec((len, end), 0..12).prop_map(|parts| {
+            let mut text = Vec::new();
+            for (n, (len, end)) in parts.into_iter().enumerate() {
+                text.extend((0..len).map(|i| b'a' + u8::try_from((i + n) % 26).unwrap()));
+                text.extend_from_slice(end.as_bytes());
+            }
+            text
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn lines_are_the_same_however_the_bytes_come(data in text(), sizes in prop::collection::vec(1usize..40_000, 1..6)) {
+            prop_assert_eq!(streamed(&data, &sizes), naive(&data));
+        }
+
+        #[test]
+        fn what_is_appended_is_parsed_back(data in text(), wall in 0i64..4_000_000_000_000_000_000) {
+            let (mut at, mut stamp) = (0, Stamp::default());
+            while let Some(cut) = cut(&data[at..], true) {
+                let mut out = Vec::new();
+                append(&mut out, &stamp.at(Wall(wall)), Which::Stderr, &cut);
+                prop_assert!(out.len() <= cut.text.len() + FRAME_BYTES);
+                let entry = parse(&out).unwrap();
+                prop_assert_eq!((entry.at(), entry.which, entry.full, entry.text), (Some(Wall(wall)), Which::Stderr, cut.full, cut.text));
+                at += cut.taken;
+            }
+            prop_assert_eq!(at, data.len());
+        }
+    }
+
+    #[test]
+    fn a_line_is_split_at_16_kib_and_not_before() {
+        let a = |n: usize| vec![b'a'; n];
+        let of = |text: &[u8], end: &[u8]| naive_and_cut(&[text, end].concat());
+        assert_eq!(of(&a(TEXT_BYTES), b"\n"), [(TEXT_BYTES, true)]);
+        assert_eq!(of(&a(TEXT_BYTES), b"\r\n"), [(TEXT_BYTES, true)]);
+        assert_eq!(of(&a(TEXT_BYTES + 1), b"\n"), [(TEXT_BYTES, false), (1, true)]);
+        assert_eq!(of(&a(TEXT_BYTES + 1), b"\r\n"), [(TEXT_BYTES, false), (1, true)]);
+        assert_eq!(of(&a(TEXT_BYTES), b""), [(TEXT_BYTES, false)]);
+        assert_eq!(of(&a(2 * TEXT_BYTES), b"\n"), [(TEXT_BYTES, false), (TEXT_BYTES, true)]);
+        assert_eq!(of(b"", b"\n"), [(0, true)]);
+        assert_eq!(of(b"", b"\r\n"), [(0, true)]);
+        assert_eq!(of(b"no newline", b""), [(10, false)]);
+        assert!(cut(&[a(TEXT_BYTES), b"\r".to_vec()].concat(), false).is_none(), "the LF may still come");
+    }
+
+    fn naive_and_cut(data: &[u8]) -> Vec<(usize, bool)> {
+        let lines = streamed(data, &[1021, 1, 2]);
+        assert_eq!(lines, naive(data));
+        lines.iter().map(|(text, full)| (text.len(), *full)).collect()
+    }
+
+    #[test]
+    fn the_stamp_follows_the_second() {
+        let mut stamp = Stamp::default();
+        for ns in [0, 1, 999_999_999, 1_000_000_000, 951_782_399_999_999_999, 951_782_400_000_000_001, 5] {
+            let mut want = String::new();
+            Wall(ns).write_nanos(&mut want).unwrap();
+            assert_eq!(stamp.at(Wall(ns)).as_slice(), want.as_bytes());
+        }
+    }
+
+    #[test]
+    fn lines_of_others_are_read_and_nonsense_is_not() {
+        let entry = parse(b"2026-11-20T21:41:59.1+02:00 stdout P:x:y two words\n").unwrap();
+        assert_eq!((entry.which, entry.full, entry.text), (Which::Stdout, false, b"two words".as_slice()));
+        assert_eq!(entry.at(), Wall::parse("2026-11-20T19:41:59.1Z"));
+        assert_eq!(parse(b"2026-11-20T21:41:59Z stderr F\n").unwrap().text, b"");
+        for bad in [b"".as_slice(), b"\n", b"x\n", b"t stdin F x\n", b"t stdout X x\n", b"\xff\x00"] {
+            assert_eq!(parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn a_suffix_is_read_back() {
+        let at = Wall::parse("2026-01-02T03:04:05Z").unwrap();
+        assert_eq!(suffix(at), "20260102-030405");
+        assert_eq!(suffix_time("20260102-030405"), Some(at));
+        assert_eq!(suffix_time("20260102"), None);
+        assert_eq!(suffix_time("2026010é-030405"), None);
+    }
+}

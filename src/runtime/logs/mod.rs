@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
 use tokio::sync::Notify;
 
 use super::paths::Paths;
@@ -35,9 +36,11 @@ pub mod line;
 mod links;
 mod park;
 mod pump;
+pub mod read;
 mod recover;
 pub mod rotate;
 mod sink;
+mod tail;
 
 /// At the end of a container at most so many chunks are moved without letting others run: more than a FIFO and a pipe hold.
 const DRAIN_STEPS: u32 = 16;
@@ -218,6 +221,12 @@ impl Logs {
     /// Where the container's log lies.
     pub fn log_path(&self, target: &LogTarget) -> PathBuf {
         self.0.paths.log(&target.key, &target.uid, &target.container, target.attempt)
+    }
+
+    /// Reads an attempt's log back.
+    pub fn read(&self, target: &LogTarget, options: read::Options) -> impl Stream<Item = io::Result<Bytes>> + use<> {
+        let (logs, id) = (self.clone(), target.id.clone());
+        read::stream(self.log_path(target), options, move || logs.is_open(&id), self.changed())
     }
 
     /// Removes an attempt's log, its rotated files and its link: with the container's record, as the kubelet's container GC does.

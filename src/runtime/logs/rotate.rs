@@ -71,8 +71,38 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// When `candidate` was rotated away from `path`; `None`: it is something else.
-fn time_of(path: &Path, candidate: &Path) -> Option<Wall> {
+pub fn time_of(path: &Path, candidate: &Path) -> Option<Wall> {
     let base = path.file_name()?.to_str()?;
     let rest = candidate.file_name()?.to_str()?.strip_prefix(base)?.strip_prefix('.')?;
     suffix_time(rest.strip_suffix(".gz").unwrap_or(rest)).filter(|_| rest.len() == 15 || rest.ends_with(".gz"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::tests::Root;
+    use super::*;
+
+    #[test]
+    fn names_keep_their_order_when_the_clock_does_not() {
+        let root = Root::new();
+        let log = root.0.join("0.log");
+        let at = Wall::parse("2026-01-02T03:04:05Z").unwrap();
+        for (n, now) in [at, at, Wall(0)].into_iter().enumerate() {
+            fs::write(&log, n.to_string()).unwrap();
+            assert!(move_aside(&log, now).unwrap().is_some());
+        }
+        fs::write(root.0.join("0.log.txt"), "").unwrap();
+        fs::write(root.0.join("10.log.20260102-030405"), "").unwrap();
+        let all = rotated(&log).unwrap();
+        let names: Vec<_> = all.iter().map(|p| p.extension().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["20260102-030405", "20260102-030406", "20260102-030407"]);
+        let texts: Vec<_> = all.iter().map(|p| fs::read_to_string(p).unwrap()).collect();
+        assert_eq!(texts, ["0", "1", "2"]);
+        prune(&log, 1).unwrap();
+        assert_eq!(rotated(&log).unwrap(), all.get(2..).unwrap());
+        assert_eq!(move_aside(&log, at).unwrap(), None);
+        remove(&log).unwrap();
+        assert_eq!(fs::read_dir(&root.0).unwrap().count(), 2);
+    }
 }
