@@ -11,19 +11,24 @@
 //! - `backoff`: how long a failure waits
 //! - `apply`: what happened, folded into the world
 //! - `status`: what a pod looks like from outside
+//! - `record`: what is told of it as `v1.Event`
+//! - `why`: what it waits for
 
 pub mod action;
 pub mod apply;
 pub mod backoff;
 pub mod image;
 pub mod order;
+pub mod record;
 pub mod status;
 pub mod step;
 pub mod sweep;
 pub mod view;
+pub mod why;
 pub mod world;
 
 pub use apply::apply;
+pub use why::why;
 
 use crate::clock::Now;
 use crate::pod::Uid;

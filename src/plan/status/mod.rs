@@ -8,6 +8,7 @@ mod phase;
 mod summary;
 
 pub use condition::note;
+pub use container::GoDuration;
 pub use summary::{Summary, summary};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
