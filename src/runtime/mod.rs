@@ -2,31 +2,49 @@
 //!
 //! The loop calls `perform` once per action and polls `watch` for ever; nothing else leaves this room. It decides nothing:
 //! a failure becomes data (`Failure`) and `plan` sees its consequence, never a status code.
+//! - `client`, `error`: one connection, and what can go wrong
+//! - `events`: the link, and who says that something ended
+//! - `observe`: what is there; `labels`: what is written on it
+//! - `image`, `archive`: images, pulled or imported
+//! - `task`: containers, from record to deletion
 
+mod archive;
 pub mod cgroup;
+pub mod client;
 pub mod dns;
 pub mod downward;
 pub mod error;
+mod events;
 pub mod hosts;
+mod image;
 pub mod image_config;
+pub mod labels;
 pub mod logs;
 pub mod net;
+mod observe;
 pub mod oci;
 pub mod paths;
 pub mod qos;
 pub mod sandbox;
+mod starved;
+mod transfer;
+mod users;
 pub mod volume;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use tokio::sync::mpsc::UnboundedSender;
-use tonic::transport::Channel;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::plan::action::{Action, Class, Event, Failure, Outcome};
+use crate::clock::Wall;
+use crate::plan::action::{Action, Class, Effect, Event, Failure, Outcome};
 use crate::plan::world::SeenPod;
-use crate::pod::WantedPod;
+use crate::pod::{Uid, WantedPod};
 use crate::settings::Settings;
+use client::Client;
+use error::{Error, Result};
+use events::Watched;
 use paths::Paths;
 
 /// One action with what it needs to know: the pod as wanted (if it is) and as last seen (if it was).
@@ -44,41 +62,96 @@ pub struct Job {
 pub struct Runtime {
     settings: Rc<Settings>,
     paths: Paths,
+    boot: Rc<str>,
     events: UnboundedSender<Event>,
-    link: RefCell<Option<Channel>>,
+    link: RefCell<Option<Linked>>,
+    known: RefCell<BTreeMap<Rc<str>, Known>>,
+    waits: UnboundedSender<Watched>,
+    pidfds: UnboundedSender<Watched>,
+    queues: RefCell<Option<(UnboundedReceiver<Watched>, UnboundedReceiver<Watched>)>>,
+    warned_of_age: Cell<bool>,
+    kept: RefCell<image::Kept>,
+}
+
+/// The present connection.
+struct Linked {
+    client: Client,
+    /// 2.0 or newer: transfers honour a registry hosts directory.
+    hosts: bool,
+}
+
+/// What is kept in memory of a container whose record is there; all of it may be forgotten.
+struct Known {
+    uid: Uid,
+    stop_signal: u32,
+    /// Its init, once it runs.
+    pid: u32,
+    /// A wait is under way over the present link.
+    waited: bool,
+    /// Its end was told to `plan`.
+    ended: bool,
+    /// The kernel's out-of-memory killer was in it, says containerd.
+    oom: bool,
+    /// The kernel says it ended then, and how.
+    witnessed: Option<(Option<u32>, Wall)>,
 }
 
 impl Runtime {
     /// A room with no link yet: `watch` makes it.
     pub fn new(settings: Rc<Settings>, events: UnboundedSender<Event>) -> Rc<Runtime> {
         let paths = Paths::new(&settings);
-        Rc::new(Runtime { settings, paths, events, link: RefCell::new(None) })
+        let ((waits, waited), (pidfds, witnessed)) = (unbounded_channel(), unbounded_channel());
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Rc::new(Runtime {
+            settings,
+            paths,
+            boot: boot.trim().into(),
+            events,
+            link: RefCell::new(None),
+            known: RefCell::default(),
+            waits,
+            pidfds,
+            queues: RefCell::new(Some((waited, witnessed))),
+            warned_of_age: Cell::new(false),
+            kept: RefCell::default(),
+        })
     }
 
     /// Does one action. Never panics, never lasts for ever: every call has a deadline.
     pub async fn perform(self: Rc<Runtime>, job: Job) -> Outcome {
-        match &job.action {
-            Action::LookAll
-            | Action::Look { .. }
-            | Action::PrepareImage { .. }
-            | Action::CreateSandbox { .. }
+        let done = match &job.action {
+            Action::LookAll => self.look_all().await.map(Effect::All).map_err(|e| e.into_failure("Look")),
+            Action::Look { uid } => self.look(uid).await.map(|p| Effect::Pod(p.map(Box::new))).map_err(|e| e.into_failure("Look")),
+            Action::PrepareImage { image, pull } => self.prepare(image, *pull).await.map(Effect::Image),
+            Action::CreateSandbox { .. }
             | Action::CreateContainer { .. }
             | Action::StartTask { .. }
             | Action::Term { .. }
             | Action::Kill { .. }
             | Action::DeleteTask { .. }
             | Action::DeleteContainer { .. }
-            | Action::DeleteSandbox { .. } => Outcome::Failed(Failure {
-                class: Class::Unreachable,
-                reason: "Unreachable".into(),
-                message: "this build has no runtime yet".into(),
-            }),
-        }
+            | Action::DeleteSandbox { .. } => {
+                Err(Failure { class: Class::Unreachable, reason: "Unreachable".into(), message: "this build cannot do that yet".into() })
+            }
+        };
+        done.map_or_else(Outcome::Failed, Outcome::Done)
     }
 
-    /// Keeps the link to containerd and turns what happens there into events; never ends.
+    /// Keeps the link to containerd and turns what happens there into events; never ends. To be called once.
     pub async fn watch(self: Rc<Runtime>) {
-        let _ = (&self.settings, &self.paths, &self.events, &self.link);
-        std::future::pending::<()>().await;
+        let queues = self.queues.borrow_mut().take();
+        if let Some((waits, pidfds)) = queues {
+            events::watch(self, waits, pidfds).await;
+        }
+        std::future::pending().await
+    }
+
+    fn tell(&self, event: Event) {
+        // The receiver is the loop itself: when it is gone, so is everybody who could care.
+        let _ = self.events.send(event);
+    }
+
+    fn client(&self) -> Result<Client> {
+        self.link.borrow().as_ref().map(|l| l.client.clone()).ok_or(Error::Unlinked)
     }
 }

@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod fifo;
 pub mod mounts;
 pub mod namespaces;
+pub mod pidfd;
 pub mod signal;
 pub mod spawn;
 
