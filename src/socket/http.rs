@@ -1,0 +1,145 @@
+//! Connections of the status socket: how many, how long, how large. One future owns them all; dropping it closes them.
+//!
+//! A client that sends slowly, reads slowly, sends rubbish or says nothing holds one slot for a bounded time and costs
+//! nobody else: every limit below is per connection, and the last slots are kept for root.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::time::{Sleep, sleep};
+
+use super::listen::Listener;
+use super::{Backend, routes};
+
+/// Connections at once; one more is told 503 and closed.
+pub const CLIENTS: usize = 64;
+/// Of these, kept for uid 0: readers cannot lock the administrator out.
+const KEPT_FOR_ROOT: usize = 8;
+/// A request's line and headers together, bytes; more is answered 431.
+pub const HEADER_BYTES: usize = 8192;
+/// Longest wait for a whole request header, from the connection's start or the end of the last answer: also the idle close.
+pub const HEADER_TIME: Duration = Duration::from_secs(10);
+/// A client that takes not one byte of an answer for so long is cut off.
+pub const WRITE_STALL: Duration = Duration::from_secs(30);
+/// A connection's whole life: the kubelet's bound for streams.
+const LIFE: Duration = Duration::from_secs(4 * 3600);
+
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 40\r\nconnection: close\r\n\r\ntoo many clients; close one or try later";
+
+/// Accepts and answers until dropped.
+pub async fn serve(listener: Listener, backend: Rc<dyn Backend>) {
+    let mut clients = FuturesUnordered::new();
+    let mut pause: Option<Pin<Box<Sleep>>> = None;
+    loop {
+        tokio::select! {
+            () = async { if let Some(p) = &mut pause { p.await } }, if pause.is_some() => pause = None,
+            accepted = listener.inner.accept(), if pause.is_none() => match accepted {
+                Ok((stream, _)) => {
+                    if let Some((stream, root)) = admit(stream, clients.len()) {
+                        clients.push(converse(stream, root, backend.clone()));
+                    }
+                }
+                // Out of descriptors or memory: the waiting client stays in the backlog, so asking again at once would spin.
+                Err(e) => {
+                    log::warn!("accept on the status socket: {e}");
+                    pause = Some(Box::pin(sleep(Duration::from_secs(1))));
+                }
+            },
+            Some(()) = clients.next() => {}
+        }
+    }
+}
+
+/// Gives the stream back with whether its peer is root, or tells the peer that all slots are taken.
+fn admit(stream: UnixStream, taken: usize) -> Option<(UnixStream, bool)> {
+    let root = stream.peer_cred().is_ok_and(|c| c.uid() == 0);
+    let limit = if root { CLIENTS } else { CLIENTS - KEPT_FOR_ROOT };
+    if taken < limit {
+        return Some((stream, root));
+    }
+    // One try: whoever does not take it finds the connection closed.
+    let _ = stream.try_write(BUSY);
+    None
+}
+
+async fn converse(stream: UnixStream, root: bool, backend: Rc<dyn Backend>) {
+    let service = service_fn(move |request| {
+        let answer = routes::answer(&request, root, &backend);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_header_size(HEADER_BYTES)
+        .max_headers(64)
+        .max_buf_size(2 * HEADER_BYTES)
+        .serve_connection(TokioIo::new(Patient::new(stream)), service);
+    if let Ok(Err(e)) = tokio::time::timeout(LIFE, connection).await {
+        log::debug!("status socket client: {e}");
+    }
+}
+
+/// A stream whose writes fail when the peer takes nothing for [`WRITE_STALL`].
+struct Patient {
+    stream: UnixStream,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn new(stream: UnixStream) -> Patient {
+        Patient { stream, stalled: None }
+    }
+
+    fn judge(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_ready() {
+            self.stalled = None;
+            return result;
+        }
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.judge(cx, result)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.judge(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

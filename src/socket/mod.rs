@@ -1,0 +1,92 @@
+//! The status socket: HTTP/1.1 on a unix socket, answered from the loop's own data. Contents:
+//! - `listen`: the socket file: mode, group, one plinth at a time
+//! - `http`: connections and their limits
+//! - `routes`: path to answer; `query`: what follows the `?`
+//! - `wire`: our own kinds, versioned; `rows`: a pod in one line; `why`: a pod explained; `pods`: `v1.PodList`
+//! - `logs`: `/containerLogs`; `follow`: bodies that go on; `metrics`: Prometheus text
+//!
+//! Never decides anything, never touches containerd or a file but its own; it reads through [`Backend`] and asks `run` to act.
+
+pub mod follow;
+pub mod http;
+pub mod listen;
+pub mod logs;
+pub mod metrics;
+pub mod pods;
+pub mod query;
+pub mod routes;
+pub mod rows;
+pub mod why;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use k8s_openapi::api::core::v1::{Event, PodStatus};
+use tokio::sync::watch;
+
+use crate::clock::Now;
+use crate::plan::world::World;
+use crate::pod::{FileReport, PodKey, Uid};
+use crate::settings::Settings;
+
+pub use http::serve;
+pub use listen::{Listener, listen};
+pub use logs::LogRequest;
+pub use metrics::Counters;
+
+/// Everything an answer may be made from, borrowed for the length of one answer.
+pub struct View<'a> {
+    /// What is wanted, seen and remembered.
+    pub world: &'a World,
+    /// Every file of every layer.
+    pub files: &'a [FileReport],
+    /// The settings in force.
+    pub settings: &'a Settings,
+    /// What the loop has counted since it began.
+    pub counters: &'a Counters,
+    /// Both clocks, read for this answer.
+    pub now: Now,
+    /// A pod's `v1.PodStatus`, derived by `plan`.
+    pub status: &'a dyn Fn(&Uid) -> PodStatus,
+    /// Visits the recorded events with a sequence number greater than the given one, oldest first.
+    pub events: &'a dyn Fn(u64, &mut dyn FnMut(u64, &Event)),
+}
+
+/// The bytes of a log as they are read; an error ends it.
+pub type LogStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>>>>;
+
+/// Why a log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// There is no such file (the kubelet answers 400 with this text).
+    #[error("open log of container `{container}` in pod `{pod}`")]
+    Open {
+        /// The container.
+        container: Rc<str>,
+        /// The pod.
+        pod: PodKey,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What `run` lends the socket. Every call returns at once; `with` must not be re-entered from its closure.
+pub trait Backend {
+    /// Shows the present state.
+    fn with(&self, f: &mut dyn FnMut(&View<'_>));
+    /// Opens a log; with `follow`, the stream ends when the container's attempt has ended and its file is read to the end.
+    fn logs(&self, request: LogRequest) -> Result<LogStream, LogError>;
+    /// A number that changes with every change of world, files or events.
+    fn changes(&self) -> watch::Receiver<u64>;
+    /// Begins the ordered stop of everything; `None`: the settings' grace.
+    fn shutdown(&self, grace: Option<Duration>);
+}
