@@ -28,4 +28,5 @@ pub mod pod;
 pub mod quantity;
 pub mod runtime;
 pub mod settings;
+pub mod socket;
 pub mod sys;

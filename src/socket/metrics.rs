@@ -76,7 +76,8 @@ impl Counters {
 fn first_start_seconds(world: &World, uid: &crate::pod::Uid, now: Now) -> Option<f64> {
     let wanted = world.wanted.pods.values().find(|p| p.uid == *uid)?;
     let seen = world.seen.pods.get(uid)?;
-    let first = |name: &str| seen.containers.values().any(|c| &*c.name == name && c.attempt == 0 && matches!(c.state, State::Running { .. }));
+    let first =
+        |name: &str| seen.containers.values().any(|c| &*c.name == name && c.attempt == 0 && matches!(c.state, State::Running { .. }));
     let all = wanted.containers.iter().filter(|c| c.kind == Kind::Main).all(|c| first(&c.name));
     let known = world.memory.pods.get(uid)?.known_since?;
     all.then(|| Duration::from_nanos(u64::try_from(now.wall.0.saturating_sub(known.0)).unwrap_or(0)).as_secs_f64())
@@ -207,17 +208,18 @@ impl Page {
 
     /// From procfs, which never blocks; what cannot be read is left out.
     fn process(&mut self) {
-        let tick = rustix::param::clock_ticks_per_second();
-        let page = rustix::param::page_size() as u64;
-        if let Ok(stat) = std::fs::read_to_string("/proc/self/stat") {
-            // After the name, which may hold spaces: state is field 3, utime 14, stime 15, threads 20, vsize 23, rss 24.
-            let fields: Vec<u64> = stat.rsplit(") ").next().unwrap_or_default().split(' ').map(|f| f.parse().unwrap_or(0)).collect();
-            let field = |number: usize| fields.get(number - 3).copied().unwrap_or(0);
-            let cpu = Duration::from_secs(field(14) + field(15)).as_secs_f64() / Duration::from_secs(tick.max(1)).as_secs_f64();
-            self.one("process_cpu_seconds_total", "counter", "User and system CPU time, seconds.", cpu);
-            self.one("process_threads", "gauge", "Threads.", field(20));
-            self.one("process_virtual_memory_bytes", "gauge", "Virtual memory, bytes.", field(23));
-            self.one("process_resident_memory_bytes", "gauge", "Resident memory, bytes.", field(24).saturating_mul(page));
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        let cpu = Duration::new(u64::try_from(cpu.tv_sec).unwrap_or(0), u32::try_from(cpu.tv_nsec).unwrap_or(0)).as_secs_f64();
+        self.one("process_cpu_seconds_total", "counter", "User and system CPU time, seconds.", cpu);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field = |name: &str| -> Option<u64> {
+            let value = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+            value.split_whitespace().next()?.parse().ok()
+        };
+        if let (Some(threads), Some(size), Some(resident)) = (field("Threads"), field("VmSize"), field("VmRSS")) {
+            self.one("process_threads", "gauge", "Threads.", threads);
+            self.one("process_virtual_memory_bytes", "gauge", "Virtual memory, bytes.", size * 1024);
+            self.one("process_resident_memory_bytes", "gauge", "Resident memory, bytes.", resident * 1024);
         }
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             self.one("process_open_fds", "gauge", "Open file descriptors.", open.count().saturating_sub(1));

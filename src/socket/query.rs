@@ -66,7 +66,10 @@ mod tests {
     #[test]
     fn queries_are_decoded_and_booleans_read_as_the_kubelet_does() {
         let q = Query::parse("follow&tailLines=5&a=b%2Fc+d&p=false&n=0&t=true").unwrap();
-        assert_eq!((q.is_set("follow"), q.is_set("p"), q.is_set("n"), q.is_set("t"), q.is_set("absent")), (true, false, false, true, false));
+        assert_eq!(
+            (q.is_set("follow"), q.is_set("p"), q.is_set("n"), q.is_set("t"), q.is_set("absent")),
+            (true, false, false, true, false)
+        );
         assert_eq!(q.get("a"), Some("b/c d"));
         assert!(Query::parse("a=%zz").is_none());
         assert!(Query::parse("a=%f").is_none());

@@ -227,4 +227,3 @@ fn stream(kind: &'static str, chunks: impl Stream<Item = io::Result<Bytes>> + 's
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
-

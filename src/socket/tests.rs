@@ -1,0 +1,1 @@
+//! The server on a real socket, with a view of the test's own making.
