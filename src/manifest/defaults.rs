@@ -224,7 +224,7 @@ fn pod_resources(spec: &mut PodSpec) {
 }
 
 /// Requests of all containers: the larger of the running set and the heaviest moment of initialisation.
-fn requested_together(spec: &PodSpec) -> BTreeMap<String, Quantity> {
+pub(super) fn requested_together(spec: &PodSpec) -> BTreeMap<String, Quantity> {
     let mut running = BTreeMap::new();
     let mut sidecars = BTreeMap::new();
     let mut peak: BTreeMap<String, Quantity> = BTreeMap::new();

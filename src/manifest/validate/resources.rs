@@ -1,0 +1,127 @@
+//! Amounts: which resources there are, that requests stay within limits, and what the pod as a whole may say.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+
+use super::{Wrong, each, names};
+use crate::manifest::defaults::requested_together;
+use crate::manifest::quantity::{FORMAT, Quantity};
+
+type Amounts = BTreeMap<String, Amount>;
+
+/// Checks a container's resources.
+pub fn container(at: &str, r: &ResourceRequirements, spec: &PodSpec, wrong: &mut Wrong) {
+    let supported = |name: &str| match name {
+        "cpu" | "memory" | "ephemeral-storage" => Ok(()),
+        _ if name.starts_with("hugepages-") || is_extended(name) => Ok(()),
+        _ if name.contains('/') => Err("must be a standard resource type or fully qualified"),
+        _ => Err("must be a standard resource for containers"),
+    };
+    both(at, r, supported, wrong);
+    for (at, claim) in each(at, "claims", r.claims.as_ref()) {
+        let known = spec.resource_claims.iter().flatten().any(|c| c.name == claim.name);
+        if claim.name.is_empty() {
+            wrong.required(format!("{at}.name"), "");
+        } else if !known {
+            wrong.not_found(format!("{at}.name"), &claim.name);
+        }
+    }
+}
+
+/// Checks pod-level resources and overhead.
+pub fn pod(spec: &PodSpec, wrong: &mut Wrong) {
+    for (name, amount) in spec.overhead.iter().flatten() {
+        quantity(&format!("spec.overhead[{name}]"), name, amount, wrong);
+    }
+    let Some(r) = &spec.resources else { return };
+    if r.claims.as_ref().is_some_and(|c| !c.is_empty()) {
+        wrong.forbidden("spec.resources.claims", "claims cannot be set for Resources at pod-level");
+    }
+    let supported = |name: &str| match name {
+        "cpu" | "memory" => Ok(()),
+        _ if name.starts_with("hugepages-") => Ok(()),
+        _ => Err("must be one of: cpu, memory, hugepages-<size> at pod-level"),
+    };
+    both("spec.resources", r, supported, wrong);
+    for (name, sum) in requested_together(spec) {
+        let own = r.requests.as_ref().and_then(|m| m.get(&name)).and_then(|a| Quantity::parse(&a.0));
+        if let Some(own) = own.filter(|own| *own < sum) {
+            let why = format!("must be greater than or equal to aggregate container requests of {sum}");
+            wrong.invalid(format!("spec.resources.requests[{name}]"), own.to_string(), why);
+        }
+    }
+    for (at, c) in each("spec", "containers", Some(&spec.containers)) {
+        for (name, limit) in c.resources.iter().flat_map(|r| r.limits.iter().flatten()) {
+            let most = r.limits.as_ref().and_then(|m| m.get(name)).and_then(|a| Quantity::parse(&a.0));
+            let (Some(most), Some(own)) = (most, Quantity::parse(&limit.0)) else { continue };
+            if own > most {
+                let why = format!("must be less than or equal to pod limits of {most}");
+                wrong.invalid(format!("{at}.resources.limits[{name}]"), &limit.0, why);
+            }
+        }
+    }
+}
+
+fn both(at: &str, r: &ResourceRequirements, supported: impl Fn(&str) -> Result<(), &'static str>, wrong: &mut Wrong) {
+    let none = Amounts::new();
+    let (limits, requests) = (r.limits.as_ref().unwrap_or(&none), r.requests.as_ref().unwrap_or(&none));
+    for (side, list) in [("limits", limits), ("requests", requests)] {
+        for (name, amount) in list {
+            // Defaulting copies limits to requests; one mistake is told once.
+            if side == "requests" && limits.get(name) == Some(amount) {
+                continue;
+            }
+            let at = format!("{at}.{side}[{name}]");
+            let reasons = names::qualified(name);
+            if reasons.is_empty() {
+                if let Err(why) = supported(name) {
+                    wrong.invalid(&at, name, why);
+                }
+            } else {
+                wrong.shape(&at, name, reasons);
+            }
+            quantity(&at, name, amount, wrong);
+        }
+    }
+    within_limits(at, limits, requests, wrong);
+    let names = || limits.keys().chain(requests.keys());
+    let huge = names().any(|n| n.starts_with("hugepages-"));
+    if huge && !names().any(|n| matches!(n.as_str(), "cpu" | "memory")) {
+        wrong.forbidden(at, "HugePages require cpu or memory");
+    }
+}
+
+fn within_limits(at: &str, limits: &Amounts, requests: &Amounts, wrong: &mut Wrong) {
+    for (name, request) in requests {
+        let at = format!("{at}.requests[{name}]");
+        let overcommit = !is_extended(name) && !name.starts_with("hugepages-");
+        let Some(limit) = limits.get(name) else {
+            if !overcommit {
+                wrong.required(at, "Limit must be set for non overcommitable resources");
+            }
+            continue;
+        };
+        let (Some(r), Some(l)) = (Quantity::parse(&request.0), Quantity::parse(&limit.0)) else { continue };
+        if !overcommit && r != l {
+            wrong.invalid(at, &request.0, format!("must be equal to {name} limit of {l}"));
+        } else if r > l {
+            wrong.invalid(at, &request.0, format!("must be less than or equal to {name} limit of {l}"));
+        }
+    }
+}
+
+fn quantity(at: &str, name: &str, amount: &Amount, wrong: &mut Wrong) {
+    match Quantity::parse(&amount.0) {
+        None => wrong.invalid(at, &amount.0, FORMAT),
+        Some(q) if q.nanos() < 0 => wrong.invalid(at, &amount.0, "must be greater than or equal to 0"),
+        Some(q) if is_extended(name) && !q.is_whole() => wrong.invalid(at, &amount.0, "must be an integer"),
+        Some(_) => {}
+    }
+}
+
+/// A resource with a domain of its own (`example.com/gpu`).
+fn is_extended(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io")) && !name.starts_with("requests.")
+}
