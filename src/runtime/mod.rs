@@ -21,6 +21,7 @@ pub mod image_config;
 pub mod labels;
 pub mod logs;
 pub mod net;
+pub mod node;
 mod observe;
 pub mod oci;
 pub mod paths;

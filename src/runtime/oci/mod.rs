@@ -25,6 +25,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Container, PodSpec, SecurityContext};
 
 use super::image_config::ImageConfig;
+use super::paths::Paths;
 use super::qos;
 use crate::pod::WantedPod;
 use crate::quantity::Amount;
@@ -140,6 +141,28 @@ pub struct SandboxFacts {
     pub hostname: String,
     /// Its IPs, primary first; the host's with hostNetwork.
     pub ips: Vec<IpAddr>,
+}
+
+impl SandboxFacts {
+    /// As `paths` lays it out, with what was decided for the pod: its hostname and its IPs. A shared PID namespace is not among
+    /// the pins (it lives as long as its init): who started that sets `pid`.
+    pub fn at(paths: &Paths, pod: &WantedPod, hostname: String, ips: Vec<IpAddr>) -> SandboxFacts {
+        let text = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
+        let uid = &pod.uid;
+        let pin = |kind: &str| text(paths.namespace(uid, kind));
+        SandboxFacts {
+            net: pin("net"),
+            ipc: pin("ipc"),
+            uts: pin("uts"),
+            pid: None,
+            shm: text(paths.shm(uid)),
+            etc_hosts: text(paths.etc_hosts(uid)),
+            hostname_file: text(paths.hostname(uid)),
+            resolv_conf: text(paths.resolv_conf(uid)),
+            hostname,
+            ips,
+        }
+    }
 }
 
 /// Where a volume is.
