@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::paths::Paths;
+use super::qos;
 use crate::pod::{Uid, WantedPod};
 use crate::quantity::{Qos, Which, pod_amount};
 use crate::sys::cgroup::{self as kernel, Hierarchy};
@@ -23,17 +24,11 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pod's cgroup, from the root of a hierarchy: the parent of its containers' groups.
 pub fn pod_group(paths: &Paths, pod: &WantedPod) -> PathBuf {
-    let qos = pod.object.spec.as_ref().map_or(Qos::BestEffort, Qos::of);
-    class_group(paths, qos).join(format!("pod{}", pod.uid))
+    paths.cgroup_root().join(qos::cgroup_parent(qos::class(&pod.object), &pod.uid))
 }
 
-fn class_group(paths: &Paths, qos: Qos) -> PathBuf {
-    match qos {
-        Qos::Guaranteed => paths.kubepods(),
-        Qos::Burstable => paths.kubepods().join("burstable"),
-        Qos::BestEffort => paths.kubepods().join("besteffort"),
-    }
-}
+/// Each class, for what is not known by its pod.
+const CLASSES: [Qos; 3] = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort];
 
 /// Makes the pod's group in every hierarchy and limits it. Goes without where it cannot.
 pub fn create(paths: &Paths, pod: &WantedPod) {
@@ -136,7 +131,7 @@ fn limit(h: &Hierarchy, dir: &Path, pod: &WantedPod) {
 /// What the kubelet writes on a pod's group (`ResourceConfigForPod`).
 fn limits(h: &Hierarchy, pod: &WantedPod) -> Vec<(&'static str, String)> {
     let Some(spec) = pod.object.spec.as_ref() else { return Vec::new() };
-    let qos = Qos::of(spec);
+    let qos = qos::class(&pod.object);
     let requested = pod_amount(spec, Which::Requests, "cpu").map_or(0, |a| a.milli());
     let cpu = pod_amount(spec, Which::Limits, "cpu").map(|a| a.milli()).filter(|m| *m > 0);
     let memory = pod_amount(spec, Which::Limits, "memory").map(|a| a.units()).filter(|b| *b > 0);
@@ -171,8 +166,7 @@ pub async fn delete(paths: &Paths, uid: &Uid) -> io::Result<()> {
 
 /// Every place a group of that pod may be: its class may have been another one.
 fn groups_of(paths: &Paths, uid: &Uid) -> Vec<PathBuf> {
-    let name = format!("pod{uid}");
-    let classes = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort].map(|q| class_group(paths, q).join(&name));
+    let classes = CLASSES.map(|q| paths.cgroup_root().join(qos::cgroup_parent(q, uid)));
     let all = kernel::hierarchies().into_iter().flat_map(|h| classes.clone().map(|c| under(&h.root, &c)));
     all.filter(|dir| dir.is_dir()).collect()
 }
@@ -223,9 +217,9 @@ pub fn exists(paths: &Paths, uid: &Uid) -> bool {
 pub fn scan(paths: &Paths) -> BTreeSet<Uid> {
     let mut found = BTreeSet::new();
     for h in kernel::hierarchies() {
-        for qos in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
-            let class = under(&h.root, &class_group(paths, qos));
-            for entry in std::fs::read_dir(&class).into_iter().flatten().flatten() {
+        for qos in CLASSES {
+            let class = under(&h.root, &paths.cgroup_root().join(qos::cgroup_parent(qos, &Uid("".into()))));
+            for entry in class.parent().map(std::fs::read_dir).into_iter().flatten().flatten().flatten() {
                 let name = entry.file_name();
                 let uid = name.to_str().and_then(|n| n.strip_prefix("pod")).filter(|u| super::sandbox::is_uid(u));
                 if let Some(uid) = uid.filter(|_| kernel::is_marked(&entry.path())) {

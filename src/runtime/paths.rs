@@ -79,9 +79,9 @@ impl Paths {
         self.cni_cache.join("results")
     }
 
-    /// `<cgroup root>/kubepods`, from the root of a hierarchy.
-    pub fn kubepods(&self) -> PathBuf {
-        PathBuf::from("/").join(self.cgroup_root.trim_start_matches('/')).join("kubepods")
+    /// The parent of `kubepods`, from the root of a hierarchy.
+    pub fn cgroup_root(&self) -> PathBuf {
+        PathBuf::from("/").join(self.cgroup_root.trim_start_matches('/'))
     }
 
     /// `<run>/pods`, one directory a pod.

@@ -56,7 +56,8 @@ pub fn detach(target: &Path) -> io::Result<()> {
 
 /// Every mount at or below these directories, last mounted first: the order to take them away in.
 pub fn below(dirs: &[&Path]) -> io::Result<Vec<PathBuf>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
+    // thread-self: what this very thread sees; in tests that is a mount namespace of their own.
+    let table = std::fs::read("/proc/thread-self/mountinfo")?;
     // The table shows resolved names; `/var/run` may be a link to `/run`.
     let dirs: Vec<PathBuf> = dirs.iter().filter_map(|d| d.canonicalize().ok()).collect();
     Ok(mount_points(&table).into_iter().rev().filter(|p| dirs.iter().any(|d| p.starts_with(d))).collect())

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::error::chain;
+use super::super::hosts::HostnameError;
 use super::super::net::NetError;
 use super::super::volume::VolumeError;
 use crate::plan::action::{Class, Failure};
@@ -32,6 +33,9 @@ pub enum SandboxError {
         /// Why not, and what would be right.
         why: &'static str,
     },
+    /// The pod can have no host name.
+    #[error(transparent)]
+    Hostname(#[from] HostnameError),
     /// Namespaces could not be made or set up.
     #[error("pin the pod's namespaces")]
     Pin(#[from] PinError),
@@ -58,6 +62,7 @@ impl SandboxError {
         let (class, reason) = match &self {
             SandboxError::Volume(e) => (if e.is_refusal() { Class::Refused } else { Class::Retry }, "FailedMount"),
             SandboxError::Sysctl { .. } => (Class::Refused, "SysctlForbidden"),
+            SandboxError::Hostname(_) => (Class::Refused, "CreatePodSandboxError"),
             SandboxError::Net(e) if e.is_node() => (Class::Retry, "NetworkNotReady"),
             _ => (Class::Retry, "CreatePodSandboxError"),
         };

@@ -10,6 +10,8 @@ use std::rc::Rc;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
+use super::super::dns;
+use super::super::hosts::{self, Names};
 use super::super::paths::Paths;
 use super::error::file;
 use super::{SandboxError, unless_absent};
@@ -85,17 +87,35 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), SandboxError> {
     std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).map_err(file("write", path))
 }
 
-/// The host name the kernel is told: at most 63 bytes, not ending in `-` or `.` (kubelet: `truncatePodHostnameIfNeeded`).
-pub fn kernel_hostname(pod: &WantedPod) -> String {
+/// hostname, etc-hosts and resolv.conf, as the kubelet and containerd's CRI write them. On the host's network they are the node's.
+pub fn write_texts(settings: &Settings, paths: &Paths, pod: &WantedPod, names: &Names, ips: &[IpAddr]) -> Result<(), SandboxError> {
     let spec = pod.object.spec.as_ref();
-    let name = spec.and_then(|s| s.hostname.as_deref()).filter(|h| !h.is_empty()).unwrap_or(&pod.key.name);
-    name.get(..name.len().min(63)).unwrap_or(name).trim_end_matches(['-', '.']).to_owned()
+    let aliases = spec.and_then(|s| s.host_aliases.as_deref()).unwrap_or_default();
+    let (hostname, hosts) = if pod.host_network {
+        let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        (format!("{node}\n"), hosts::hosts_text_host_network(&std::fs::read_to_string("/etc/hosts").unwrap_or_default(), aliases))
+    } else {
+        (hosts::hostname_text(names), hosts::hosts_text(names, ips, aliases))
+    };
+    write(&paths.hostname(&pod.uid), hostname.as_bytes())?;
+    write(&paths.etc_hosts(&pod.uid), hosts.as_bytes())?;
+    let Some(spec) = spec else { return Ok(()) };
+    let node = node_resolv(&settings.resolv_conf)?;
+    let from = dns::Sources { node: node.as_deref(), cluster_dns: &settings.cluster_dns, cluster_domain: &settings.cluster_domain };
+    let made = dns::resolv_conf(spec, &pod.key.namespace, from);
+    for (reason, text) in &made.warnings {
+        log::warn!("pod={} {reason}: {text}", pod.key);
+    }
+    write(&paths.resolv_conf(&pod.uid), made.resolv.text().as_bytes())
 }
 
-/// hostname; etc-hosts and resolv.conf.
-pub fn write_texts(settings: &Settings, paths: &Paths, pod: &WantedPod, ips: &[IpAddr]) -> Result<(), SandboxError> {
-    let _ = (settings, ips);
-    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let hostname = if pod.host_network { host() } else { kernel_hostname(pod) };
-    write(&paths.hostname(&pod.uid), format!("{hostname}\n").as_bytes())
+/// The node's resolver configuration; `None` when the setting names none.
+fn node_resolv(path: &Path) -> Result<Option<String>, SandboxError> {
+    match std::fs::read(path) {
+        _ if path.as_os_str().is_empty() => Ok(None),
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        // A node without one (no DHCP yet) must still be able to run its pods; what they look up fails as it does on the node.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Some(String::new())),
+        Err(e) => Err(file("read", path)(e)),
+    }
 }

@@ -18,12 +18,14 @@ mod scan;
 mod sysctl;
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::oci::SandboxFacts;
 use super::paths::Paths;
-use super::{cgroup, net, volume};
+use super::{cgroup, hosts, net, volume};
 use crate::clock;
 use crate::plan::world::Sandbox;
 use crate::pod::{Uid, WantedPod};
@@ -59,6 +61,7 @@ pub async fn create(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Resu
 
 async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<Sandbox, SandboxError> {
     let sysctls = sysctl::of_pod(pod)?;
+    let names = hosts::names(&pod.object, &settings.cluster_domain)?;
     directory(&paths.pod(&pod.uid))?;
     files::write_pod(paths, pod)?;
     let run = paths.run_pod(&pod.uid);
@@ -67,15 +70,17 @@ async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<San
     }
     cgroup::create(paths, pod);
     volume::set_up(paths, pod)?;
-    pin(paths, pod, &sysctls).await?;
-    shm(&paths.shm(&pod.uid))?;
+    pin(paths, pod, &names.hostname, &sysctls).await?;
+    if kinds(pod).contains(&Kind::Ipc) {
+        shm(&paths.shm(&pod.uid))?;
+    }
     let ips = if pod.host_network {
         let known = settings.node_ips.clone();
         if known.is_empty() { net::default_address().into_iter().collect() } else { known }
     } else {
         net::attach(settings, paths, pod, &cgroup::pod_group(paths, pod)).await?
     };
-    files::write_texts(settings, paths, pod, &ips)?;
+    files::write_texts(settings, paths, pod, &names, &ips)?;
     files::commit(paths, &pod.uid, ips, clock::now().wall)
 }
 
@@ -91,22 +96,43 @@ fn kinds(pod: &WantedPod) -> Vec<Kind> {
     all.into_iter().filter(|(_, own)| *own).map(|(kind, _)| kind).collect()
 }
 
-async fn pin(paths: &Paths, pod: &WantedPod, sysctls: &[namespaces::Sysctl]) -> Result<(), SandboxError> {
+async fn pin(paths: &Paths, pod: &WantedPod, hostname: &str, sysctls: &[namespaces::Sysctl]) -> Result<(), SandboxError> {
     let places: Vec<_> = kinds(pod).into_iter().map(|k| (k, paths.namespace(&pod.uid, k.name()))).collect();
     let pins: Vec<_> = places.iter().map(|(kind, path)| (*kind, path.as_path())).collect();
     if pins.is_empty() {
         return Ok(());
     }
-    Ok(namespaces::pin(&pins, &files::kernel_hostname(pod), sysctls).await?)
+    Ok(namespaces::pin(&pins, hostname, sysctls).await?)
 }
 
-/// One tmpfs a pod: sharing the IPC namespace does not share /dev/shm.
+/// One tmpfs a pod: sharing the IPC namespace does not share /dev/shm. With the host's IPC it is the host's, as in containerd's CRI.
 fn shm(dir: &Path) -> Result<(), SandboxError> {
     directory(dir)?;
     if mounts::is_mount_point(dir) {
         return Ok(());
     }
     mounts::tmpfs(dir, Some(SHM_BYTES), 0o1777, false).map_err(file("mount a tmpfs on", dir))
+}
+
+/// What the specification of a container needs to know of its pod's sandbox.
+pub fn facts(settings: &Settings, paths: &Paths, pod: &WantedPod, ips: &[IpAddr]) -> Result<SandboxFacts, SandboxError> {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let own = kinds(pod);
+    let pin = |kind: Kind| if own.contains(&kind) { text(paths.namespace(&pod.uid, kind.name())) } else { String::new() };
+    // The kubelet gives a pod network without an address no /etc/hosts.
+    let hosts_file = pod.host_network || !ips.is_empty();
+    Ok(SandboxFacts {
+        net: pin(Kind::Net),
+        ipc: pin(Kind::Ipc),
+        uts: pin(Kind::Uts),
+        pid: None,
+        shm: if own.contains(&Kind::Ipc) { text(paths.shm(&pod.uid)) } else { "/dev/shm".into() },
+        etc_hosts: if hosts_file { text(paths.etc_hosts(&pod.uid)) } else { String::new() },
+        hostname_file: text(paths.hostname(&pod.uid)),
+        resolv_conf: text(paths.resolv_conf(&pod.uid)),
+        hostname: hosts::names(&pod.object, &settings.cluster_domain)?.hostname,
+        ips: ips.to_vec(),
+    })
 }
 
 /// Undoes all of a sandbox that is there; nothing there is success. With `keep` the data directory stays (its pod will be made anew,
@@ -121,7 +147,7 @@ pub async fn delete(
     let (data, run) = (paths.pod(uid), paths.run_pod(uid));
     files::uncommit(paths, uid)?;
     net::detach(settings, paths, uid).await?;
-    for mount in mounts::below(&[&run, &data]).map_err(file("read", Path::new("/proc/self/mountinfo")))? {
+    for mount in mounts::below(&[&run, &data]).map_err(file("read", Path::new("/proc/thread-self/mountinfo")))? {
         mounts::detach(&mount).map_err(file("unmount", &mount))?;
     }
     cgroup::delete(paths, uid).await.map_err(|source| SandboxError::Cgroup { uid: uid.clone(), source })?;

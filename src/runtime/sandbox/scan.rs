@@ -12,6 +12,7 @@ use super::{files, kinds};
 use crate::plan::world::Sandbox;
 use crate::pod::{Uid, WantedPod};
 use crate::sys::mounts;
+use crate::sys::namespaces::Kind;
 
 /// What is there of one pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,5 +65,6 @@ pub fn state(paths: &Paths, uid: &Uid) -> Sandbox {
 /// The pins the pod should have, and its /dev/shm.
 fn stands(paths: &Paths, uid: &Uid) -> bool {
     let Some(pod) = files::read_pod(paths, uid) else { return false };
-    kinds(&pod).into_iter().all(|k| mounts::is_pin(&paths.namespace(uid, k.name()))) && mounts::is_mount_point(&paths.shm(uid))
+    let shm = |kind| kind != Kind::Ipc || mounts::is_mount_point(&paths.shm(uid));
+    kinds(&pod).into_iter().all(|kind| mounts::is_pin(&paths.namespace(uid, kind.name())) && shm(kind))
 }

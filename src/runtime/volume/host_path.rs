@@ -9,12 +9,12 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
 
-use super::VolumeError;
+use super::{VolumeError, file};
 
 /// Checks or makes the path. With no type nothing is checked and nothing made: that is the runtime's duty at the mount.
 pub fn check(name: &str, host: &HostPathVolumeSource) -> Result<(), VolumeError> {
     let path = Path::new(&host.path);
-    let failed = |verb| move |source| VolumeError::File { verb, path: path.to_path_buf(), name: name.to_owned(), source };
+    let failed = |verb| file(name, verb, path);
     let kind = host.type_.as_deref().unwrap_or_default();
     let (wanted, holds): (&'static str, fn(&FileType) -> bool) = match kind {
         "" => return Ok(()),

@@ -9,18 +9,20 @@ mod host_path;
 mod sub_path;
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec, Volume};
 
+use super::error::chain;
+use super::oci::VolumeSource;
 use super::paths::Paths;
+use crate::plan::action::{Class, Failure};
 use crate::pod::WantedPod;
 use crate::quantity::{Amount, Which, amount, pod_amount};
 use crate::sys::mounts;
-
-pub use sub_path::pin as pin_sub_path;
 
 /// What can go wrong with a volume.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,12 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
+    /// As data, under the kubelet's reason for where it happened.
+    pub fn into_failure(self, reason: &str) -> Failure {
+        let class = if self.is_refusal() { Class::Refused } else { Class::Retry };
+        Failure { class, reason: reason.into(), message: chain(&self) }
+    }
+
     /// Only another manifest would help.
     pub fn is_refusal(&self) -> bool {
         matches!(self, VolumeError::Unsupported { .. } | VolumeError::Refused { .. })
@@ -76,6 +84,49 @@ impl VolumeError {
 /// Where each volume of the pod lies on this host, by volume name.
 pub fn sources(paths: &Paths, pod: &WantedPod) -> BTreeMap<String, PathBuf> {
     volumes(pod).filter_map(|v| Some((v.name.clone(), source(paths, pod, v)?))).collect()
+}
+
+/// The same, ready to be mounted: links resolved, and a hostPath without a type made as a directory if nothing is there.
+/// That last is the runtime's part (containerd's CRI), done when a container mounts it and not before. Only what `container` mounts.
+pub fn ready(paths: &Paths, pod: &WantedPod, container: &Container) -> Result<BTreeMap<String, VolumeSource>, VolumeError> {
+    let mut found = sources(paths, pod);
+    found.retain(|name, _| container.volume_mounts.iter().flatten().any(|m| m.name == *name));
+    let resolved = |(name, path): (String, PathBuf)| {
+        let failed = |verb| file(&name, verb, &path);
+        let there = match path.canonicalize() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(failed("make directory"))?;
+                path.canonicalize().map_err(failed("resolve"))?
+            }
+            there => there.map_err(failed("resolve"))?,
+        };
+        Ok((name, VolumeSource { path: there.to_string_lossy().into_owned(), ..VolumeSource::default() }))
+    };
+    found.into_iter().map(resolved).collect()
+}
+
+/// Opens and pins the sub paths a container mounts (`oci::sub_paths`: by mountPath, expanded); their places, by mountPath.
+pub fn open_sub_paths(
+    paths: &Paths,
+    pod: &WantedPod,
+    container: &Container,
+    wanted: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, VolumeError> {
+    let sources = ready(paths, pod, container)?;
+    let mut found = BTreeMap::new();
+    for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
+        if let (Some(sub), Some(source)) = (wanted.get(&mount.mount_path), sources.get(&mount.name)) {
+            let place = paths.sub_path(&pod.uid, &mount.name, &container.name, at);
+            sub_path::pin(&mount.name, Path::new(&source.path), sub, &place)?;
+            found.insert(mount.mount_path.clone(), place.to_string_lossy().into_owned());
+        }
+    }
+    Ok(found)
+}
+
+fn file(name: &str, verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError + use<> {
+    let (name, path) = (name.to_owned(), path.to_path_buf());
+    move |source| VolumeError::File { verb, path, name, source }
 }
 
 fn source(paths: &Paths, pod: &WantedPod, volume: &Volume) -> Option<PathBuf> {
@@ -111,7 +162,7 @@ pub fn set_up(paths: &Paths, pod: &WantedPod) -> Result<(), VolumeError> {
 
 /// A directory everybody may write to, with the pod's group on it; in memory if asked for.
 fn empty_dir(dir: &Path, spec: &PodSpec, name: &str, source: &EmptyDirVolumeSource) -> Result<(), VolumeError> {
-    let failed = |verb| move |source| VolumeError::File { verb, path: dir.to_path_buf(), name: name.to_owned(), source };
+    let failed = |verb| file(name, verb, dir);
     std::fs::create_dir_all(dir).map_err(failed("make"))?;
     let size = source.size_limit.as_ref().and_then(|q| Amount::parse(&q.0));
     let medium = source.medium.as_deref().unwrap_or_default();

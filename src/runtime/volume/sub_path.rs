@@ -9,15 +9,12 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 
-use super::VolumeError;
+use super::{VolumeError, file};
 use crate::sys::mounts;
 
 /// Opens `sub` below `volume` (making missing directories with the volume's mode) and binds it on `pin`.
 pub fn pin(name: &str, volume: &Path, sub: &str, pin: &Path) -> Result<(), VolumeError> {
-    let failed = |verb, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| VolumeError::File { verb, path, name: name.to_owned(), source }
-    };
+    let failed = |verb, path: &Path| file(name, verb, path);
     if mounts::is_mount_point(pin) {
         return Ok(());
     }
