@@ -201,3 +201,10 @@ fn describe(step: &Step) -> String {
         Step::Pin { to, .. } => format!("pin a namespace on {}", to.to_string_lossy()),
     }
 }
+
+/// Takes the calling test's thread away from the machine's own namespaces.
+#[cfg(test)]
+pub fn leave_for_test(flags: UnshareFlags) {
+    // SAFETY: the thread was made for this and shares nothing that depends on where it is.
+    assert_eq!(unsafe { unshare_unsafe(flags) }, Ok(()));
+}

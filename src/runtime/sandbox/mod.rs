@@ -16,6 +16,8 @@ mod files;
 mod remove;
 mod scan;
 mod sysctl;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::IpAddr;

@@ -1,0 +1,403 @@
+//! Sandboxes for real, as root: private directories, and a network and a mount namespace of the test's own, so that nothing of
+//! the machine is touched. Bridges and addresses come from the installed CNI plugins.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::thread::UnshareFlags;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::plan::action::Class;
+use crate::pod::Origin;
+
+/// A private node: directories, one CNI network, a cgroup parent.
+struct Node {
+    dir: PathBuf,
+    settings: Settings,
+    paths: Paths,
+}
+
+/// Runs a test on a node of its own, in a thread that left the machine's network and mounts.
+fn on_a_node(name: &'static str, test: impl AsyncFnOnce(&Node) + Send + 'static) {
+    let run = move || {
+        crate::sys::namespaces::leave_for_test(UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::FS);
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
+        let node = Node::new(name);
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        rt.block_on(test(&node));
+        node.assert_clean();
+        std::fs::remove_dir_all(&node.dir).unwrap();
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+impl Node {
+    fn new(name: &str) -> Node {
+        let tag = format!("pltest-{name}-{}", std::process::id());
+        let dir = std::env::temp_dir().join(&tag);
+        let at = |sub: &str| dir.join(sub);
+        for sub in ["data", "run", "logs", "net.d"] {
+            std::fs::create_dir_all(at(sub)).unwrap();
+        }
+        std::fs::write(at("resolv.conf"), "nameserver 192.0.2.1\n").unwrap();
+        let settings = Settings {
+            data_dir: at("data"),
+            run_dir: at("run"),
+            pod_logs_dir: at("logs"),
+            cni_conf_dir: at("net.d"),
+            cni_bin_dirs: vec![at("bin"), "/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cni_cache_dir: at("data/cni"),
+            cni_timeout: Duration::from_secs(5),
+            cgroup_root: format!("/{tag}"),
+            resolv_conf: at("resolv.conf"),
+            node_ips: vec!["192.0.2.7".parse().unwrap()],
+            ..Settings::default()
+        };
+        let node = Node { paths: Paths::new(&settings), dir, settings };
+        node.network(json!([node.bridge(), { "type": "portmap", "capabilities": { "portMappings": true } }]));
+        node
+    }
+
+    fn bridge(&self) -> Value {
+        let ipam = json!({ "type": "host-local", "dataDir": self.dir.join("ipam"), "ranges": [[{ "subnet": "10.241.7.0/24" }]] });
+        json!({ "type": "bridge", "bridge": "pltest0", "isGateway": true, "ipam": ipam })
+    }
+
+    fn network(&self, plugins: Value) {
+        let list = json!({ "cniVersion": "1.0.0", "name": "pltest", "plugins": plugins });
+        std::fs::write(self.dir.join("net.d/10-pltest.conflist"), list.to_string()).unwrap();
+    }
+
+    /// A plugin of our own making: a shell script.
+    fn plugin(&self, name: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.join("bin").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn leases(&self) -> usize {
+        let files = std::fs::read_dir(self.dir.join("ipam/pltest")).into_iter().flatten().flatten();
+        files.filter(|f| f.file_name().to_string_lossy().starts_with("10.")).count()
+    }
+
+    async fn create(&self, pod: &WantedPod) -> Result<Sandbox, SandboxError> {
+        create(&self.settings, &self.paths, pod).await
+    }
+
+    async fn delete(&self, pod: &WantedPod, keep: bool) {
+        delete(&self.settings, &self.paths, &pod.uid, None, keep).await.unwrap();
+    }
+
+    /// Nothing of any pod: no mount, record, lease, interface, cgroup, directory.
+    fn assert_clean(&self) {
+        assert_eq!(mounts::below(&[&self.dir]).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(scan(&self.paths), std::collections::BTreeMap::new());
+        assert_eq!(self.leases(), 0);
+        let veths = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        assert!(!veths.contains("veth"), "{veths}");
+        for dir in [self.paths.pods(), self.paths.run_pods()] {
+            assert_eq!(std::fs::read_dir(&dir).into_iter().flatten().count(), 0, "{}", dir.display());
+        }
+        for h in crate::sys::cgroup::hierarchies() {
+            let top = h.root.join(self.settings.cgroup_root.trim_start_matches('/'));
+            for sub in ["kubepods/burstable", "kubepods/besteffort", "kubepods", ""] {
+                // Only empty groups can go: a pod's group left behind makes this fail.
+                super::unless_absent(std::fs::remove_dir(top.join(sub))).unwrap();
+            }
+        }
+    }
+}
+
+impl Drop for Node {
+    /// After a failed assertion: the mounts go with the namespace, the groups would stay.
+    fn drop(&mut self) {
+        for h in crate::sys::cgroup::hierarchies() {
+            let top = h.root.join(self.settings.cgroup_root.trim_start_matches('/'));
+            for sub in ["kubepods/burstable", "kubepods/besteffort", "kubepods", ""] {
+                let _ = std::fs::remove_dir(top.join(sub));
+            }
+        }
+    }
+}
+
+fn pod(n: u8, spec: Value) -> WantedPod {
+    let mut spec = spec;
+    if spec.get("containers").is_none() {
+        spec["containers"] = json!([{ "name": "c", "image": "x" }]);
+    }
+    let meta = json!({ "name": format!("p{n}-node"), "namespace": "default", "uid": format!("{n:032x}") });
+    let object = serde_json::from_value(json!({ "metadata": meta, "spec": spec })).unwrap();
+    WantedPod::from_object(object, Origin { layer: "test".into(), path: "/x.yaml".into(), line: 3 }).unwrap()
+}
+
+fn ready(sandbox: &Sandbox) -> Vec<String> {
+    match sandbox {
+        Sandbox::Ready { ips, .. } => ips.iter().map(ToString::to_string).collect(),
+        other => panic!("not ready: {other:?}"),
+    }
+}
+
+#[test]
+fn a_bridged_sandbox_is_made_once_found_and_undone_without_a_trace() {
+    on_a_node("bridge", async |node| {
+        let pod = pod(
+            1,
+            json!({
+                "volumes": [{ "name": "disk", "emptyDir": {} }, { "name": "mem", "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }],
+                "securityContext": { "sysctls": [{ "name": "net.core.somaxconn", "value": "77" }], "fsGroup": 4242 },
+                "containers": [{ "name": "c", "ports": [{ "containerPort": 80 }] }],
+            }),
+        );
+        let made = node.create(&pod).await.unwrap();
+        assert_eq!(ready(&made), ["10.241.7.2"]);
+        assert_eq!(node.create(&pod).await.unwrap(), made);
+        assert_eq!(node.leases(), 1);
+        let seen = scan(&node.paths);
+        let seen = seen.get(&pod.uid).unwrap();
+        assert_eq!(seen.sandbox, made);
+        assert_eq!(seen.made_from.as_deref(), Some(&pod));
+        let sources = volume::sources(&node.paths, &pod);
+        let meta = |name: &str| std::fs::metadata(&sources[name]).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!((meta("disk").mode() & 0o7777, meta("disk").gid()), (0o2777, 4242));
+        assert!(mounts::is_mount_point(&sources["mem"]) && !mounts::is_mount_point(&sources["disk"]));
+        assert!(std::fs::read_to_string(node.paths.etc_hosts(&pod.uid)).unwrap().contains("10.241.7.2\tp1-node"));
+        inside(node, &pod);
+        node.delete(&pod, false).await;
+        node.delete(&pod, false).await;
+        assert_eq!(scan_one(&node.paths, &pod.uid), None);
+    });
+}
+
+/// Looks from within the pinned namespaces, in a thread that joins them.
+fn inside(node: &Node, pod: &WantedPod) {
+    let pins = [Kind::Net, Kind::Uts].map(|k| std::fs::File::open(node.paths.namespace(&pod.uid, k.name())).unwrap());
+    std::thread::spawn(move || {
+        for pin in pins {
+            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&pin), None).unwrap();
+        }
+        assert_eq!(rustix::system::uname().nodename().to_str().unwrap(), "p1-node");
+        let sysctl = |f: &str| std::fs::read_to_string(format!("/proc/sys/net/{f}")).unwrap().trim().to_owned();
+        assert_eq!(sysctl("core/somaxconn"), "77");
+        assert_eq!(sysctl("ipv4/ip_unprivileged_port_start"), "0");
+        assert_eq!(sysctl("ipv4/ping_group_range"), "0\t2147483647");
+        // Loopback is up when something can be reached there.
+        let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        std::net::TcpStream::connect(here.local_addr().unwrap()).unwrap();
+        assert!(std::net::TcpListener::bind("10.241.7.2:80").is_ok());
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn an_empty_dir_lives_as_long_as_its_pod() {
+    on_a_node("keep", async |node| {
+        let pod = pod(2, json!({ "hostNetwork": true, "volumes": [{ "name": "v", "emptyDir": {} }] }));
+        assert_eq!(ready(&node.create(&pod).await.unwrap()), ["192.0.2.7"]);
+        let file = volume::sources(&node.paths, &pod)["v"].join("kept");
+        std::fs::write(&file, "x").unwrap();
+        // As after a reboot: the mark is of another boot.
+        std::fs::write(node.paths.sandbox_json(&pod.uid), r#"{"boot":"another","ips":[],"since_ns":0}"#).unwrap();
+        assert_eq!(scan_one(&node.paths, &pod.uid).unwrap().sandbox, Sandbox::Partial);
+        node.delete(&pod, true).await;
+        assert_eq!(scan_one(&node.paths, &pod.uid).unwrap().sandbox, Sandbox::Absent);
+        node.create(&pod).await.unwrap();
+        assert!(file.exists());
+        node.delete(&pod, false).await;
+        assert!(!file.exists());
+    });
+}
+
+#[test]
+fn a_lost_pin_makes_a_sandbox_partial_and_the_address_is_given_back() {
+    on_a_node("lost", async |node| {
+        let pod = pod(3, json!({}));
+        node.create(&pod).await.unwrap();
+        mounts::detach(&node.paths.namespace(&pod.uid, "net")).unwrap();
+        assert_eq!(scan_one(&node.paths, &pod.uid).unwrap().sandbox, Sandbox::Partial);
+        // The configuration may be gone too: what ADD was given is on record.
+        std::fs::remove_file(node.dir.join("net.d/10-pltest.conflist")).unwrap();
+        node.delete(&pod, false).await;
+    });
+}
+
+#[test]
+fn stale_attachments_are_released_at_start() {
+    on_a_node("stale", async |node| {
+        let (gone, kept) = (pod(4, json!({})), pod(5, json!({})));
+        for p in [&gone, &kept] {
+            node.create(p).await.unwrap();
+        }
+        net::release_stale(&node.settings, &node.paths, &[kept.uid.clone()].into()).await.unwrap();
+        assert_eq!(node.leases(), 1);
+        for p in [&gone, &kept] {
+            node.delete(p, false).await;
+        }
+    });
+}
+
+/// What is left when CNI fails: nothing but the pod's own directory.
+async fn refused(node: &Node, pod: &WantedPod) -> crate::plan::action::Failure {
+    let failure = node.create(pod).await.unwrap_err().into_failure();
+    assert_eq!(scan_one(&node.paths, &pod.uid).map(|s| s.sandbox), Some(Sandbox::Absent));
+    assert_eq!(node.leases(), 0);
+    node.delete(pod, false).await;
+    failure
+}
+
+#[test]
+fn network_failures_say_what_and_leave_no_address() {
+    on_a_node("failures", async |node| {
+        let pod = pod(6, json!({}));
+        node.network(json!([node.bridge(), { "type": "fails" }]));
+        node.plugin("fails", r#"[ "$CNI_COMMAND" = DEL ] && exit 0; echo '{"code":7,"msg":"bad","details":"worse"}'; exit 1"#);
+        let failure = refused(node, &pod).await;
+        assert_eq!(&*failure.reason, "CreatePodSandboxError");
+        assert_eq!(&*failure.message, "ADD network `pltest` by CNI plugin `fails`: bad: worse");
+        node.network(json!([node.bridge(), { "type": "absent" }]));
+        let failure = refused_but_for_del(node, &pod).await;
+        assert!(failure.message.contains("find CNI plugin `absent` in"), "{}", failure.message);
+        std::fs::remove_file(node.dir.join("net.d/10-pltest.conflist")).unwrap();
+        let failure = refused(node, &pod).await;
+        assert_eq!((failure.class, &*failure.reason), (Class::Retry, "NetworkNotReady"));
+        assert!(failure.message.contains("there is none"), "{}", failure.message);
+    });
+}
+
+/// A plugin that is not installed can neither add nor delete: the record stays until it is there, then all is given back.
+async fn refused_but_for_del(node: &Node, pod: &WantedPod) -> crate::plan::action::Failure {
+    let failure = node.create(pod).await.unwrap_err().into_failure();
+    assert_eq!(scan_one(&node.paths, &pod.uid).map(|s| s.sandbox), Some(Sandbox::Partial));
+    node.plugin("absent", "exit 0");
+    node.delete(pod, false).await;
+    std::fs::remove_file(node.dir.join("bin/absent")).unwrap();
+    failure
+}
+
+#[test]
+fn a_plugin_that_hangs_is_killed_with_its_children() {
+    on_a_node("hang", async |node| {
+        let mut settings = node.settings.clone();
+        settings.cni_timeout = Duration::from_millis(200);
+        node.network(json!([{ "type": "hangs" }]));
+        let mark = node.dir.join("child");
+        let script = format!(r#"[ "$CNI_COMMAND" = DEL ] && exit 0; (sleep 1; touch {}) & sleep 60"#, mark.display());
+        node.plugin("hangs", &script);
+        let began = Instant::now();
+        let pod = pod(7, json!({}));
+        let failure = create(&settings, &node.paths, &pod).await.unwrap_err().into_failure();
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(failure.message.contains("killed"), "{}", failure.message);
+        node.delete(&pod, false).await;
+        std::thread::sleep(Duration::from_millis(1200));
+        assert!(!mark.exists());
+    });
+}
+
+#[test]
+fn removal_survives_whatever_a_container_left() {
+    on_a_node("mess", async |node| {
+        let outside = node.dir.join("outside");
+        std::fs::create_dir_all(&outside).unwrap();
+        std::fs::write(outside.join("precious"), "x").unwrap();
+        let host = json!({ "path": outside, "type": "Directory" });
+        let volumes = json!([{ "name": "v", "emptyDir": {} }, { "name": "h", "hostPath": host }]);
+        let mounts_of_c = json!([{ "name": "h", "mountPath": "/h", "subPath": "precious" }]);
+        let pod = pod(8, json!({ "hostNetwork": true, "volumes": volumes, "containers": [{ "name": "c", "volumeMounts": mounts_of_c }] }));
+        node.create(&pod).await.unwrap();
+        let container = pod.container("c").unwrap();
+        let places = volume::open_sub_paths(&node.paths, &pod, container, &[("/h".into(), "precious".into())].into()).unwrap();
+        assert_eq!(std::fs::read(&places["/h"]).unwrap(), b"x");
+        let v = volume::sources(&node.paths, &pod)["v"].clone();
+        std::os::unix::fs::symlink(&outside, v.join("link")).unwrap();
+        let mut deep = rustix::fs::open(&v, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&deep, "d", 0o700.into()).unwrap();
+            deep = rustix::fs::openat(&deep, "d", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        }
+        for i in 0..500 {
+            std::fs::create_dir_all(v.join(format!("wide/{i}/x"))).unwrap();
+            std::fs::write(v.join(format!("wide/{i}/f")), "").unwrap();
+        }
+        node.delete(&pod, false).await;
+        assert_eq!(std::fs::read(outside.join("precious")).unwrap(), b"x");
+    });
+}
+
+#[test]
+fn a_mount_below_is_never_removed_through() {
+    on_a_node("cross", async |node| {
+        let (tree, other) = (node.dir.join("tree"), node.dir.join("other"));
+        std::fs::create_dir_all(tree.join("m")).unwrap();
+        std::fs::create_dir_all(&other).unwrap();
+        std::fs::write(other.join("precious"), "x").unwrap();
+        rustix::mount::mount_bind(&other, tree.join("m")).unwrap();
+        assert!(remove::tree(&tree, None).await.is_err());
+        assert!(other.join("precious").exists());
+        mounts::detach(&tree.join("m")).unwrap();
+        remove::tree(&tree, None).await.unwrap();
+        assert!(!tree.exists() && other.join("precious").exists());
+    });
+}
+
+#[test]
+fn leftover_processes_of_the_pod_are_killed_and_no_others() {
+    on_a_node("procs", async |node| {
+        let pod = pod(9, json!({ "hostNetwork": true, "hostIPC": true }));
+        node.create(&pod).await.unwrap();
+        let Some(h) = crate::sys::cgroup::hierarchies().into_iter().find(|h| h.unified || h.root.ends_with("pids")) else {
+            panic!("no cgroup hierarchy to test with")
+        };
+        let group = h.root.join(cgroup::pod_group(&node.paths, &pod).strip_prefix("/").unwrap()).join("container");
+        std::fs::create_dir_all(&group).unwrap();
+        let sleeper = || std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (mut inside, mut outside) = (sleeper(), sleeper());
+        std::fs::write(group.join("cgroup.procs"), inside.id().to_string()).unwrap();
+        let reaped = std::thread::spawn(move || inside.wait().unwrap());
+        node.delete(&pod, false).await;
+        assert!(!reaped.join().unwrap().success());
+        assert_eq!(outside.try_wait().unwrap(), None);
+        outside.kill().unwrap();
+        outside.wait().unwrap();
+    });
+}
+
+#[test]
+fn unsupported_volumes_and_foreign_sysctls_are_refused() {
+    on_a_node("refused", async |node| {
+        let secret = pod(10, json!({ "hostNetwork": true, "volumes": [{ "name": "s", "secret": { "secretName": "x" } }] }));
+        let failure = refused(node, &secret).await;
+        assert_eq!((failure.class, &*failure.reason), (Class::Refused, "FailedMount"));
+        let sysctl = pod(11, json!({ "securityContext": { "sysctls": [{ "name": "vm.swappiness", "value": "1" }] } }));
+        let failure = node.create(&sysctl).await.unwrap_err().into_failure();
+        assert_eq!((failure.class, &*failure.reason), (Class::Refused, "SysctlForbidden"));
+    });
+}
+
+#[test]
+#[ignore = "a measurement: run it alone, with --no-capture"]
+fn how_long_it_takes() {
+    on_a_node("time", async |node| {
+        for (what, spec) in [("hostNetwork", json!({ "hostNetwork": true })), ("bridge", json!({}))] {
+            let (mut made, mut gone) = (Vec::new(), Vec::new());
+            for n in 0..20 {
+                let pod = pod(20 + n, spec.clone());
+                let began = Instant::now();
+                node.create(&pod).await.unwrap();
+                made.push(began.elapsed());
+                let began = Instant::now();
+                node.delete(&pod, false).await;
+                gone.push(began.elapsed());
+            }
+            made.sort();
+            gone.sort();
+            println!("{what}: create median {:?} (max {:?}), delete median {:?} (max {:?})", made[10], made[19], gone[10], gone[19]);
+        }
+    });
+}
