@@ -106,7 +106,7 @@ fn push_aliases(text: &mut String, aliases: &[HostAlias]) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use serde_json::json;
 

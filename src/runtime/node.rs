@@ -60,7 +60,7 @@ fn read(path: &str) -> String {
 fn memory_bytes() -> i64 {
     let info = rustix::system::sysinfo();
     let unit = u64::from(info.mem_unit).max(1);
-    i64::try_from(u64::from(info.totalram).saturating_mul(unit)).unwrap_or(i64::MAX)
+    i64::try_from(info.totalram.saturating_mul(unit)).unwrap_or(i64::MAX)
 }
 
 /// Of the file system below the data directory, or of the nearest parent that is there yet.

@@ -33,7 +33,7 @@ pub fn mounts(input: &Input<'_>) -> Result<Mounted, OciError> {
     let taken = |path: &str| own.iter().any(|m| m.destination == path);
     let dev = taken("/dev");
     let mut all: Vec<Mount> = defaults(input);
-    all.retain(|m| !taken(&m.destination) && !(dev && m.destination.starts_with("/dev/")));
+    all.retain(|m| !(taken(&m.destination) || dev && m.destination.starts_with("/dev/")));
     all.append(&mut own);
     Ok(Mounted { mounts: all, rootfs_propagation })
 }
@@ -51,7 +51,7 @@ fn defaults(input: &Input<'_>) -> Vec<Mount> {
     // Privileged: writable sysfs and cgroups.
     let mode = if input.privileged() { "rw" } else { "ro" };
     let mut cgroup = mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", mode]);
-    if !(input.node.cgroup_v2 && !input.privileged()) {
+    if !input.node.cgroup_v2 || input.privileged() {
         cgroup.options.extend(input.node.cgroup_options.iter().cloned().map(Cow::Owned));
     }
     vec![
