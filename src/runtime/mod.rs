@@ -6,7 +6,8 @@
 //! - `events`: the link, and who says that something ended
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`, `archive`: images, pulled or imported
-//! - `task`: containers, from record to deletion
+//! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`: what it asks of the host
+//! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
 mod archive;
 pub mod cgroup;
@@ -20,6 +21,7 @@ mod image;
 pub mod image_config;
 pub mod labels;
 pub mod logs;
+mod message;
 pub mod net;
 pub mod node;
 mod observe;
@@ -27,25 +29,28 @@ pub mod oci;
 pub mod paths;
 pub mod qos;
 pub mod sandbox;
+mod specify;
 mod starved;
+mod task;
 mod transfer;
 mod users;
 pub mod volume;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::Wall;
 use crate::plan::action::{Action, Class, Effect, Event, Failure, Outcome};
-use crate::plan::world::SeenPod;
+use crate::plan::world::{SeenContainer, SeenPod};
 use crate::pod::{Uid, WantedPod};
 use crate::settings::Settings;
 use client::Client;
 use error::{Error, Result};
 use events::Watched;
+use logs::Logs;
 use paths::Paths;
 
 /// One action with what it needs to know: the pod as wanted (if it is) and as last seen (if it was).
@@ -72,6 +77,8 @@ pub struct Runtime {
     queues: RefCell<Option<(UnboundedReceiver<Watched>, UnboundedReceiver<Watched>)>>,
     warned_of_age: Cell<bool>,
     kept: RefCell<image::Kept>,
+    making: RefCell<BTreeSet<Rc<str>>>,
+    logs: Logs,
 }
 
 /// The present connection.
@@ -98,12 +105,14 @@ struct Known {
 }
 
 impl Runtime {
-    /// A room with no link yet: `watch` makes it.
-    pub fn new(settings: Rc<Settings>, events: UnboundedSender<Event>) -> Rc<Runtime> {
+    /// A room with no link yet: `watch` makes it. To be called within the event loop's runtime.
+    pub fn new(settings: Rc<Settings>, events: UnboundedSender<Event>) -> Result<Rc<Runtime>> {
         let paths = Paths::new(&settings);
+        let logs = Logs::new(&settings).map_err(|e| Error::Again(error::chain(&e).to_string()))?;
+        logs.adopt_listen_fds();
         let ((waits, waited), (pidfds, witnessed)) = (unbounded_channel(), unbounded_channel());
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Rc::new(Runtime {
+        Ok(Rc::new(Runtime {
             settings,
             paths,
             boot: boot.trim().into(),
@@ -115,34 +124,75 @@ impl Runtime {
             queues: RefCell::new(Some((waited, witnessed))),
             warned_of_age: Cell::new(false),
             kept: RefCell::default(),
-        })
+            making: RefCell::default(),
+            logs,
+        }))
+    }
+
+    /// The logs, for who reads them back.
+    pub fn logs(&self) -> &Logs {
+        &self.logs
     }
 
     /// Does one action. Never panics, never lasts for ever: every call has a deadline.
     pub async fn perform(self: Rc<Runtime>, job: Job) -> Outcome {
-        let done = match &job.action {
-            Action::LookAll => self.look_all().await.map(Effect::All).map_err(|e| e.into_failure("Look")),
-            Action::Look { uid } => self.look(uid).await.map(|p| Effect::Pod(p.map(Box::new))).map_err(|e| e.into_failure("Look")),
-            Action::PrepareImage { image, pull } => self.prepare(image, *pull).await.map(Effect::Image),
-            Action::CreateSandbox { .. }
-            | Action::CreateContainer { .. }
-            | Action::StartTask { .. }
-            | Action::Term { .. }
-            | Action::Kill { .. }
-            | Action::DeleteTask { .. }
-            | Action::DeleteContainer { .. }
-            | Action::DeleteSandbox { .. } => {
-                Err(Failure { class: Class::Unreachable, reason: "Unreachable".into(), message: "this build cannot do that yet".into() })
-            }
-        };
-        done.map_or_else(Outcome::Failed, Outcome::Done)
+        let Job { action, pod, seen } = job;
+        self.act(action, pod, seen).await.map_or_else(Outcome::Failed, Outcome::Done)
     }
 
-    /// Keeps the link to containerd and turns what happens there into events; never ends. To be called once.
+    async fn act(&self, action: Action, pod: Option<Rc<WantedPod>>, seen: Option<SeenPod>) -> std::result::Result<Effect, Failure> {
+        let container = |c: SeenContainer| Effect::Container(Box::new(c));
+        match action {
+            Action::LookAll => self.look_all().await.map(Effect::All).map_err(|e| e.into_failure("LookError")),
+            Action::Look { uid } => self.look(&uid).await.map(|p| Effect::Pod(p.map(Box::new))).map_err(|e| e.into_failure("LookError")),
+            Action::PrepareImage { image, pull } => self.prepare(&image, pull).await.map(Effect::Image),
+            Action::CreateSandbox { uid } => {
+                let pod = pod.ok_or_else(|| unknown(&uid))?;
+                sandbox::create(&self.settings, &self.paths, &pod).await.map(Effect::Sandbox).map_err(|e| e.into_failure())
+            }
+            Action::CreateContainer { uid, name, attempt } => {
+                let pod = pod.ok_or_else(|| unknown(&uid))?;
+                self.create(&pod, seen.as_ref(), &name, attempt).await.map(container)
+            }
+            Action::StartTask { id, .. } => self.start(&id).await.map(container).map_err(|e| e.into_failure("RunContainerError")),
+            Action::Term { id, .. } => {
+                self.signal(&id, false).await.map(|()| Effect::Signalled).map_err(|e| e.into_failure("KillContainerError"))
+            }
+            Action::Kill { id, .. } => {
+                self.signal(&id, true).await.map(|()| Effect::Signalled).map_err(|e| e.into_failure("KillContainerError"))
+            }
+            Action::DeleteTask { id, .. } => {
+                self.end(pod.as_deref(), &id).await.map(container).map_err(|e| e.into_failure("KillContainerError"))
+            }
+            Action::DeleteContainer { id, .. } => {
+                self.delete(&id).await.map(|()| Effect::Gone).map_err(|e| e.into_failure("KillContainerError"))
+            }
+            Action::DeleteSandbox { uid, keep } => self.delete_sandbox(&uid, pod.as_ref(), seen.as_ref(), keep).await,
+        }
+    }
+
+    async fn delete_sandbox(
+        &self,
+        uid: &Uid,
+        pod: Option<&Rc<WantedPod>>,
+        seen: Option<&SeenPod>,
+        keep: bool,
+    ) -> std::result::Result<Effect, Failure> {
+        sandbox::delete(&self.settings, &self.paths, uid, pod, keep).await.map_err(|e| e.into_failure())?;
+        let key = pod.map(|p| &p.key).or(seen.and_then(|s| s.key.as_ref()));
+        if let (Some(key), false) = (key, keep) {
+            // A log that cannot be removed is no reason to keep the pod.
+            self.logs.remove_pod(key, uid).unwrap_or_else(|e| log::warn!("pod={key} {}", error::chain(&e)));
+        }
+        Ok(Effect::Gone)
+    }
+
+    /// Keeps the link to containerd, turns what happens there into events, and moves the containers' output; never ends. To be called once.
     pub async fn watch(self: Rc<Runtime>) {
         let queues = self.queues.borrow_mut().take();
         if let Some((waits, pidfds)) = queues {
-            events::watch(self, waits, pidfds).await;
+            let logs = self.logs.clone();
+            futures_util::future::join(events::watch(self, waits, pidfds), logs.run()).await;
         }
         std::future::pending().await
     }
@@ -155,4 +205,9 @@ impl Runtime {
     fn client(&self) -> Result<Client> {
         self.link.borrow().as_ref().map(|l| l.client.clone()).ok_or(Error::Unlinked)
     }
+}
+
+fn unknown(uid: &Uid) -> Failure {
+    let message = format!("make pod {uid}: neither its manifest nor its saved object is there");
+    Failure { class: Class::Gone, reason: "CreatePodSandboxError".into(), message: message.into() }
 }

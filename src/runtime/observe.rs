@@ -18,7 +18,7 @@ use tonic::Code;
 use super::client::{Client, Tried, Unless};
 use super::error::Result;
 use super::labels::{self, Labels, OURS};
-use super::{Known, Runtime};
+use super::{Known, Runtime, sandbox};
 use crate::clock::{self, Wall};
 use crate::plan::world::{Exit, SeenContainer, SeenPod, State};
 use crate::pod::Uid;
@@ -40,10 +40,10 @@ impl Runtime {
                 None => forget(&client, &sandbox.sandbox_id).await?,
             }
         }
-        for key in snapshots.iter().filter(|key| !here.contains(*key)) {
+        for key in snapshots.iter().filter(|key| !here.contains(*key) && !self.making.borrow().contains(key.as_str())) {
             self.remove_snapshot(&client, key).await?;
         }
-        let mut pods: BTreeMap<Uid, SeenPod> = BTreeMap::new();
+        let mut pods: BTreeMap<Uid, SeenPod> = sandbox::scan(&self.paths).into_iter().map(|(uid, found)| (uid, scanned(found))).collect();
         for record in &records {
             let task = match tasks.get(record.id.as_str()) {
                 Some(task) => Some(task.clone()),
@@ -54,6 +54,7 @@ impl Runtime {
             self.add(&mut pods, record, task.as_ref());
         }
         self.known.borrow_mut().retain(|id, k| here.contains(&**id) || k.pid == 0);
+        self.logs.release_unclaimed();
         Ok(pods)
     }
 
@@ -64,7 +65,8 @@ impl Runtime {
         let open = records.iter().filter(|r| !labels::ended(&r.labels));
         let tasks = join_all(open.map(|r| task(&client, &r.id))).await.into_iter().collect::<Result<Vec<_>>>()?;
         let tasks: BTreeMap<String, Process> = tasks.into_iter().flatten().map(|t| (t.container_id.clone(), t)).collect();
-        let mut pods = BTreeMap::new();
+        let mut pods: BTreeMap<Uid, SeenPod> =
+            sandbox::scan_one(&self.paths, uid).into_iter().map(|found| (uid.clone(), scanned(found))).collect();
         for record in &records {
             self.add(&mut pods, record, tasks.get(&record.id));
         }
@@ -89,6 +91,12 @@ impl Runtime {
                 known.ended = false;
             }
             self.watch_container(&id, task.pid);
+        }
+        // What an earlier plinth started writes into FIFOs nobody reads until they are opened again.
+        if matches!(state, State::Created | State::Running { .. })
+            && let Err(e) = self.logs.open(&super::task::target(labels, &id))
+        {
+            log::warn!("container={id} {}", super::error::chain(&e));
         }
         SeenContainer {
             name: labels.name.clone(),
@@ -181,6 +189,11 @@ impl Runtime {
         let request = RemoveSnapshotRequest { snapshotter: self.settings.snapshotter.clone(), key: key.to_owned() };
         client.snapshots().remove(client.ask(request)).await.tried("remove snapshot", key).unless(Code::NotFound).map(drop)
     }
+}
+
+fn scanned(found: sandbox::Scanned) -> SeenPod {
+    let key = found.made_from.as_ref().map(|p| p.key.clone());
+    SeenPod { key, made_from: found.made_from, sandbox: found.sandbox, ..SeenPod::default() }
 }
 
 /// `Completed`, `Error`, `OOMKilled`, as containerd's CRI words them.

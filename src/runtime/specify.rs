@@ -1,0 +1,201 @@
+//! Gathers what `oci::spec` is to be given: the files, directories and pins of one container, made or found here.
+//!
+//! Makes the termination log, missing hostPath directories and subPath pins; decides nothing about the specification itself.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::error::{Error, Result, chain};
+use super::image::Image;
+use super::oci::{self, Input, OciError, SandboxFacts, Support, VolumeSource, user};
+use super::users::Users;
+use super::{Runtime, cgroup, hosts, node, volume};
+use crate::plan::action::{Class, Failure};
+use crate::pod::WantedPod;
+
+/// Why there is no specification, under the kubelet's words for it.
+pub(super) struct Unspecified {
+    pub(super) reason: &'static str,
+    pub(super) error: Error,
+}
+
+impl Unspecified {
+    /// As data.
+    pub(super) fn into_failure(self) -> Failure {
+        self.error.into_failure(self.reason)
+    }
+}
+
+impl From<Error> for Unspecified {
+    fn from(error: Error) -> Unspecified {
+        Unspecified { reason: "CreateContainerError", error }
+    }
+}
+
+impl From<OciError> for Unspecified {
+    fn from(e: OciError) -> Unspecified {
+        Unspecified { reason: e.reason(), error: Error::Refused(e.to_string()) }
+    }
+}
+
+impl From<volume::VolumeError> for Unspecified {
+    fn from(e: volume::VolumeError) -> Unspecified {
+        let text = chain(&e).to_string();
+        let error = if e.is_refusal() { Error::Refused(text) } else { Error::Again(text) };
+        Unspecified { reason: "CreateContainerConfigError", error }
+    }
+}
+
+/// A specification as JSON, and where its cgroup is.
+pub(super) struct Specified {
+    pub(super) json: Vec<u8>,
+    pub(super) cgroup: String,
+}
+
+/// Which container of which pod.
+pub(super) struct Whose<'a> {
+    pub(super) pod: &'a Rc<WantedPod>,
+    pub(super) name: &'a str,
+    pub(super) attempt: u32,
+    pub(super) id: &'a str,
+    pub(super) ips: Vec<std::net::IpAddr>,
+}
+
+impl Runtime {
+    /// The specification of a container on this host.
+    pub(super) fn specify(&self, whose: &Whose<'_>, image: &Image, users: &Users) -> std::result::Result<Specified, Unspecified> {
+        let (pod, name) = (&**whose.pod, whose.name);
+        let container = pod.container(name).ok_or_else(|| OciError::NoContainer(name.to_owned()))?;
+        let privileged = container.security_context.as_ref().and_then(|s| s.privileged).unwrap_or(false);
+        let mut facts = node::facts(&self.settings, privileged);
+        // runc since 1.1 and crun since 1.4 do it wherever the kernel does (mount_setattr, 5.12).
+        facts.recursive_read_only = Support::Yes;
+        let sandbox = self.sandbox_facts(pod, whose.ips.clone());
+        let volumes = self.volumes(pod)?;
+        let termination = self.termination_log(whose, container.termination_message_path.as_deref())?;
+        let found = user::resolve(pod, container, &image.config, users.passwd.as_deref(), users.group.as_deref());
+        let user = found.map_err(|e| Error::Refused(e.to_string()))?;
+        let cgroup = cgroup::pod_group(&self.paths, pod).join(whose.id).display().to_string();
+        let files = env_files(container, &volumes)?;
+        let profile = self.seccomp_profile(pod, name)?;
+        let none = BTreeMap::new();
+        let mut input = Input {
+            pod,
+            container: name,
+            image: &image.config,
+            node: &facts,
+            sandbox: &sandbox,
+            volumes: &volumes,
+            sub_paths: &none,
+            image_volumes: &none,
+            env_files: &files,
+            termination_log: termination.as_deref(),
+            user: &user,
+            cgroups_path: &cgroup,
+            seccomp_profile: profile.as_deref(),
+        };
+        let pinned = self.sub_paths(&input)?;
+        input.sub_paths = &pinned;
+        let spec = oci::spec(&input)?;
+        let json = serde_json::to_vec(&spec).map_err(|e| Error::Refused(format!("write the specification of container `{name}`: {e}")))?;
+        Ok(Specified { json, cgroup })
+    }
+
+    fn sandbox_facts(&self, pod: &WantedPod, ips: Vec<std::net::IpAddr>) -> SandboxFacts {
+        let text = |path: PathBuf| path.display().to_string();
+        let (paths, uid) = (&self.paths, &pod.uid);
+        SandboxFacts {
+            net: text(paths.namespace(uid, "net")),
+            ipc: text(paths.namespace(uid, "ipc")),
+            uts: text(paths.namespace(uid, "uts")),
+            pid: None,
+            shm: text(paths.shm(uid)),
+            etc_hosts: text(paths.etc_hosts(uid)),
+            hostname_file: text(paths.hostname(uid)),
+            resolv_conf: text(paths.resolv_conf(uid)),
+            hostname: hosts::names(&pod.object, &self.settings.cluster_domain).map(|n| n.hostname).unwrap_or_default(),
+            ips,
+        }
+    }
+
+    /// Where the volumes are, links resolved; a hostPath of no type that is missing is made, as containerd's CRI does.
+    fn volumes(&self, pod: &WantedPod) -> Result<BTreeMap<String, VolumeSource>> {
+        let resolve = |(name, path): (String, PathBuf)| {
+            if !path.exists() {
+                std::fs::create_dir_all(&path).map_err(file("make", &path))?;
+            }
+            let path = std::fs::canonicalize(&path).map_err(file("resolve", &path))?;
+            Ok((name, VolumeSource { path: path.display().to_string(), ..VolumeSource::default() }))
+        };
+        volume::sources(&self.paths, pod).into_iter().map(resolve).collect()
+    }
+
+    fn termination_log(&self, whose: &Whose<'_>, at: Option<&str>) -> Result<Option<String>> {
+        if at.is_none_or(str::is_empty) {
+            return Ok(None);
+        }
+        let path = self.paths.termination_log(&whose.pod.uid, whose.name, whose.attempt);
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).map_err(file("make", dir))?;
+        }
+        std::fs::write(&path, b"").map_err(file("make", &path))?;
+        // Any user of the container may write it, as with the kubelet.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).map_err(file("open up", &path))?;
+        Ok(Some(path.display().to_string()))
+    }
+
+    fn sub_paths(&self, input: &Input<'_>) -> std::result::Result<BTreeMap<String, String>, Unspecified> {
+        let wanted = oci::sub_paths(input)?;
+        let mut pinned = BTreeMap::new();
+        for (n, mount) in input.container()?.volume_mounts.iter().flatten().enumerate() {
+            let (Some(sub), Some(volume)) = (wanted.get(&mount.mount_path), input.volumes.get(&mount.name)) else { continue };
+            let pin = self.paths.sub_path(&input.pod.uid, &mount.name, input.container, n);
+            volume::pin_sub_path(&mount.name, Path::new(&volume.path), sub, &pin)?;
+            pinned.insert(mount.mount_path.clone(), pin.display().to_string());
+        }
+        Ok(pinned)
+    }
+
+    fn seccomp_profile(&self, pod: &WantedPod, name: &str) -> Result<Option<String>> {
+        let Some(profile) = oci::localhost_seccomp(pod, name) else { return Ok(None) };
+        let path = self.settings.data_dir.join("seccomp").join(profile);
+        std::fs::read_to_string(&path).map(Some).map_err(file("read seccomp profile", &path))
+    }
+}
+
+/// The files environment variables are read from. A volume belongs to the pod: no link may lead out of it.
+fn env_files(
+    container: &k8s_openapi::api::core::v1::Container,
+    volumes: &BTreeMap<String, VolumeSource>,
+) -> Result<BTreeMap<(String, String), String>> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+    /// The kubelet reads no more of an env file.
+    const BYTES: u64 = 64 << 10;
+    let mut texts = BTreeMap::new();
+    for (name, path) in oci::files_wanted(container) {
+        let Some(volume) = volumes.get(&name) else { continue };
+        let root = openat(CWD, &volume.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let opened = root.and_then(|root| openat2(root, &path, flags, Mode::empty(), ResolveFlags::BENEATH));
+        // What is not there is for the specification to judge: a key may be optional.
+        let Ok(fd) = opened else { continue };
+        let mut text = String::new();
+        let read = std::io::Read::read_to_string(&mut std::io::Read::take(std::fs::File::from(fd), BYTES), &mut text);
+        read.map_err(file("read", &Path::new(&volume.path).join(&path)))?;
+        texts.insert((name, path), text);
+    }
+    Ok(texts)
+}
+
+/// Names a file operation that failed.
+pub(super) fn file(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.display().to_string();
+    move |source| Error::File { verb, path, source }
+}
+
+/// A container that cannot be specified gets no task; what follows is a failure of this class.
+pub(super) fn refused(reason: &str, message: String) -> Failure {
+    Failure { class: Class::Refused, reason: reason.into(), message: message.into() }
+}
