@@ -1,17 +1,17 @@
 //! Gathers what `oci::spec` is to be given: the files, directories and pins of one container, made or found here.
 //!
-//! Makes the termination log, missing hostPath directories and subPath pins; decides nothing about the specification itself.
+//! Makes the termination log (and has `volume` make what mounts need); decides nothing about the specification itself.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use super::error::{Error, Result, chain};
 use super::image::Image;
-use super::oci::{self, Input, OciError, SandboxFacts, Support, VolumeSource, user};
+use super::oci::{self, Input, OciError, Support, VolumeSource, user};
 use super::users::Users;
-use super::{Runtime, cgroup, hosts, node, volume};
+use super::{Runtime, cgroup, node, sandbox, volume};
 use crate::plan::action::{Class, Failure};
 use crate::pod::WantedPod;
 
@@ -60,7 +60,7 @@ pub(super) struct Whose<'a> {
     pub(super) name: &'a str,
     pub(super) attempt: u32,
     pub(super) id: &'a str,
-    pub(super) ips: Vec<std::net::IpAddr>,
+    pub(super) ips: &'a [std::net::IpAddr],
 }
 
 impl Runtime {
@@ -72,8 +72,8 @@ impl Runtime {
         let mut facts = node::facts(&self.settings, privileged);
         // runc since 1.1 and crun since 1.4 do it wherever the kernel does (mount_setattr, 5.12).
         facts.recursive_read_only = Support::Yes;
-        let sandbox = self.sandbox_facts(pod, whose.ips.clone());
-        let volumes = self.volumes(pod)?;
+        let sandbox = sandbox::facts(&self.settings, &self.paths, pod, whose.ips).map_err(|e| Error::Refused(chain(&e).to_string()))?;
+        let volumes = volume::ready(&self.paths, pod, container)?;
         let termination = self.termination_log(whose, container.termination_message_path.as_deref())?;
         let found = user::resolve(pod, container, &image.config, users.passwd.as_deref(), users.group.as_deref());
         let user = found.map_err(|e| Error::Refused(e.to_string()))?;
@@ -96,40 +96,11 @@ impl Runtime {
             cgroups_path: &cgroup,
             seccomp_profile: profile.as_deref(),
         };
-        let pinned = self.sub_paths(&input)?;
+        let pinned = volume::open_sub_paths(&self.paths, pod, container, &oci::sub_paths(&input)?)?;
         input.sub_paths = &pinned;
         let spec = oci::spec(&input)?;
         let json = serde_json::to_vec(&spec).map_err(|e| Error::Refused(format!("write the specification of container `{name}`: {e}")))?;
         Ok(Specified { json, cgroup })
-    }
-
-    fn sandbox_facts(&self, pod: &WantedPod, ips: Vec<std::net::IpAddr>) -> SandboxFacts {
-        let text = |path: PathBuf| path.display().to_string();
-        let (paths, uid) = (&self.paths, &pod.uid);
-        SandboxFacts {
-            net: text(paths.namespace(uid, "net")),
-            ipc: text(paths.namespace(uid, "ipc")),
-            uts: text(paths.namespace(uid, "uts")),
-            pid: None,
-            shm: text(paths.shm(uid)),
-            etc_hosts: text(paths.etc_hosts(uid)),
-            hostname_file: text(paths.hostname(uid)),
-            resolv_conf: text(paths.resolv_conf(uid)),
-            hostname: hosts::names(&pod.object, &self.settings.cluster_domain).map(|n| n.hostname).unwrap_or_default(),
-            ips,
-        }
-    }
-
-    /// Where the volumes are, links resolved; a hostPath of no type that is missing is made, as containerd's CRI does.
-    fn volumes(&self, pod: &WantedPod) -> Result<BTreeMap<String, VolumeSource>> {
-        let resolve = |(name, path): (String, PathBuf)| {
-            if !path.exists() {
-                std::fs::create_dir_all(&path).map_err(file("make", &path))?;
-            }
-            let path = std::fs::canonicalize(&path).map_err(file("resolve", &path))?;
-            Ok((name, VolumeSource { path: path.display().to_string(), ..VolumeSource::default() }))
-        };
-        volume::sources(&self.paths, pod).into_iter().map(resolve).collect()
     }
 
     fn termination_log(&self, whose: &Whose<'_>, at: Option<&str>) -> Result<Option<String>> {
@@ -144,18 +115,6 @@ impl Runtime {
         // Any user of the container may write it, as with the kubelet.
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).map_err(file("open up", &path))?;
         Ok(Some(path.display().to_string()))
-    }
-
-    fn sub_paths(&self, input: &Input<'_>) -> std::result::Result<BTreeMap<String, String>, Unspecified> {
-        let wanted = oci::sub_paths(input)?;
-        let mut pinned = BTreeMap::new();
-        for (n, mount) in input.container()?.volume_mounts.iter().flatten().enumerate() {
-            let (Some(sub), Some(volume)) = (wanted.get(&mount.mount_path), input.volumes.get(&mount.name)) else { continue };
-            let pin = self.paths.sub_path(&input.pod.uid, &mount.name, input.container, n);
-            volume::pin_sub_path(&mount.name, Path::new(&volume.path), sub, &pin)?;
-            pinned.insert(mount.mount_path.clone(), pin.display().to_string());
-        }
-        Ok(pinned)
     }
 
     fn seccomp_profile(&self, pod: &WantedPod, name: &str) -> Result<Option<String>> {

@@ -103,7 +103,7 @@ impl Runtime {
             exit: None,
         };
         self.making.borrow_mut().insert(id.clone());
-        let whose = Whose { pod, name, attempt, id: &id, ips: ips.clone() };
+        let whose = Whose { pod, name, attempt, id: &id, ips };
         let made = self.make(&client, &whose, &image, &labels).await;
         self.making.borrow_mut().remove(&id);
         made
