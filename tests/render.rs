@@ -6,11 +6,32 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Differences that are right, each with its reason: (case, start of the difference, what it depends on, reason).
-/// The recordings are of one machine; where another machine must differ, it does so only if it is another machine.
-const RIGHT: [(&str, &str, fn() -> bool, &str); 2] = [
-    ("hostnetwork-ports", "c: env:", other_hostname, "HOSTNAME of a pod on the host's network is the machine's, recorded on one called vm"),
-    ("*", "c: ns.cgroup:", cgroup_v2, "recorded on cgroup v1; on v2 a container has a cgroup namespace of its own"),
+/// A difference that is right.
+struct Right {
+    /// The case; `*`: any.
+    case: &'static str,
+    /// How the difference begins.
+    start: &'static str,
+    /// It is right only where this holds.
+    when: fn() -> bool,
+    /// Why it is: for the reader.
+    _reason: &'static str,
+}
+
+/// The recordings are of one machine; where another machine must differ, it may, and only there.
+const RIGHT: [Right; 2] = [
+    Right {
+        case: "hostnetwork-ports",
+        start: "c: env:",
+        when: other_hostname,
+        _reason: "HOSTNAME of a pod on the host's network is the machine's, recorded on one called vm",
+    },
+    Right {
+        case: "*",
+        start: "c: ns.cgroup:",
+        when: cgroup_v2,
+        _reason: "recorded on cgroup v1; on v2 a container has a cgroup namespace of its own",
+    },
 ];
 
 fn other_hostname() -> bool {
@@ -42,7 +63,7 @@ fn render_agrees_with_what_the_kubelet_and_containerd_wrote() {
                 }
             }
             Some(difference) => {
-                let right = RIGHT.iter().any(|(c, start, when, _)| (*c == "*" || *c == case) && difference.starts_with(start) && when());
+                let right = RIGHT.iter().any(|r| (r.case == "*" || r.case == case) && difference.starts_with(r.start) && (r.when)());
                 if !right {
                     wrong.push(format!("{case}: {difference}"));
                 }

@@ -1,4 +1,4 @@
-//! The container's cgroup: cpu, memory, huge pages. cgroup v1 words throughout: the OCI runtime translates them on v2.
+//! The container's cgroup: cpu, memory, huge pages (the kubelet limits pids on the pod's cgroup, and by default not at all). cgroup v1 words throughout: the OCI runtime translates them on v2.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,6 @@ pub fn resources(input: &Input<'_>) -> Result<Resources, OciError> {
         },
         // Memory and swap together may not exceed the memory limit: no swapping.
         memory: Memory { limit: memory, swap: memory.filter(|_| input.node.swap_accounting) },
-        pids: None,
         hugepage_limits: hugepages(input, &|name| limit(name).units()),
         unified: unified(input),
     })

@@ -75,6 +75,9 @@ pub fn apparmor(input: &Input<'_>) -> Result<Option<String>, OciError> {
         }
         _ if input.privileged() || !node.apparmor => Ok(None),
         Some(("Localhost", Some(profile))) => Ok(Some(profile.to_owned())),
+        Some(("RuntimeDefault", _)) if node.apparmor_default.is_none() => {
+            Err(OciError::NoApparmorDefault { container: input.container.to_owned() })
+        }
         _ => Ok(node.apparmor_default.clone()),
     }
 }

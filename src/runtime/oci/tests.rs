@@ -1,8 +1,10 @@
 //! What the recorded specifications do not show.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use super::types::{Device, User};
 use super::*;
 use crate::pod::Origin;
+use crate::runtime::image_config::ImageConfig;
 use serde_json::{Value, json};
 
 /// A pod of one container `c` on a machine where everything works; tests change what they are about.
@@ -417,6 +419,15 @@ fn apparmor_defaults_where_it_is_and_is_refused_by_name_where_it_is_not() {
     assert_eq!(with(json!({"type": "Unconfined"}), true), Ok(Some("unconfined".into())));
     assert_eq!(with(named.clone(), true), Ok(Some("mine".into())));
     assert_eq!(with(named, false), Err("CreateContainerError"));
+    let mut b = bench(json!({"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}}), json!({}));
+    b.node.apparmor = true;
+    assert!(b.spec().unwrap_err().to_string().contains("none is loaded"));
+}
+
+#[test]
+fn a_user_namespace_is_refused_and_never_left_out() {
+    assert_eq!(bench(json!({}), json!({"hostUsers": false})).reason(), "CreateContainerError");
+    assert!(bench(json!({}), json!({"hostUsers": true})).spec().is_ok());
 }
 
 #[test]

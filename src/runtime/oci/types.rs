@@ -140,8 +140,6 @@ pub struct Resources {
     pub devices: Vec<DeviceRule>,
     pub cpu: Cpu,
     pub memory: Memory,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pids: Option<Pids>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hugepage_limits: Vec<HugepageLimit>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -174,13 +172,6 @@ pub struct Memory {
     pub limit: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub swap: Option<i64>,
-}
-
-/// Number of tasks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the specification's own words")]
-pub struct Pids {
-    pub limit: i64,
 }
 
 /// Huge pages of one size.
