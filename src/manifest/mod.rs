@@ -10,6 +10,7 @@
 //! - `identity`: suffix, namespace, UID, the kubelet's annotations
 
 pub mod defaults;
+mod disk;
 pub mod identity;
 mod image;
 mod json;
@@ -17,6 +18,7 @@ pub mod layer;
 mod omit;
 pub mod parse;
 pub mod quantity;
+pub mod read;
 mod references;
 mod rivals;
 mod scalar;
