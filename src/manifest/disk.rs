@@ -141,7 +141,7 @@ fn described(kind: FileType) -> &'static str {
     }
 }
 
-pub(super) fn content(file: OwnedFd, stat: &Stat, path: &Path, parse: &Parse) -> Kind {
+pub(super) fn content(file: OwnedFd, stat: &Stat, path: &Path, parse: &Parse<'_>) -> Kind {
     if usize::try_from(stat.st_size).unwrap_or(usize::MAX) >= MAX_FILE_BYTES {
         return Kind::Unreadable(too_large());
     }

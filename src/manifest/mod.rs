@@ -1,5 +1,6 @@
-//! Manifests: files and URLs to wanted pods. Pure but for `read` and `watch`: bytes in, pods and findings out.
+//! Manifests: files and URLs to wanted pods. Pure but for the first line's: bytes in, pods and findings out.
 //!
+//! - `live`: the layers kept current, what the loop calls; `read`, `disk`: one layer off the disk; `watch`: inotify; `news`: the log
 //! - `layer`, `rivals`: layers, masks, last good revisions to one winner per file name and per pod name
 //! - `parse`: the way in, one file to its pods and findings
 //! - `yaml`, `json`, `scalar`, `value`: text to a tree with places, as Kubernetes reads it
@@ -15,6 +16,8 @@ pub mod identity;
 mod image;
 mod json;
 pub mod layer;
+pub mod live;
+pub mod news;
 mod omit;
 pub mod parse;
 pub mod quantity;
@@ -25,4 +28,5 @@ mod scalar;
 mod typed;
 mod validate;
 pub mod value;
+pub mod watch;
 pub mod yaml;

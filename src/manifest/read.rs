@@ -24,14 +24,14 @@ const GONE_SETTLE: Duration = Duration::from_millis(10);
 const STAMP_NS: i64 = 20_000_000;
 
 /// Turns a manifest's bytes into what they say.
-pub type Parse = dyn Fn(&[u8], &Path) -> Revision;
+pub type Parse<'a> = dyn Fn(&[u8], &Path) -> Revision + 'a;
 
 /// What a reading goes by.
 pub struct Pass<'a> {
     /// Now.
     pub now: Now,
     /// Reads the bytes of a manifest.
-    pub parse: &'a Parse,
+    pub parse: &'a Parse<'a>,
     /// Tells of files that somebody has open and writes to: they stay as they are.
     pub busy: &'a dyn Fn(&OsStr) -> bool,
 }
@@ -77,6 +77,11 @@ impl Reader {
     /// The layer's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The layer's path as it is shown.
+    pub fn name(&self) -> Rc<str> {
+        self.name.clone()
     }
 
     /// When a change that waits is due.

@@ -1,0 +1,130 @@
+//! The layers kept current: reads them when something changed, says when to read again, and tells the log what is new about them.
+//!
+//! It never acts on what it reads: wanted pods and file reports go to the loop.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::identity::{self, Source};
+use super::layer::{self, Memory, Revision};
+use super::news;
+use super::parse::{self, Context};
+use super::read::{Pass, Reader};
+use super::watch::Watch;
+use crate::clock::{self, Moment, Now, Wall};
+use crate::plan::world::Wanted;
+use crate::pod::{FileReport, Uid, WantedPod};
+use crate::settings::Settings;
+
+/// The manifest layers of this node.
+#[derive(Debug)]
+pub struct Manifests {
+    readers: Vec<Reader>,
+    memory: Memory,
+    watch: Watch,
+    node_name: Rc<str>,
+    rescan: Duration,
+    /// When each pod was first seen, for its `config.seen`.
+    seen: BTreeMap<Uid, Wall>,
+    reports: Vec<FileReport>,
+    due: bool,
+    next: Moment,
+}
+
+impl Manifests {
+    /// For the layers of the settings. Nothing is read yet; `changed` answers at once until `read` was called.
+    pub fn new(settings: &Settings, node_name: &str) -> Manifests {
+        let (watch, error) = Watch::new();
+        if let Some(e) = error {
+            log::warn!(
+                "start inotify: {e}: changes of manifests are seen every {} s only; raise fs.inotify.max_user_instances",
+                settings.rescan.as_secs()
+            );
+        }
+        Manifests {
+            readers: settings.layers.iter().map(|l| Reader::new(l)).collect(),
+            memory: Memory::default(),
+            watch,
+            node_name: node_name.into(),
+            rescan: settings.rescan,
+            seen: BTreeMap::new(),
+            reports: Vec::new(),
+            due: true,
+            next: Moment(0),
+        }
+    }
+
+    /// Reads what changed and decides. Short: names are listed and stamps compared, bytes are read of changed files only.
+    pub fn read(&mut self, now: Now) -> (Wanted, Vec<FileReport>) {
+        self.watch.drain(now.mono);
+        self.watch.expire(now.mono);
+        self.watch.arm(self.readers.iter().map(Reader::path));
+        let mut listings = Vec::with_capacity(self.readers.len());
+        for (i, reader) in self.readers.iter_mut().enumerate() {
+            let layer: Rc<str> = reader.name();
+            let seen = std::cell::RefCell::new(&mut self.seen);
+            let parse = |bytes: &[u8], path: &Path| revision(bytes, path, &layer, &self.node_name, now.wall, &mut seen.borrow_mut());
+            let busy = |name: &std::ffi::OsStr| self.watch.busy(i, name, now.mono);
+            listings.push(reader.read(&Pass { now, parse: &parse, busy: &busy }));
+        }
+        let decision = layer::decide(&listings, &mut self.memory, now.mono);
+        self.due = false;
+        self.next = now.mono + self.rescan;
+        self.seen.retain(|uid, _| decision.pods.values().any(|p| p.uid == *uid));
+        news::tell(&self.reports, &decision.reports);
+        self.reports.clone_from(&decision.reports);
+        (Wanted { complete: decision.complete, pods: decision.pods, shutdown: None }, decision.reports)
+    }
+
+    /// Resolves when a reading is due: something changed, a change has settled, a layer's time is up, or the rescan. Cancel-safe;
+    /// while nothing happens it wakes once per rescan interval and no more.
+    pub async fn changed(&mut self) {
+        loop {
+            let now = clock::now().mono;
+            self.due |= self.watch.drain(now);
+            let next = self.deadline();
+            if self.due || next <= now {
+                return;
+            }
+            tokio::select! {
+                // The clock is cut to milliseconds: one more, so as not to wake just before.
+                () = tokio::time::sleep(next - now + Duration::from_millis(1)) => {}
+                () = self.watch.queued() => {}
+            }
+        }
+    }
+
+    /// Makes a reading due: SIGHUP.
+    pub fn rescan(&mut self) {
+        self.due = true;
+    }
+
+    /// Tells which pods run from before this process, with what they were made from: they stand in for files that are broken, and
+    /// layers that are lost, since before we started. To be called once, after the first look at containerd and before anything
+    /// is planned from it; read again after it. Until then `Wanted::complete` is false while such a file or layer exists.
+    pub fn adopt(&mut self, running: &[Rc<WantedPod>]) {
+        self.memory.adopt(running);
+        self.due = true;
+    }
+
+    fn deadline(&self) -> Moment {
+        let others = [self.memory.deadline(), self.watch.deadline()];
+        let settling = self.readers.iter().filter_map(Reader::again);
+        others.into_iter().flatten().chain(settling).fold(self.next, Moment::min)
+    }
+}
+
+fn revision(bytes: &[u8], path: &Path, layer: &Rc<str>, node: &str, now: Wall, seen: &mut BTreeMap<Uid, Wall>) -> Revision {
+    let context = Context { node_name: node, source: Source::File, layer: layer.clone(), path };
+    let parsed = parse::file(bytes, &context);
+    let stamped = |mut pod: WantedPod| {
+        identity::stamp_seen(&mut pod, *seen.entry(pod.uid.clone()).or_insert(now));
+        Rc::new(pod)
+    };
+    Revision { pods: parsed.pods.into_iter().map(stamped).collect(), errors: parsed.errors, warnings: parsed.warnings }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! What the kernel says about the layers: inotify on each, on its parent, and on the nearest directory above one that is not there.
+//!
+//! It only says that a reading is due, and which files are being written to; what is there, `read` finds out. Where inotify is
+//! blind (lower layers of an overlayfs, link targets, a mount put over a layer) the rescan sees it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::clock::Moment;
+
+/// A file just created and not written to may be complete (linked into place); its writer has this long to begin.
+const BEGIN: Duration = Duration::from_millis(50);
+
+/// A file is left alone while it is open and was written to within this; then it is read as it is.
+const WRITING: Duration = Duration::from_secs(60);
+
+/// The layers' watches.
+#[derive(Debug)]
+pub struct Watch {
+    source: Source,
+    roles: BTreeMap<WatchDescriptor, Vec<Role>>,
+    busy: BTreeMap<(usize, OsString), Moment>,
+    due: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Not waited for yet: an `AsyncFd` can only be made inside a runtime.
+    Ready(Inotify),
+    Waited(AsyncFd<Inotify>),
+    /// No inotify (its limits are reached): the rescan is all there is.
+    None,
+}
+
+/// Why a directory is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Role {
+    /// It is that layer.
+    Layer(usize),
+    /// That layer is this one file in it.
+    File(usize, OsString),
+    /// A layer lies behind this name in it.
+    Above(OsString),
+}
+
+impl Watch {
+    /// Without watches yet: `arm` sets them. Answers the error beside it when there is no inotify to be had.
+    pub fn new() -> (Watch, Option<io::Error>) {
+        let (source, error) = match Inotify::init() {
+            Ok(inotify) => (Source::Ready(inotify), None),
+            Err(e) => (Source::None, Some(e)),
+        };
+        (Watch { source, roles: BTreeMap::new(), busy: BTreeMap::new(), due: false }, error)
+    }
+
+    /// Watches what stands at these paths now. Cheap to repeat: the kernel answers the same descriptor for the same directory.
+    pub fn arm<'a>(&mut self, layers: impl Iterator<Item = &'a Path>) {
+        let Some(mut watches) = self.inotify().map(|i| i.watches()) else { return };
+        let mut roles: BTreeMap<WatchDescriptor, Vec<Role>> = BTreeMap::new();
+        // MASK_ADD: two roles may fall on one directory, and each adds what it needs.
+        let mut add = |path: &Path, mask: WatchMask, role: Role| {
+            let wd = watches.add(path, mask | WatchMask::MASK_ADD | WatchMask::ONLYDIR)?;
+            roles.entry(wd).or_default().push(role);
+            Ok::<(), io::Error>(())
+        };
+        let above = WatchMask::CREATE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF;
+        let inside = above | WatchMask::MODIFY | WatchMask::CLOSE_WRITE;
+        for (i, layer) in layers.enumerate() {
+            let single = add(layer, inside, Role::Layer(i)).is_err_and(|e| e.kind() == io::ErrorKind::NotADirectory);
+            for (dir, name) in ladder(layer) {
+                let role = if single { Role::File(i, name.clone()) } else { Role::Above(name.clone()) };
+                if add(&dir, if single { inside } else { above }, role).is_ok() {
+                    break;
+                }
+            }
+        }
+        for (wd, _) in std::mem::replace(&mut self.roles, roles) {
+            if !self.roles.contains_key(&wd) {
+                // It fails when the directory is gone, and then the kernel has removed the watch itself.
+                let _ = watches.remove(wd);
+            }
+        }
+    }
+
+    /// Folds in what is queued; answers whether a reading is due. Never blocks.
+    pub fn drain(&mut self, now: Moment) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            let Some(inotify) = self.inotify_mut() else { break };
+            let Ok(events) = inotify.read_events(&mut buffer) else { break };
+            let seen: Vec<_> = events.map(|e| e.to_owned()).collect();
+            for event in seen {
+                self.fold(&event, now);
+            }
+        }
+        std::mem::take(&mut self.due)
+    }
+
+    /// Somebody has this file open and writes to it.
+    pub fn busy(&self, layer: usize, name: &OsStr, now: Moment) -> bool {
+        self.busy.iter().any(|((l, n), until)| *l == layer && n == name && *until > now)
+    }
+
+    /// When the first busy file counts as written, though nobody closed it.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.busy.values().min().copied()
+    }
+
+    /// Forgets files whose time is up.
+    pub fn expire(&mut self, now: Moment) {
+        self.busy.retain(|_, until| *until > now);
+    }
+
+    /// Waits until something is queued. Cancel-safe.
+    pub async fn queued(&mut self) {
+        if let Source::Ready(_) = self.source
+            && let Source::Ready(inotify) = std::mem::replace(&mut self.source, Source::None)
+        {
+            match AsyncFd::register_with_interest(inotify, Interest::READABLE) {
+                Ok(waited) => self.source = Source::Waited(waited),
+                Err(e) => log::warn!("wait for inotify: {e}: changes of manifests are seen at the rescan only"),
+            }
+        }
+        match &self.source {
+            Source::Waited(fd) => {
+                if let Ok(mut guard) = fd.readable().await {
+                    // The caller drains until nothing is left; whatever comes after this line wakes again.
+                    guard.clear_ready();
+                }
+            }
+            Source::Ready(_) | Source::None => std::future::pending().await,
+        }
+    }
+
+    fn inotify(&self) -> Option<&Inotify> {
+        match &self.source {
+            Source::Ready(inotify) => Some(inotify),
+            Source::Waited(fd) => Some(fd.get_ref()),
+            Source::None => None,
+        }
+    }
+
+    fn inotify_mut(&mut self) -> Option<&mut Inotify> {
+        match &mut self.source {
+            Source::Ready(inotify) => Some(inotify),
+            Source::Waited(fd) => Some(fd.get_mut()),
+            Source::None => None,
+        }
+    }
+
+    fn fold(&mut self, event: &Event<OsString>, now: Moment) {
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            self.busy.clear();
+            self.due = true;
+            return;
+        }
+        let Some(roles) = self.roles.get(&event.wd).cloned() else { return };
+        let Some(name) = &event.name else {
+            // The directory itself was moved, deleted, unmounted: whatever was known of its files is void.
+            self.busy.clear();
+            self.due = true;
+            return;
+        };
+        for role in roles {
+            match role {
+                Role::Above(child) => {
+                    let moved = EventMask::CREATE | EventMask::DELETE | EventMask::MOVED_FROM | EventMask::MOVED_TO;
+                    self.due |= child == *name && event.mask.intersects(moved);
+                }
+                Role::File(layer, file) if file == *name => self.file(layer, name, event.mask, now),
+                // `..data` is the link that a ConfigMap-like writer swaps to change all files at once.
+                Role::Layer(layer) if !name.as_bytes().starts_with(b".") || name == "..data" => self.file(layer, name, event.mask, now),
+                Role::File(..) | Role::Layer(_) => {}
+            }
+        }
+    }
+
+    /// A name in a layer: being written to until it is closed, or in place at once.
+    fn file(&mut self, layer: usize, name: &OsStr, mask: EventMask, now: Moment) {
+        let key = (layer, name.to_owned());
+        if mask.contains(EventMask::MODIFY) {
+            self.busy.insert(key, now + WRITING);
+        } else if mask.contains(EventMask::CREATE) {
+            // A file opened for writing will be closed; one linked into place will not, so it waits for its time only.
+            self.busy.insert(key, now + BEGIN);
+        } else {
+            self.busy.remove(&key);
+            self.due = true;
+        }
+    }
+}
+
+/// The directories above a layer, nearest first, each with the name in it that leads to the layer.
+fn ladder(layer: &Path) -> Vec<(PathBuf, OsString)> {
+    let step = |path: &Path| {
+        let dir = path.parent()?;
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        Some((dir.to_owned(), path.file_name()?.to_owned()))
+    };
+    layer.ancestors().map_while(step).collect()
+}
