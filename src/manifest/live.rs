@@ -120,7 +120,8 @@ fn revision(bytes: &[u8], path: &Path, layer: &Rc<str>, node: &str, now: Wall, s
     let context = Context { node_name: node, source: Source::File, layer: layer.clone(), path };
     let parsed = parse::file(bytes, &context);
     let stamped = |mut pod: WantedPod| {
-        identity::stamp_seen(&mut pod, *seen.entry(pod.uid.clone()).or_insert(now));
+        let first = *seen.entry(pod.uid.clone()).or_insert(now);
+        identity::stamp_seen(&mut pod, first);
         Rc::new(pod)
     };
     Revision { pods: parsed.pods.into_iter().map(stamped).collect(), errors: parsed.errors, warnings: parsed.warnings }

@@ -26,7 +26,7 @@ pub struct Context<'a> {
     pub path: &'a Path,
 }
 
-/// What a file came to. With any error the file as a whole should count as refused: the pods are those that would be fine alone.
+/// What a file came to. `check` refuses a file with any error; `run` takes the pods, which are those that are fine alone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parsed {
     /// Its valid pods in order, without `config.seen` (`identity::stamp_seen` puts it there on first sight).

@@ -6,15 +6,16 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::clock::Moment;
+use crate::sys;
 
 /// A file just created and not written to may be complete (linked into place); its writer has this long to begin.
 const BEGIN: Duration = Duration::from_millis(50);
@@ -25,19 +26,13 @@ const WRITING: Duration = Duration::from_secs(60);
 /// The layers' watches.
 #[derive(Debug)]
 pub struct Watch {
-    source: Source,
+    /// `None`: its limits are reached, and the rescan is all there is.
+    inotify: Option<Inotify>,
+    /// The same descriptor, awaited; made at the first wait, because that needs a runtime.
+    awaited: Option<AsyncFd<OwnedFd>>,
     roles: BTreeMap<WatchDescriptor, Vec<Role>>,
     busy: BTreeMap<(usize, OsString), Moment>,
     due: bool,
-}
-
-#[derive(Debug)]
-enum Source {
-    /// Not waited for yet: an `AsyncFd` can only be made inside a runtime.
-    Ready(Inotify),
-    Waited(AsyncFd<Inotify>),
-    /// No inotify (its limits are reached): the rescan is all there is.
-    None,
 }
 
 /// Why a directory is watched.
@@ -54,16 +49,16 @@ enum Role {
 impl Watch {
     /// Without watches yet: `arm` sets them. Answers the error beside it when there is no inotify to be had.
     pub fn new() -> (Watch, Option<io::Error>) {
-        let (source, error) = match Inotify::init() {
-            Ok(inotify) => (Source::Ready(inotify), None),
-            Err(e) => (Source::None, Some(e)),
+        let (inotify, error) = match Inotify::init() {
+            Ok(inotify) => (Some(inotify), None),
+            Err(e) => (None, Some(e)),
         };
-        (Watch { source, roles: BTreeMap::new(), busy: BTreeMap::new(), due: false }, error)
+        (Watch { inotify, awaited: None, roles: BTreeMap::new(), busy: BTreeMap::new(), due: false }, error)
     }
 
     /// Watches what stands at these paths now. Cheap to repeat: the kernel answers the same descriptor for the same directory.
     pub fn arm<'a>(&mut self, layers: impl Iterator<Item = &'a Path>) {
-        let Some(mut watches) = self.inotify().map(|i| i.watches()) else { return };
+        let Some(mut watches) = self.inotify.as_ref().map(Inotify::watches) else { return };
         let mut roles: BTreeMap<WatchDescriptor, Vec<Role>> = BTreeMap::new();
         // MASK_ADD: two roles may fall on one directory, and each adds what it needs.
         let mut add = |path: &Path, mask: WatchMask, role: Role| {
@@ -93,8 +88,7 @@ impl Watch {
     /// Folds in what is queued; answers whether a reading is due. Never blocks.
     pub fn drain(&mut self, now: Moment) -> bool {
         let mut buffer = [0; 4096];
-        loop {
-            let Some(inotify) = self.inotify_mut() else { break };
+        while let Some(inotify) = &mut self.inotify {
             let Ok(events) = inotify.read_events(&mut buffer) else { break };
             let seen: Vec<_> = events.map(|e| e.to_owned()).collect();
             for event in seen {
@@ -121,38 +115,18 @@ impl Watch {
 
     /// Waits until something is queued. Cancel-safe.
     pub async fn queued(&mut self) {
-        if let Source::Ready(_) = self.source
-            && let Source::Ready(inotify) = std::mem::replace(&mut self.source, Source::None)
+        if self.awaited.is_none()
+            && let Some(inotify) = self.inotify.take()
         {
-            match AsyncFd::register_with_interest(inotify, Interest::READABLE) {
-                Ok(waited) => self.source = Source::Waited(waited),
+            match inotify.as_fd().try_clone_to_owned().and_then(sys::readable) {
+                Ok(awaited) => (self.awaited, self.inotify) = (Some(awaited), Some(inotify)),
                 Err(e) => log::warn!("wait for inotify: {e}: changes of manifests are seen at the rescan only"),
             }
         }
-        match &self.source {
-            Source::Waited(fd) => {
-                if let Ok(mut guard) = fd.readable().await {
-                    // The caller drains until nothing is left; whatever comes after this line wakes again.
-                    guard.clear_ready();
-                }
-            }
-            Source::Ready(_) | Source::None => std::future::pending().await,
-        }
-    }
-
-    fn inotify(&self) -> Option<&Inotify> {
-        match &self.source {
-            Source::Ready(inotify) => Some(inotify),
-            Source::Waited(fd) => Some(fd.get_ref()),
-            Source::None => None,
-        }
-    }
-
-    fn inotify_mut(&mut self) -> Option<&mut Inotify> {
-        match &mut self.source {
-            Source::Ready(inotify) => Some(inotify),
-            Source::Waited(fd) => Some(fd.get_mut()),
-            Source::None => None,
+        let Some(awaited) = &self.awaited else { return std::future::pending().await };
+        if let Ok(mut guard) = awaited.readable().await {
+            // The caller drains until nothing is left; whatever comes after this line wakes again.
+            guard.clear_ready();
         }
     }
 

@@ -98,7 +98,7 @@ fn file_written_in_place_is_acted_on_when_it_is_closed() {
         let mut n = Node::new(60_000);
         fs::write(n.at("low/a.yaml"), pod("x", "i:1")).unwrap();
         n.until("x=i:1").await;
-        let text = pod("x", "i:2") + "---\n" + &pod("y", "i:1");
+        let text = pod("x", "i:2") + "---\n" + &pod("z", "i:1");
         let (first, second) = text.split_at(pod("x", "i:2").len());
         let mut file = fs::File::create(n.at("low/a.yaml")).unwrap();
         n.quiet(120).await;
@@ -107,7 +107,7 @@ fn file_written_in_place_is_acted_on_when_it_is_closed() {
         assert_eq!(n.read(), "x=i:1", "half a file is never acted on, not even on a rescan");
         file.write_all(second.as_bytes()).unwrap();
         drop(file);
-        n.until("x=i:2 y=i:1").await;
+        n.until("x=i:2 z=i:1").await;
     });
 }
 
@@ -176,11 +176,11 @@ fn layer_that_appears_or_is_replaced_is_seen() {
         fs::rename(&deep, n.at("old")).unwrap();
         fs::rename(n.at("other"), &deep).unwrap();
         n.until("x=i:2").await;
-        fs::write(deep.join("b.yaml"), pod("y", "i:1")).unwrap();
-        n.until("x=i:2 y=i:1").await;
+        fs::write(deep.join("b.yaml"), pod("z", "i:1")).unwrap();
+        n.until("x=i:2 z=i:1").await;
         fs::remove_dir_all(&deep).unwrap();
         n.quiet(150).await;
-        assert_eq!(n.read(), "x=i:2 y=i:1", "a removed layer keeps its pods");
+        assert_eq!(n.read(), "x=i:2 z=i:1", "a removed layer keeps its pods");
         assert!(n.reports.iter().all(|r| r.stale) && n.reports.len() == 3);
     });
 }
