@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
         let place = self.place;
         self.budget.spend(1, place)?;
         if depth > yaml::MAX_DEPTH {
-            return Err(self.fault(format!("nested deeper than {} levels", yaml::MAX_DEPTH)));
+            return Err(yaml::too_deep(place));
         }
         let value = match self.rest.chars().next() {
             Some('{') => self.object(depth)?,

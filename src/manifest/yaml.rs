@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag};
 
 use super::value::{Entry, Node, Number, Place, Value};
 use super::{json, scalar};
@@ -18,6 +18,10 @@ pub const MAX_BYTES: usize = 10 << 20;
 pub const MAX_DEPTH: usize = 100;
 /// Most values of a file, aliases expanded: 40 times the largest Pod the API would store, and 10 MB of tree.
 const MAX_VALUES: usize = 100_000;
+/// Most documents of a file: every one is a pod, and a node runs some hundred.
+const MAX_DOCUMENTS: usize = 1000;
+/// Most broken documents told of.
+const MAX_ERRORS: usize = 20;
 /// Most bytes of aliased text.
 const MAX_ALIASED_BYTES: usize = 4 << 20;
 
@@ -184,6 +188,8 @@ struct Reader<'a> {
     anchors: HashMap<usize, Node>,
     budget: Budget,
     warnings: Vec<Finding>,
+    /// The last fault is a mistake in one document, not a cap: the next document is worth reading.
+    recoverable: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -195,7 +201,7 @@ impl<'a> Reader<'a> {
             block_nesting_limit: MAX_DEPTH + 10,
         };
         let parser = Parser::new_from_str_with_options(text, options);
-        Reader { parser, frames: Vec::new(), anchors: HashMap::new(), budget: Budget::default(), warnings: Vec::new() }
+        Reader { parser, frames: Vec::new(), anchors: HashMap::new(), budget: Budget::default(), warnings: Vec::new(), recoverable: false }
     }
 
     fn documents(mut self, out: &mut Documents) {
@@ -206,30 +212,43 @@ impl<'a> Reader<'a> {
                 Ok(None) => break,
                 Err(fault) => {
                     out.errors.push(fault.place.finding("", fault.message));
-                    // After a cap is hit there is nothing more worth reading; after a mistake the next document is.
                     self.frames.clear();
-                    if out.errors.len() >= 20
-                        || self.budget.values < MAX_VALUES / 2
-                        || !self.parser.proceed_next_document().unwrap_or(false)
-                    {
+                    let more = self.recoverable && out.errors.len() < MAX_ERRORS && self.parser.proceed_next_document().unwrap_or(false);
+                    if !more {
                         break;
                     }
                 }
+            }
+            if out.roots.len() > MAX_DOCUMENTS {
+                let place = out.roots.pop().map_or(Place::default(), |root| root.place);
+                out.errors.push(place.finding("", format!("more than {MAX_DOCUMENTS} documents in one file")));
+                break;
             }
             self.anchors.clear();
         }
         out.warnings.append(&mut self.warnings);
     }
 
+    /// The parser's next event; its own complaints are mistakes in one document, except for nesting.
+    fn event(&mut self) -> Result<Option<(Event<'a>, Place)>, Fault> {
+        let Some(next) = self.parser.next_event() else { return Ok(None) };
+        self.recoverable = false;
+        match next {
+            Ok((event, span)) => Ok(Some((event, place_of(&span.start)))),
+            Err(e) => {
+                let place = place_of(e.marker());
+                if *e.kind() == ErrorKind::RecursionLimitExceeded {
+                    return Err(too_deep(place));
+                }
+                self.recoverable = true;
+                Err(Fault { message: format!("YAML: {}", e.info()), place })
+            }
+        }
+    }
+
     /// The next document's root; `None` at the end of the stream.
     fn document(&mut self) -> Result<Option<Node>, Fault> {
-        loop {
-            let Some(next) = self.parser.next_event() else { return Ok(None) };
-            let (event, span) = next.map_err(|e| {
-                let place = Place { line: number(e.marker().line()), column: number(e.marker().col() + 1) };
-                Fault { message: format!("YAML: {}", e.info()), place }
-            })?;
-            let place = Place { line: number(span.start.line()), column: number(span.start.col() + 1) };
+        while let Some((event, place)) = self.event()? {
             let done = match event {
                 Event::StreamEnd => return Ok(None),
                 Event::Scalar(text, style, anchor, tag) => {
@@ -243,12 +262,10 @@ impl<'a> Reader<'a> {
                     self.keep(anchor, &node, place)?;
                     node
                 }
-                Event::Alias(id) => {
-                    let Some(node) = self.anchors.get(&id) else {
-                        return Err(Fault { message: "an anchor contains itself".into(), place });
-                    };
-                    self.budget.copy(node, place)?
-                }
+                Event::Alias(id) => match self.anchors.get(&id) {
+                    Some(node) => self.budget.copy(node, place)?,
+                    None => return Err(Fault { message: "an anchor contains itself".into(), place }),
+                },
                 Event::SequenceStart(_, anchor, _) => {
                     self.open(place, anchor, Open::List { items: Vec::new() })?;
                     continue;
@@ -257,7 +274,7 @@ impl<'a> Reader<'a> {
                     self.open(place, anchor, Open::Map { pairs: Vec::new(), key: None })?;
                     continue;
                 }
-                Event::SequenceEnd | Event::MappingEnd => match self.close(span)? {
+                Event::SequenceEnd | Event::MappingEnd => match self.close(place)? {
                     Some(node) => node,
                     None => continue,
                 },
@@ -267,25 +284,25 @@ impl<'a> Reader<'a> {
                 return Ok(Some(root));
             }
         }
+        Ok(None)
     }
 
     fn open(&mut self, place: Place, anchor: usize, open: Open) -> Result<(), Fault> {
         self.budget.spend(1, place)?;
         if self.frames.len() >= MAX_DEPTH {
-            return Err(Fault { message: format!("nested deeper than {MAX_DEPTH} levels"), place });
+            return Err(too_deep(place));
         }
         self.frames.push(Frame { place, anchor, open });
         Ok(())
     }
 
-    fn close(&mut self, span: Span) -> Result<Option<Node>, Fault> {
+    fn close(&mut self, end: Place) -> Result<Option<Node>, Fault> {
         let Some(frame) = self.frames.pop() else { return Ok(None) };
         let value = match frame.open {
             Open::List { items } => Value::List(items),
             Open::Map { pairs, .. } => Value::Map(last_wins(pairs, &mut self.warnings)),
         };
         let node = Node { place: frame.place, value };
-        let end = Place { line: number(span.start.line()), column: number(span.start.col() + 1) };
         self.keep(frame.anchor, &node, end)?;
         Ok(Some(node))
     }
@@ -323,8 +340,14 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn number(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
+fn place_of(mark: &Marker) -> Place {
+    let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
+    Place { line: number(mark.line()), column: number(mark.col() + 1) }
+}
+
+/// What goes deeper than any manifest does.
+pub fn too_deep(place: Place) -> Fault {
+    Fault { message: format!("nested deeper than {MAX_DEPTH} levels"), place }
 }
 
 fn resolve(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, place: Place) -> Result<Value, Fault> {
@@ -393,4 +416,96 @@ pub fn last_wins(pairs: Vec<Pair>, warnings: &mut Vec<Finding>) -> Vec<Entry> {
     }
     let mut gone = dropped.into_iter();
     pairs.into_iter().filter(|_| !gone.next().unwrap_or(false)).map(|p| p.entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    fn root(text: &str) -> Node {
+        let mut d = read(text.as_bytes());
+        assert_eq!(d.errors, []);
+        d.roots.remove(0)
+    }
+
+    fn error(text: &str) -> (u32, u32, String) {
+        let d = read(text.as_bytes());
+        let e = d.errors.first().unwrap_or_else(|| unreachable!("{text:?} is read"));
+        (e.line, e.column, e.message.clone())
+    }
+
+    #[test]
+    fn every_value_has_its_place() {
+        let node = root("a:\n  - b: 1\n    ä: [x, {k: z}]\n");
+        let at = |path| (node.locate(path).line, node.locate(path).column);
+        assert_eq!(at("a[0].b"), (2, 8));
+        assert_eq!(at("a[0].ä[1].k"), (3, 16));
+        assert_eq!(at("a[0].ä[7]"), (3, 8), "what is not there is located by what is");
+        assert_eq!(node.get("a").and_then(|a| a.entry("x")), None);
+    }
+
+    #[test]
+    fn json_has_places_too() {
+        let d = read(b" {\"a\": [1,\n  {\"b\": \"\\u00e4\\ud834\\udd1e\"}], \"a\": null, \"c\": -1.5e3}");
+        assert_eq!(d.errors, []);
+        assert_eq!((d.warnings[0].line, d.warnings[0].column), (2, 33));
+        assert_eq!(d.roots[0].get("a").map(|n| &n.value), Some(&Value::Null));
+        assert_eq!(d.roots[0].locate("c"), Place { line: 2, column: 49 });
+        for bad in ["{\"a\":01}", "{\"a\":1.}", "{a: b}", "{\"a\":1} x", "{\"a\" 1}", "{\"a\":\"\n\"}", "{\"a\":tru}", "{\"a\":[1,]}", "{"]
+        {
+            assert_eq!(read(bad.as_bytes()).errors.len(), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn all_documents_are_read_and_a_broken_one_hides_none() {
+        let d = read(b"a: 1\n---\n# nothing\n---\nb: [\n---\nc: 2\n...\n");
+        assert_eq!(d.roots.len(), 2);
+        assert_eq!(d.errors.len(), 1);
+        assert!(d.roots[1].get("c").is_some());
+    }
+
+    #[test]
+    fn the_last_of_duplicate_keys_wins_with_a_warning() {
+        let d = read(b"a: 1\nb: 2\na: 3\n");
+        assert_eq!(d.roots[0].get("a").map(|n| n.place.line), Some(3));
+        assert_eq!((d.warnings.len(), d.warnings[0].line), (1, 3));
+    }
+
+    #[test]
+    fn merge_keys_merge_in_order() {
+        let node = root("x: &x {a: 1, b: 1}\ny: &y {b: 2, c: 2}\nz: {a: 0, <<: [*x, *y], c: 3}\nq: {\"<<\": 1}\n");
+        let z = node.get("z").unwrap();
+        // go-yaml v2 merges where the key stands: what is written before it is overridden, what comes after is not.
+        let number = |key| z.get(key).map(|n| n.value.described());
+        assert_eq!(number("a").as_deref(), Some("the number `1`"));
+        assert_eq!(number("b").as_deref(), Some("the number `1`"));
+        assert_eq!(number("c").as_deref(), Some("the number `3`"));
+        assert!(node.get("q").unwrap().get("<<").is_some(), "quoted, it is a key like any other");
+        assert_eq!(error("<<: 1").2, "`<<` needs a mapping or a list of mappings");
+    }
+
+    #[test]
+    fn keys_become_text() {
+        let node = root("{1: a, yes: b, 0x10: c, 1.5: d, n: e}\n".trim_start_matches(' ').replace('{', " - {").as_str());
+        let Value::List(items) = &node.value else { unreachable!() };
+        for key in ["1", "true", "16", "1.5", "false"] {
+            assert!(items[0].get(key).is_some(), "{key}");
+        }
+        assert!(error("? [a]\n: b\n").2.contains("cannot be a key"));
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_named_with_its_place() {
+        assert_eq!(error("a:\n\tb: 2\n").0, 2);
+        assert_eq!(error("a: \u{1}").1, 4);
+        assert_eq!(error("a: *x").0, 1);
+        assert_eq!(error("a: &x [*x]").2, "an anchor contains itself");
+        assert_eq!(error("a: .nan").1, 4);
+        assert!(read(b"a: \xff").errors[0].message.contains("UTF-8"));
+        assert!(read(b"\xff\xfea\0:").errors[0].message.contains("UTF-16"));
+        assert!(read(b"\xfe\xff\0a\0:\0 \x004").roots[0].get("a").is_some());
+        assert!(read(b"\xef\xbb\xbfa: 1").roots[0].get("a").is_some());
+    }
 }
