@@ -4,7 +4,8 @@
 //! said once. Never touches a group outside `kubepods`, and there only the pod's own.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -65,6 +66,16 @@ fn under(root: &Path, group: &Path) -> PathBuf {
 
 /// Every directory down to the group, each with what children need: controllers (v2), processors and memory nodes (v1 cpuset).
 fn make(h: &Hierarchy, group: &Path) -> io::Result<PathBuf> {
+    let whole = under(&h.root, group);
+    match std::fs::create_dir(&whole) {
+        // The first pod of its class made the way, and controllers pass down it.
+        Ok(()) => {
+            inherit_cpuset(whole.parent().unwrap_or(&h.root), &whole);
+            return Ok(whole);
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(whole),
+        Err(_) => {}
+    }
     let mut dir = h.root.clone();
     for part in group.strip_prefix("/").unwrap_or(group).components() {
         if h.unified {
@@ -97,10 +108,11 @@ fn pass_controllers_down(dir: &Path) {
 
 /// A new v1 cpuset group has no processors and memory nodes, and takes no process without them.
 fn inherit_cpuset(parent: &Path, dir: &Path) {
+    if !parent.join("cgroup.clone_children").exists() {
+        return;
+    }
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if parent.join("cpuset.clone_children").exists()
-            && let Ok(value) = std::fs::read_to_string(parent.join(file))
-        {
+        if let Ok(value) = std::fs::read_to_string(parent.join(file)) {
             write(dir, &(file, value));
         }
     }
@@ -108,7 +120,9 @@ fn inherit_cpuset(parent: &Path, dir: &Path) {
 
 /// A setting that the kernel refuses or does not know is left at its default.
 fn write(dir: &Path, (file, value): &(&'static str, String)) {
-    if let Err(e) = std::fs::write(dir.join(file), value)
+    // Without O_CREAT: a file the kernel does not have is not found, whatever else is wrong.
+    let written = OpenOptions::new().write(true).open(dir.join(file)).and_then(|mut f| f.write_all(value.as_bytes()));
+    if let Err(e) = written
         && e.kind() != io::ErrorKind::NotFound
     {
         log::debug!("write `{value}` to {}/{file}: {e}", dir.display());
@@ -122,9 +136,7 @@ fn share_file(h: &Hierarchy, shares: i64) -> (&'static str, String) {
 
 fn limit(h: &Hierarchy, dir: &Path, pod: &WantedPod) {
     for setting in limits(h, pod) {
-        if dir.join(setting.0).exists() {
-            write(dir, &setting);
-        }
+        write(dir, &setting);
     }
 }
 
