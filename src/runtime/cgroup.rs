@@ -41,6 +41,7 @@ pub fn create(paths: &Paths, pod: &WantedPod) {
             Ok(dir) => {
                 kernel::mark(&dir);
                 limit(h, &dir, pod);
+                share_burstable(h, &dir);
             }
             Err(e) => trouble = Some(format!("make {}: {e}", under(&h.root, &group).display())),
         }
@@ -140,6 +141,20 @@ fn limit(h: &Hierarchy, dir: &Path, pod: &WantedPod) {
     }
 }
 
+/// The burstable class has the shares of its pods together, so that one pod's requests mean the same in either class. The kubelet sums
+/// requests once a minute; here the groups themselves are summed whenever one comes or goes.
+fn share_burstable(h: &Hierarchy, pod_dir: &Path) {
+    let Some(class) = pod_dir.parent().filter(|c| c.ends_with("kubepods/burstable")) else { return };
+    let (file, _) = share_file(h, 2);
+    let shares = |dir: PathBuf| {
+        let n: i64 = std::fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok()?;
+        Some(if h.unified { 2 + (n - 1) * 262_142 / 9999 } else { n })
+    };
+    let pods = std::fs::read_dir(class).into_iter().flatten().flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    let sum: i64 = pods.filter_map(|e| shares(e.path())).sum();
+    write(class, &share_file(h, sum.clamp(2, 262_144)));
+}
+
 /// What the kubelet writes on a pod's group (`ResourceConfigForPod`).
 fn limits(h: &Hierarchy, pod: &WantedPod) -> Vec<(&'static str, String)> {
     let Some(spec) = pod.object.spec.as_ref() else { return Vec::new() };
@@ -170,17 +185,18 @@ fn limits(h: &Hierarchy, pod: &WantedPod) -> Vec<(&'static str, String)> {
 
 /// Removes the pod's group from every hierarchy and class, killing what is left in it and only there.
 pub async fn delete(paths: &Paths, uid: &Uid) -> io::Result<()> {
-    for dir in groups_of(paths, uid) {
+    for (h, dir) in groups_of(paths, uid) {
         remove(&dir).await.map_err(|e| io::Error::new(e.kind(), format!("remove {}: {e}", dir.display())))?;
+        share_burstable(&h, &dir);
     }
     Ok(())
 }
 
 /// Every place a group of that pod may be: its class may have been another one.
-fn groups_of(paths: &Paths, uid: &Uid) -> Vec<PathBuf> {
+fn groups_of(paths: &Paths, uid: &Uid) -> Vec<(Hierarchy, PathBuf)> {
     let classes = CLASSES.map(|q| paths.cgroup_root().join(qos::cgroup_parent(q, uid)));
-    let all = kernel::hierarchies().into_iter().flat_map(|h| classes.clone().map(|c| under(&h.root, &c)));
-    all.filter(|dir| dir.is_dir()).collect()
+    let all = kernel::hierarchies().into_iter().flat_map(|h| classes.clone().map(|c| (h.clone(), under(&h.root, &c))));
+    all.filter(|(_, dir)| dir.is_dir()).collect()
 }
 
 async fn remove(dir: &Path) -> io::Result<()> {

@@ -155,6 +155,8 @@ fn fork(steps: &[Step]) -> io::Result<(Child, OwnedFd)> {
 }
 
 fn run(steps: &[Step]) -> Result<(), (u32, rustix::io::Errno)> {
+    // Nobody would know of pins made after our end.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     for (at, step) in (0..).zip(steps) {
         let done = match step {
             // SAFETY: the child has one thread and nothing else uses its namespaces.

@@ -89,6 +89,8 @@ pub struct Exec<'a> {
     pub env: &'a [(String, String)],
     /// What it reads.
     pub stdin: &'a [u8],
+    /// Open in it as descriptor 3: a lock in there is held until its end, even if we end before.
+    pub hold: Option<&'a OwnedFd>,
     /// More than that of either stream is thrown away.
     pub cap_bytes: usize,
     /// Killed after that, its process group with it.
@@ -114,7 +116,7 @@ impl Exec<'_> {
         seek(&stdin, SeekFrom::Start(0))?;
         let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
         let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut child = spawn(self.program, self.env, [&stdin, &out_write, &err_write])?;
+        let mut child = spawn(self.program, self.env, [&stdin, &out_write, &err_write].into_iter().chain(self.hold))?;
         drop((stdin, out_write, err_write));
         let (out, err) = (Receiver::from_owned_fd(out_read)?, Receiver::from_owned_fd(err_read)?);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -133,12 +135,13 @@ impl Exec<'_> {
     }
 }
 
-/// Starts a program in a process group of its own, with default signals and these three as its stdin, stdout, stderr.
-fn spawn(program: &Path, env: &[(String, String)], fds: [&OwnedFd; 3]) -> io::Result<Child> {
+/// Starts a program in a process group of its own, with default signals and these as its stdin, stdout, stderr and so on.
+fn spawn<'f>(program: &Path, env: &[(String, String)], fds: impl Iterator<Item = &'f OwnedFd>) -> io::Result<Child> {
     let path = CString::new(program.as_os_str().as_bytes())?;
     let env: Vec<CString> = env.iter().map(|(k, v)| CString::new(format!("{k}={v}"))).collect::<Result<_, _>>()?;
     let mut actions = PosixSpawnFileActions::init()?;
     for (at, fd) in (0..).zip(fds) {
+        // In order, so no source is overwritten before its turn: 0 to 2 are always open here, ours lie above. Onto itself clears close-on-exec.
         actions.add_dup2(fd.as_raw_fd(), at)?;
     }
     let mut attr = PosixSpawnAttr::init()?;

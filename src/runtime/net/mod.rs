@@ -1,6 +1,7 @@
 //! The pod's network by CNI plugins, as containerd's CRI and libcni use them: ADD in order, DEL in reverse with what ADD was given.
 //!
 //! - `conf`: which configuration, and what of it each plugin is given (pure but for reading the directory)
+//! - `lock`: a plugin that outlives us is waited for, not raced
 //! - `cache`: what was added, on disk, so that it can be given back by any later process, also after a reboot
 //!
 //! The cache entry is written before the first plugin runs and removed after the last DEL: an address may be given back twice
@@ -8,10 +9,12 @@
 
 pub mod cache;
 mod conf;
+mod lock;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -65,6 +68,14 @@ pub enum NetError {
         /// Its message.
         said: String,
     },
+    /// A plugin started before our last end still runs.
+    #[error("wait for a CNI plugin of pod {uid} that an earlier plinth started: it still runs after {seconds} s; end it, or wait")]
+    Busy {
+        /// Whose.
+        uid: Uid,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// Something of ours failed.
     #[error("{verb} {path}")]
     File {
@@ -92,10 +103,11 @@ pub async fn attach(settings: &Settings, paths: &Paths, pod: &WantedPod, group: 
         return Ok(addresses(known.result.as_ref()));
     }
     let list = conf::first(&settings.cni_conf_dir)?;
+    let lock = lock::take(settings, paths, &pod.uid).await?;
     let netns = paths.namespace(&pod.uid, "net");
     let mut made = Attachment::new(&list, pod, &netns, conf::capabilities(pod, group));
     made.save(&dir)?;
-    match add(settings, &made).await {
+    match add(settings, &made, &lock).await {
         Ok(result) => {
             let ips = addresses(Some(&result));
             made.result = Some(result);
@@ -103,7 +115,7 @@ pub async fn attach(settings: &Settings, paths: &Paths, pod: &WantedPod, group: 
             Ok(ips)
         }
         Err(e) => {
-            if let Err(undo) = release(settings, &dir, &made).await {
+            if let Err(undo) = release(settings, &dir, &made, &lock).await {
                 log::warn!("pod={} give back what a failed ADD took: {undo}; it is tried again when the pod is removed", pod.key);
             }
             Err(e)
@@ -111,10 +123,10 @@ pub async fn attach(settings: &Settings, paths: &Paths, pod: &WantedPod, group: 
     }
 }
 
-async fn add(settings: &Settings, made: &Attachment) -> Result<Value, NetError> {
+async fn add(settings: &Settings, made: &Attachment, lock: &OwnedFd) -> Result<Value, NetError> {
     let mut result = None;
     for plugin in made.plugins()? {
-        let said = call(settings, "ADD", made, &plugin, result.as_ref()).await?;
+        let said = call(settings, "ADD", made, &plugin, result.as_ref(), Some(lock)).await?;
         // A plugin may say nothing: then what was before it still holds.
         result = if said.trim_ascii().is_empty() { result } else { Some(parse(made, &plugin, &said)?) };
     }
@@ -131,13 +143,17 @@ fn parse(made: &Attachment, plugin: &Value, said: &[u8]) -> Result<Value, NetErr
 /// Gives back everything the pod has on any network. Nothing on record is success.
 pub async fn detach(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<(), NetError> {
     let dir = paths.cni_results();
+    if !cache::holds(&dir, uid) {
+        return Ok(());
+    }
+    let lock = lock::take(settings, paths, uid).await?;
     for attachment in cache::of(&dir, uid) {
-        release(settings, &dir, &attachment).await?;
+        release(settings, &dir, &attachment, &lock).await?;
     }
     for record in cache::broken(&dir, uid) {
         // As libcni does without a record: the present configuration is the best guess.
         let made = Attachment::of_uid(&conf::first(&settings.cni_conf_dir)?, uid);
-        release(settings, &dir, &made).await?;
+        release(settings, &dir, &made, &lock).await?;
         std::fs::remove_file(&record).or_else(ignore_absent).map_err(|source| NetError::File { verb: "remove", path: record, source })?;
     }
     Ok(())
@@ -147,9 +163,9 @@ fn ignore_absent(e: io::Error) -> io::Result<()> {
     if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
 }
 
-async fn release(settings: &Settings, dir: &Path, made: &Attachment) -> Result<(), NetError> {
+async fn release(settings: &Settings, dir: &Path, made: &Attachment, lock: &OwnedFd) -> Result<(), NetError> {
     for plugin in made.plugins()?.iter().rev() {
-        call(settings, "DEL", made, plugin, made.result.as_ref()).await?;
+        call(settings, "DEL", made, plugin, made.result.as_ref(), Some(lock)).await?;
     }
     made.forget(dir)
 }
@@ -167,7 +183,7 @@ pub async fn release_stale(settings: &Settings, paths: &Paths, keep: &BTreeSet<U
     {
         let nobody = Attachment::of_list(&list);
         for plugin in conf::for_collection(&list, cache::scan(&dir).iter()) {
-            outcome = outcome.and(call(settings, "GC", &nobody, &plugin, None).await.map(drop));
+            outcome = outcome.and(call(settings, "GC", &nobody, &plugin, None, None).await.map(drop));
         }
     }
     outcome
@@ -180,12 +196,13 @@ async fn call(
     made: &Attachment,
     plugin: &Value,
     prev: Option<&Value>,
+    hold: Option<&OwnedFd>,
 ) -> Result<Vec<u8>, NetError> {
     let kind = conf::kind(plugin);
     let program = find(settings, kind)?;
     let stdin = conf::for_plugin(made, plugin, prev).to_string();
     let env = environment(settings, verb, made);
-    let exec = Exec { program: &program, env: &env, stdin: stdin.as_bytes(), cap_bytes: CAP_BYTES, timeout: settings.cni_timeout };
+    let exec = Exec { program: &program, env: &env, stdin: stdin.as_bytes(), hold, cap_bytes: CAP_BYTES, timeout: settings.cni_timeout };
     let output = exec.run().await.map_err(|source| NetError::File { verb: "run", path: program.clone(), source })?;
     if output.ended == Some(Ended::Exited(0)) {
         return Ok(output.stdout);

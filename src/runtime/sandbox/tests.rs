@@ -98,8 +98,13 @@ impl Node {
         assert_eq!(mounts::below(&[&self.dir]).unwrap(), Vec::<PathBuf>::new());
         assert_eq!(scan(&self.paths), std::collections::BTreeMap::new());
         assert_eq!(self.leases(), 0);
-        let veths = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-        assert!(!veths.contains("veth"), "{veths}");
+        // A network namespace nobody holds is taken apart by the kernel in its own time, the host's end of its veth with it.
+        let devices = || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while devices().contains("veth") {
+            assert!(Instant::now() < deadline, "{}", devices());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         for dir in [self.paths.pods(), self.paths.run_pods()] {
             assert_eq!(std::fs::read_dir(&dir).into_iter().flatten().count(), 0, "{}", dir.display());
         }
@@ -377,6 +382,89 @@ fn unsupported_volumes_and_foreign_sysctls_are_refused() {
         let sysctl = pod(11, json!({ "securityContext": { "sysctls": [{ "name": "vm.swappiness", "value": "1" }] } }));
         let failure = node.create(&sysctl).await.unwrap_err().into_failure();
         assert_eq!((failure.class, &*failure.reason), (Class::Refused, "SysctlForbidden"));
+    });
+}
+
+/// Polls it so many times and then lets go of it, as a crash would; true if it was done by then.
+async fn cut_short<F: Future>(future: F, polls: u32) -> bool {
+    let mut future = std::pin::pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|cx| {
+        if left == 0 {
+            return std::task::Poll::Ready(false);
+        }
+        left -= 1;
+        future.as_mut().poll(cx).map(|_| true)
+    })
+    .await
+}
+
+#[test]
+fn a_crash_anywhere_in_create_or_delete_is_cleaned_up() {
+    on_a_node("crash", async |node| {
+        let pod = pod(12, json!({ "volumes": [{ "name": "m", "emptyDir": { "medium": "Memory" } }] }));
+        let mut polls = 0;
+        while !cut_short(node.create(&pod), polls).await {
+            polls += 1;
+            assert!(
+                !matches!(scan_one(&node.paths, &pod.uid), Some(Scanned { sandbox: Sandbox::Ready { .. }, .. })),
+                "after {polls} polls"
+            );
+            if polls % 2 == 0 {
+                node.delete(&pod, false).await;
+                assert_eq!(scan_one(&node.paths, &pod.uid), None);
+                assert_eq!(node.leases(), 0);
+            }
+            // Else create itself has to cope with what is there.
+        }
+        assert!(polls > 3, "{polls}");
+        assert_eq!(node.leases(), 1);
+        let mut polls = 0;
+        while !cut_short(delete(&node.settings, &node.paths, &pod.uid, None, false), polls).await {
+            polls += 1;
+            let left = scan_one(&node.paths, &pod.uid).map(|s| s.sandbox);
+            assert!(polls == 1 || !matches!(left, Some(Sandbox::Ready { .. })), "after {polls} polls: {left:?}");
+        }
+    });
+}
+
+#[test]
+fn a_plugin_that_outlived_us_is_waited_for() {
+    on_a_node("outlived", async |node| {
+        let done = node.dir.join("done");
+        node.plugin("slow", &format!(r#"[ "$CNI_COMMAND" = DEL ] && {{ test -e {0} || touch {0}.early; }}; exit 0"#, done.display()));
+        node.network(json!([{ "type": "slow" }]));
+        let pod = pod(13, json!({}));
+        node.create(&pod).await.unwrap();
+        // Somebody else's open of the lock file, held by a process that is no child of ours to wait for.
+        let file = std::fs::OpenOptions::new().append(true).open(node.paths.run_pod(&pod.uid).join("cni.lock")).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let script = format!("sleep 0.3; touch {}", done.display());
+        let mut orphan = std::process::Command::new("sh").args(["-c", &script]).stdin(file).spawn().unwrap();
+        node.delete(&pod, false).await;
+        assert!(done.exists() && !node.dir.join("done.early").exists());
+        orphan.wait().unwrap();
+    });
+}
+
+#[test]
+fn burstable_pods_share_what_they_ask_for_together() {
+    on_a_node("shares", async |node| {
+        let Some(h) = crate::sys::cgroup::hierarchies().into_iter().find(|h| h.root.join("cpu.shares").exists()) else {
+            println!("skipped: no v1 cpu hierarchy here");
+            return;
+        };
+        let asks = |cpu: &str| json!({ "hostNetwork": true, "hostIPC": true, "containers": [{ "name": "c", "resources": { "requests": { "cpu": cpu } } }] });
+        let (one, two) = (pod(14, asks("1")), pod(15, asks("500m")));
+        let class = h.root.join(node.settings.cgroup_root.trim_start_matches('/')).join("kubepods/burstable/cpu.shares");
+        let shares = || std::fs::read_to_string(&class).unwrap().trim().to_owned();
+        node.create(&one).await.unwrap();
+        node.create(&two).await.unwrap();
+        assert_eq!(shares(), "1536");
+        node.delete(&one, false).await;
+        assert_eq!(shares(), "512");
+        node.delete(&two, false).await;
+        assert_eq!(shares(), "2");
     });
 }
 

@@ -1,0 +1,38 @@
+//! One lock a pod, held by the plugins themselves: when plinth dies while one runs, the next plinth waits for its end.
+//!
+//! Without it a DEL could overtake the ADD it is to undo, and the address would never be given back. The lock belongs to an open file
+//! that plugins inherit (flock), so it ends with the last of them and nothing has to be cleaned.
+
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::NetError;
+use crate::pod::Uid;
+use crate::runtime::paths::Paths;
+use crate::settings::Settings;
+
+/// Between two looks at a lock somebody else holds: only after a crash.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Takes the pod's lock, waiting as long as a plugin may run.
+pub async fn take(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<OwnedFd, NetError> {
+    let dir = paths.run_pod(uid);
+    let path = dir.join("cni.lock");
+    let opened = std::fs::create_dir_all(&dir).and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
+    let lock: OwnedFd = opened.map_err(|source| NetError::File { verb: "open", path: path.clone(), source })?.into();
+    let mut left = settings.cni_timeout;
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(rustix::io::Errno::WOULDBLOCK) if left > LOOK => {
+                tokio::time::sleep(LOOK).await;
+                left = left.saturating_sub(LOOK);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(NetError::Busy { uid: uid.clone(), seconds: settings.cni_timeout.as_secs() }),
+            Err(e) => return Err(NetError::File { verb: "lock", path, source: e.into() }),
+        }
+    }
+}
