@@ -1,12 +1,17 @@
-//! argv, settings, runtime, exit code, error chain.
+//! argv to exit status: everything else is in the library.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.split_first() {
-        Some((verb, rest)) if verb == "check" => plinth::cli::check::run(rest).into(),
-        Some((verb, rest)) if verb == "render" => plinth::cli::render::run(rest).into(),
-        _ => ExitCode::from(2),
+    let mut args = Vec::new();
+    for arg in std::env::args_os().skip(1) {
+        match arg.into_string() {
+            Ok(arg) => args.push(arg),
+            Err(arg) => {
+                eprintln!("plinth: argument {arg:?} is not UTF-8");
+                return ExitCode::from(plinth::cli::USAGE);
+            }
+        }
     }
+    ExitCode::from(plinth::cli::dispatch(&args))
 }

@@ -1,0 +1,137 @@
+//! `plinth man`: pages in man(7) macros, made from the table.
+
+use std::fs;
+use std::path::Path;
+
+use super::table::{ENVIRONMENT, EXITS, Flag, HELP, Takes, VERBS, Verb};
+use super::usage::{flag_help, operand_form};
+use super::{Fail, client, print};
+
+/// The verb.
+pub fn run(args: &[String]) -> u8 {
+    super::verb("man", args, |args| {
+        let Some(dir) = args.operand() else { return print(&overview()).map(|()| 0) };
+        let write = |name: &str, text: &str| {
+            let path = Path::new(dir).join(name);
+            fs::write(&path, text).map_err(|e| Fail::failed(format!("write `{}`: {}", path.display(), client::plain(&e))))
+        };
+        write("plinth.1", &overview())?;
+        for verb in VERBS {
+            write(&format!("plinth-{}.1", verb.name), &page(verb))?;
+        }
+        Ok(0)
+    })
+}
+
+/// plinth(1).
+pub fn overview() -> String {
+    let mut out = head("PLINTH");
+    out.push_str(".SH NAME\nplinth \\- static pods on containerd, without a control plane\n.SH SYNOPSIS\n.B plinth\n.I COMMAND\n[\\fIARGUMENTS\\fR]\n");
+    out.push_str(".SH DESCRIPTION\n");
+    out.push_str(&roff(
+        "Plinth reads Pod manifests from layered directories, runs them on containerd as the kubelet runs static pods, keeps them running, \
+         and shows them on a status socket. It needs no API server, no pause image and no registry.",
+    ));
+    out.push_str("\n.SH COMMANDS\n");
+    for verb in VERBS {
+        out.push_str(&format!(
+            ".TP\n\\fBplinth {}\\fR{}\n{}; see\n.BR plinth\\-{} (1).\n",
+            roff(verb.name),
+            operands(verb),
+            capital(&roff(verb.summary)),
+            roff(verb.name)
+        ));
+    }
+    out.push_str(&tail());
+    out.push_str(".SH FILES\n");
+    for (file, what) in [
+        ("/usr/lib/plinth/manifests, /run/plinth/manifests, /etc/plinth/manifests", "Manifest layers, lowest first."),
+        ("/usr/lib/plinth/images", "OCI archives to import images from."),
+        ("/run/plinth/plinth.sock", "The status socket."),
+        ("/var/log/pods", "Container logs."),
+    ] {
+        out.push_str(&format!(".TP\n.I {}\n{}\n", roff(file), roff(what)));
+    }
+    out.push_str(".SH SEE ALSO\n");
+    let pages: Vec<String> = VERBS.iter().map(|v| format!(".BR plinth\\-{} (1)", roff(v.name))).collect();
+    out.push_str(&pages.join(",\n"));
+    out.push('\n');
+    out
+}
+
+/// plinth-VERB(1).
+pub fn page(verb: &Verb) -> String {
+    let mut out = head(&format!("PLINTH\\-{}", verb.name.to_uppercase()));
+    out.push_str(&format!(
+        ".SH NAME\nplinth\\-{} \\- {}\n.SH SYNOPSIS\n.nh\n\\fBplinth {}\\fR",
+        roff(verb.name),
+        roff(verb.summary),
+        roff(verb.name)
+    ));
+    for flag in verb.flags {
+        out.push_str(&format!("\n[{}]{}", forms(flag).join("|"), if flag.repeat { "..." } else { "" }));
+    }
+    out.push_str(&format!("\n{}\n.hy\n.SH DESCRIPTION\n", operands(verb).trim_start()));
+    let summary = format!("{}.", capital(verb.summary));
+    for (i, paragraph) in std::iter::once(summary.as_str()).chain(verb.text.iter().copied()).enumerate() {
+        out.push_str(if i == 0 { "" } else { ".PP\n" });
+        out.push_str(&roff(paragraph));
+        out.push('\n');
+    }
+    out.push_str(".SH OPTIONS\n");
+    for flag in verb.flags.iter().chain([&HELP]) {
+        out.push_str(&format!(".TP\n{}\n{}.\n", forms(flag).join(", "), capital(&roff(&flag_help(flag)))));
+    }
+    if !verb.examples.is_empty() {
+        out.push_str(".SH EXAMPLES\n");
+        for (command, what) in verb.examples {
+            out.push_str(&format!(".TP\n\\fB{}\\fR\n{}.\n", roff(command), capital(&roff(what))));
+        }
+    }
+    out.push_str(&tail());
+    out.push_str(".SH SEE ALSO\n.BR plinth (1)\n");
+    out
+}
+
+fn head(title: &str) -> String {
+    format!(".TH {title} 1 \"\" \"plinth {}\" \"plinth\"\n", roff(env!("CARGO_PKG_VERSION")))
+}
+
+fn tail() -> String {
+    let mut out = String::from(".SH EXIT STATUS\n");
+    for (code, what) in EXITS {
+        out.push_str(&format!(".TP\n.B {code}\n{}\n", roff(what)));
+    }
+    out.push_str(".SH ENVIRONMENT\n");
+    for (name, what) in ENVIRONMENT {
+        out.push_str(&format!(".TP\n.B {name}\n{}\n", roff(what)));
+    }
+    out
+}
+
+fn operands(verb: &Verb) -> String {
+    verb.operands.iter().map(|o| format!(" \\fI{}\\fR", roff(&operand_form(o)))).collect()
+}
+
+/// Short and long form, with the value's name.
+fn forms(flag: &Flag) -> Vec<String> {
+    let long = roff(flag.long);
+    let (short_value, long_value) = match flag.takes {
+        Takes::Nothing => (String::new(), String::new()),
+        Takes::Value(what) => (format!(" \\fI{}\\fR", roff(what)), format!(" \\fI{}\\fR", roff(what))),
+        Takes::Maybe(what, _) => (String::new(), format!("[=\\fI{}\\fR]", roff(what))),
+    };
+    let short = flag.short.map(|c| format!("\\fB\\-{c}\\fR{short_value}"));
+    short.into_iter().chain([format!("\\fB\\-\\-{long}\\fR{long_value}")]).collect()
+}
+
+/// Escaped for roff: backslashes, hyphens a reader may copy, and a first character that would be a request.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
