@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use containerd_client::events::{TaskExit, TaskOom};
-use containerd_client::services::v1::{SubscribeRequest, WaitRequest};
+use containerd_client::services::v1::{PublishRequest, SubscribeRequest, WaitRequest};
 use containerd_client::types::Envelope;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -33,6 +33,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const SAFETY_LOOK: Duration = Duration::from_secs(60);
 /// containerd hears of an exit after the kernel: so long its own word is waited for before the pidfd's counts.
 const WITNESS_WAITS: Duration = Duration::from_millis(200);
+/// Our own event, by which a subscription shows that it stands; how often it is published, and the pause between two.
+const HELLO: &str = "/plinth/hello";
+const HELLOS: (u32, Duration) = (100, Duration::from_millis(20));
 /// The exit status of a process is readable once its parent has reaped it: tries, and the pause between two.
 const REAPED: (u32, Duration) = (50, Duration::from_millis(20));
 
@@ -84,10 +87,7 @@ async fn open(rt: &Rc<Runtime>) -> Result<(Client, Streaming<Envelope>)> {
     if age == Age::TooOld {
         return Err(Error::Refused(format!("use containerd {version}: it is too old; plinth needs 1.7, better 2.0, or newer")));
     }
-    let namespace = &settings.namespace;
-    let filters = ["/tasks/exit", "/tasks/oom"].map(|topic| format!("namespace=={namespace},topic==\"{topic}\"")).to_vec();
-    let events =
-        client.events().subscribe(client.ask_for_ever(SubscribeRequest { filters })).await.tried("subscribe to events of", "containerd")?;
+    let events = subscribe(&client, &settings.namespace).await?;
     if age == Age::NoMirrors && !rt.warned_of_age.replace(true) {
         log::warn!(
             "containerd {version} ignores registry hosts directories: no mirrors, no plain-http registries, no own CA; 2.0 or newer has them"
@@ -96,6 +96,27 @@ async fn open(rt: &Rc<Runtime>) -> Result<(Client, Streaming<Envelope>)> {
     rt.link.replace(Some(Linked { client: client.clone(), hosts: age == Age::Current }));
     rt.tell(Event::Link(Link::Up { version: version.as_str().into() }));
     Ok((client, events))
+}
+
+/// Subscribes, and is sure of it: containerd answers a subscription only with its first event, so one is published until it comes.
+async fn subscribe(client: &Client, namespace: &str) -> Result<Streaming<Envelope>> {
+    let filters = ["/tasks/exit", "/tasks/oom", HELLO].map(|topic| format!("namespace=={namespace},topic==\"{topic}\"")).to_vec();
+    let mut events = client.events();
+    let subscribed = events.subscribe(client.ask_for_ever(SubscribeRequest { filters }));
+    tokio::pin!(subscribed);
+    for _ in 0..HELLOS.0 {
+        let hello = async {
+            let event = Some(prost_types::Any::default());
+            let _ = client.events().publish(client.ask(PublishRequest { topic: HELLO.to_owned(), event })).await;
+            tokio::time::sleep(HELLOS.1).await;
+        };
+        tokio::select! {
+            biased;
+            answer = &mut subscribed => return answer.tried("subscribe to events of", "containerd"),
+            () = hello => {}
+        }
+    }
+    Err(Error::Again("subscribe to events of containerd: it does not deliver any".into()))
 }
 
 /// Turns what comes over one link into hints, until it breaks; answers why it did.

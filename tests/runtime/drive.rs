@@ -1,0 +1,267 @@
+//! Actions done by hand on one `Runtime`, and the events it tells.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use plinth::plan::action::{Action, Effect, Event, Failure, Outcome};
+use plinth::plan::world::{Link, SeenContainer, SeenImage, SeenPod, State};
+use plinth::pod::{ImageRef, Origin, PullPolicy, Uid, WantedPod};
+use plinth::runtime::{Job, Runtime};
+use plinth::settings::Settings;
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::node::{self, IMAGE, Node};
+
+const INSIDE: &str = "PLINTH_TEST_NODE";
+
+/// Runs the test inside a node's namespaces: outside, by running itself again there.
+pub fn inside(name: &str, suite: &str, test: impl AsyncFnOnce(Drive)) {
+    if let Ok(dir) = std::env::var(INSIDE) {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().unwrap();
+        return tokio::task::LocalSet::new().block_on(&rt, test(Drive::new(dir.into())));
+    }
+    if !node::can_run() {
+        return;
+    }
+    let node = Node::with(suite, &[]);
+    let holder = std::fs::read_to_string(node.path("holder.pid")).unwrap();
+    let me = std::env::current_exe().unwrap();
+    let enter = ["--target", holder.trim(), "--mount", "--net", "--"];
+    let out = Command::new("nsenter").args(enter).arg(me).args(["--exact", name, "--nocapture"]).env(INSIDE, &node.dir).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{text}\n{}", node.log());
+    println!("{text}");
+    node.assert_clean();
+}
+
+pub struct Drive {
+    pub dir: PathBuf,
+    pub image: ImageRef,
+    settings: Settings,
+    runtime: Option<Rc<Runtime>>,
+    events: Option<UnboundedReceiver<Event>>,
+    watch: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Drive {
+    fn new(dir: PathBuf) -> Drive {
+        struct Print;
+        impl log::Log for Print {
+            fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+                true
+            }
+            fn log(&self, record: &log::Record<'_>) {
+                if record.target().starts_with("plinth") {
+                    eprintln!("{} {}", record.level(), record.args());
+                }
+            }
+            fn flush(&self) {}
+        }
+        log::set_logger(&Print).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        let settings = Settings {
+            containerd: dir.join("containerd.sock"),
+            data_dir: dir.join("data"),
+            run_dir: dir.join("run"),
+            pod_logs_dir: dir.join("logs/pods"),
+            container_links_dir: Some(dir.join("logs/containers")),
+            cni_conf_dir: dir.join("cni"),
+            cni_cache_dir: dir.join("data/cni"),
+            image_dirs: vec![dir.join("work/archives")],
+            registry_hosts_dir: dir.join("work/hosts.d"),
+            cgroup_root: format!("/plinth-{name}"),
+            node_ips: vec!["127.0.0.1".parse().unwrap()],
+            ..Settings::default()
+        };
+        Drive { dir, image: ImageRef::normalised(IMAGE), settings, runtime: None, events: None, watch: None }
+    }
+
+    pub fn set(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+    }
+
+    /// A new runtime, and its link.
+    pub async fn up(&mut self) {
+        let (tell, events) = unbounded_channel();
+        let runtime = Runtime::new(Rc::new(self.settings.clone()), tell).unwrap();
+        self.watch = Some(tokio::task::spawn_local(runtime.clone().watch()));
+        self.runtime = Some(runtime);
+        self.events = Some(events);
+        self.until(|e| matches!(e, Event::Link(Link::Up { .. }))).await;
+    }
+
+    /// As if plinth were killed and started again.
+    pub async fn reborn(mut self) -> Drive {
+        self.watch.take().unwrap().abort();
+        tokio::task::yield_now().await;
+        self.runtime = None;
+        self.up().await;
+        self
+    }
+
+    pub async fn until(&mut self, mut holds: impl FnMut(&Event) -> bool) {
+        let events = self.events.as_mut().unwrap();
+        let found = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                let event = events.recv().await.unwrap();
+                eprintln!("{event:?}");
+                if holds(&event) {
+                    break;
+                }
+            }
+        });
+        assert!(found.await.is_ok(), "the event did not come");
+    }
+
+    pub fn drain(&mut self) {
+        while self.events.as_mut().unwrap().try_recv().is_ok() {}
+    }
+
+    async fn perform(&self, action: Action, pod: Option<&Rc<WantedPod>>, seen: Option<SeenPod>) -> Outcome {
+        let text = format!("{action:?}");
+        let t = Instant::now();
+        let job = Job { action, pod: pod.cloned(), seen };
+        let outcome = tokio::time::timeout(Duration::from_secs(60), self.runtime.clone().unwrap().perform(job)).await;
+        let outcome = outcome.unwrap_or_else(|_| panic!("not within a minute: {text}"));
+        eprintln!("{:?} {text} -> {outcome:?}", t.elapsed());
+        outcome
+    }
+
+    pub async fn done(&self, action: Action, pod: Option<&Rc<WantedPod>>) -> Effect {
+        match self.perform(action.clone(), pod, None).await {
+            Outcome::Done(effect) => effect,
+            Outcome::Failed(failure) => panic!("{action:?}: {failure:?}"),
+        }
+    }
+
+    pub async fn failed(&self, action: Action) -> Failure {
+        match self.perform(action.clone(), None, None).await {
+            Outcome::Failed(failure) => failure,
+            Outcome::Done(effect) => panic!("{action:?}: {effect:?}"),
+        }
+    }
+
+    pub async fn image(&self, pull: PullPolicy) {
+        let done = self.done(Action::PrepareImage { image: self.image.clone(), pull }, None).await;
+        assert!(matches!(done, Effect::Image(SeenImage::Ready { .. })), "{done:?}");
+    }
+
+    pub async fn sandbox(&self, name: &str, script: &str) -> Rc<WantedPod> {
+        self.sandbox_of(name, json!(["sh", "-c", script])).await
+    }
+
+    pub async fn sandbox_of(&self, name: &str, command: Value) -> Rc<WantedPod> {
+        let pod = pod(name, command);
+        self.done(Action::CreateSandbox { uid: pod.uid.clone() }, Some(&pod)).await;
+        pod
+    }
+
+    pub async fn create(&self, pod: &Rc<WantedPod>, attempt: u32) -> SeenContainer {
+        let seen = self.look(pod).await;
+        let action = Action::CreateContainer { uid: pod.uid.clone(), name: "c".into(), attempt };
+        match self.perform(action, Some(pod), seen).await {
+            Outcome::Done(Effect::Container(c)) => *c,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn start(&self, pod: &Rc<WantedPod>, id: &Rc<str>) -> SeenContainer {
+        self.container(Action::StartTask { uid: pod.uid.clone(), id: id.clone() }, pod).await
+    }
+
+    pub async fn end(&self, pod: &Rc<WantedPod>, id: &Rc<str>) -> SeenContainer {
+        self.container(Action::DeleteTask { uid: pod.uid.clone(), id: id.clone() }, pod).await
+    }
+
+    async fn container(&self, action: Action, pod: &Rc<WantedPod>) -> SeenContainer {
+        match self.done(action, Some(pod)).await {
+            Effect::Container(c) => *c,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn gone(&self, pod: &Rc<WantedPod>, id: &Rc<str>) {
+        assert_eq!(self.done(Action::DeleteContainer { uid: pod.uid.clone(), id: id.clone() }, Some(pod)).await, Effect::Gone);
+        assert_eq!(self.done(Action::DeleteSandbox { uid: pod.uid.clone(), keep: false }, Some(pod)).await, Effect::Gone);
+    }
+
+    pub async fn look(&self, pod: &Rc<WantedPod>) -> Option<SeenPod> {
+        match self.done(Action::Look { uid: pod.uid.clone() }, None).await {
+            Effect::Pod(pod) => pod.map(|p| *p),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn look_all(&self) -> BTreeMap<Uid, SeenPod> {
+        match self.done(Action::LookAll, None).await {
+            Effect::All(pods) => pods,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for the hint, then for what it was about.
+    pub async fn until_exited(&mut self, pod: &Rc<WantedPod>, id: &Rc<str>) {
+        self.until(|e| matches!(e, Event::Hint(uid) if *uid == pod.uid)).await;
+        let seen = self.look(pod).await.unwrap();
+        assert!(matches!(seen.containers[id].state, State::Exited(_)), "{:?}", seen.containers);
+    }
+
+    pub fn log(&self, pod: &WantedPod, attempt: u32) -> String {
+        let path = self.dir.join(format!("logs/pods/{}_{}_{}/c/{attempt}.log", pod.key.namespace, pod.key.name, pod.uid));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    pub async fn until_log(&self, pod: &WantedPod, attempt: u32, text: &str) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !self.log(pod, attempt).contains(text) {
+            assert!(Instant::now() < end, "{text:?} is not in the log: {}", self.log(pod, attempt));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub fn shell(&self, script: &str) -> String {
+        let out = Command::new("sh").args(["-c", script]).output().unwrap();
+        assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    pub fn ctr(&self, args: &[&str]) -> String {
+        let ctr = self.dir.join("containerd/usr/bin/ctr");
+        let out = Command::new(ctr).arg("-a").arg(self.dir.join("containerd.sock")).args(["-n", "plinth"]).args(args).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+    }
+
+    pub fn pid(&self, id: &str) -> u32 {
+        let list = self.ctr(&["tasks", "list"]);
+        list.lines().find(|l| l.starts_with(id)).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// `containerd start|stop|kill|wipe` of the node.
+    pub fn node(&self, what: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node.sh");
+        let out = Command::new(script).args(["containerd".as_ref(), self.dir.as_os_str(), what.as_ref()]).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+fn pod(name: &str, command: Value) -> Rc<WantedPod> {
+    let uid = plinth_uid(name);
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": format!("{name}-it"), "namespace": "default", "uid": uid },
+        "spec": { "hostNetwork": true, "containers": [{
+            "name": "c", "image": IMAGE, "command": command,
+            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+        }] },
+    });
+    Rc::new(WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap())
+}
+
+fn plinth_uid(name: &str) -> String {
+    name.bytes().cycle().take(16).map(|b| format!("{b:02x}")).collect()
+}
