@@ -20,7 +20,7 @@ use crate::pod::{ImageRef, WantedPod};
 use crate::runtime::image_config::ImageConfig;
 use crate::runtime::oci::{self, Input, NodeFacts, SandboxFacts, Spec, VolumeSource};
 use crate::runtime::paths::Paths;
-use crate::runtime::{hosts, node, qos};
+use crate::runtime::{hosts, image_volume, node, qos};
 use crate::settings::Settings;
 
 const USAGE: &str = "usage: plinth render [--node-name N] [--node-ip IP] [--image-config REF=FILE]... FILE";
@@ -194,9 +194,8 @@ fn container(
     };
     let relative = oci::sub_paths(&input).map_err(|e| e.to_string())?;
     let sub_paths = sub_paths(of, &volumes, &relative);
-    let dir = paths.pod(&pod.uid).join("image-volumes").join(name);
-    let declared = oci::image_volumes(&input).map_err(|e| e.to_string())?;
-    let image_volumes = declared.into_iter().map(|p| (p.clone(), text(&dir.join(p.trim_start_matches('/'))))).collect();
+    let places = image_volume::places(&paths, &pod.uid, name, &oci::image_volumes(of, image));
+    let image_volumes = places.into_iter().map(|(path, place)| (path, text(&place))).collect();
     (input.sub_paths, input.image_volumes) = (&sub_paths, &image_volumes);
     oci::spec(&input).map_err(|e| e.to_string())
 }

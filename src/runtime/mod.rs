@@ -19,6 +19,7 @@ mod events;
 pub mod hosts;
 mod image;
 pub mod image_config;
+pub mod image_volume;
 pub mod labels;
 pub mod logs;
 mod message;

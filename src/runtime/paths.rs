@@ -84,6 +84,11 @@ impl Paths {
         PathBuf::from("/").join(self.cgroup_root.trim_start_matches('/'))
     }
 
+    /// Directories of the VOLUMEs of a container's image.
+    pub fn image_volumes(&self, uid: &Uid, container: &str) -> PathBuf {
+        self.pod(uid).join("image-volumes").join(container)
+    }
+
     /// `<run>/pods`, one directory a pod.
     pub fn run_pods(&self) -> PathBuf {
         self.run.join("pods")

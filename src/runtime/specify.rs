@@ -7,11 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 
+use containerd_client::types::Mount;
+
 use super::error::{Error, Result, chain};
 use super::image::Image;
 use super::oci::{self, Input, OciError, Support, VolumeSource, user};
-use super::users::Users;
-use super::{Runtime, cgroup, node, sandbox, volume};
+use super::users::{self, Users};
+use super::{Runtime, cgroup, image_volume, node, sandbox, volume};
 use crate::plan::action::{Class, Failure};
 use crate::pod::WantedPod;
 
@@ -64,8 +66,32 @@ pub(super) struct Whose<'a> {
 }
 
 impl Runtime {
-    /// The specification of a container on this host.
-    pub(super) fn specify(&self, whose: &Whose<'_>, image: &Image, users: &Users) -> std::result::Result<Specified, Unspecified> {
+    /// The specification of a container on this host, whose fresh snapshot these are the mounts of.
+    pub(super) async fn specify(&self, whose: &Whose<'_>, image: &Image, mounts: &[Mount]) -> std::result::Result<Specified, Unspecified> {
+        let users = users::read(mounts)?;
+        let image_volumes = self.image_volumes(whose, image, mounts).await?;
+        self.specified(whose, image, &users, image_volumes)
+    }
+
+    /// A directory for each VOLUME of the image the pod mounts nothing at.
+    async fn image_volumes(&self, whose: &Whose<'_>, image: &Image, mounts: &[Mount]) -> Result<BTreeMap<String, String>> {
+        let Some(container) = whose.pod.container(whose.name) else { return Ok(BTreeMap::new()) };
+        let wanted = oci::image_volumes(container, &image.config);
+        if wanted.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let layers = users::layers(mounts).unwrap_or_default();
+        let made = image_volume::make(&self.paths, &whose.pod.uid, whose.name, &wanted, &layers).await;
+        made.map_err(file("fill the image's volumes in", &self.paths.image_volumes(&whose.pod.uid, whose.name)))
+    }
+
+    fn specified(
+        &self,
+        whose: &Whose<'_>,
+        image: &Image,
+        users: &Users,
+        image_volumes: BTreeMap<String, String>,
+    ) -> std::result::Result<Specified, Unspecified> {
         let (pod, name) = (&**whose.pod, whose.name);
         let container = pod.container(name).ok_or_else(|| OciError::NoContainer(name.to_owned()))?;
         let privileged = container.security_context.as_ref().and_then(|s| s.privileged).unwrap_or(false);
@@ -89,7 +115,7 @@ impl Runtime {
             sandbox: &sandbox,
             volumes: &volumes,
             sub_paths: &none,
-            image_volumes: &none,
+            image_volumes: &image_volumes,
             env_files: &files,
             termination_log: termination.as_deref(),
             user: &user,

@@ -33,7 +33,6 @@ use super::labels::{self, Labels, SCHEME};
 use super::logs::LogTarget;
 use super::observe::{forget, task};
 use super::specify::{Specified, Whose, file, refused};
-use super::users;
 use crate::clock;
 use crate::plan::action::Failure;
 use crate::plan::world::{Exit, Sandbox, SeenContainer, SeenPod};
@@ -133,7 +132,7 @@ impl Runtime {
         let id: Rc<str> = whose.id.into();
         let failed = |e: Error| e.into_failure("CreateContainerError");
         let mounts = self.snapshot(client, &id, &image.chain).await.map_err(failed)?;
-        let made = match users::read(&mounts).map_err(failed).and_then(|u| self.specify(whose, image, &u).map_err(|e| e.into_failure())) {
+        let made = match self.specify(whose, image, &mounts).await.map_err(|e| e.into_failure()) {
             Ok(spec) => self.make_record(client, &id, spec, labels).await.map_err(failed),
             Err(e) => Err(e),
         };

@@ -30,7 +30,7 @@ pub fn read(mounts: &[Mount]) -> Result<Users> {
 }
 
 /// The directories, top first.
-fn layers(mounts: &[Mount]) -> Option<Vec<String>> {
+pub fn layers(mounts: &[Mount]) -> Option<Vec<String>> {
     let mount = mounts.first()?;
     match mount.r#type.as_str() {
         "bind" => Some(vec![mount.source.clone()]),

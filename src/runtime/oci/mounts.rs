@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, VolumeMount};
 
 use super::types::Mount;
 use super::{Input, OciError, Support, VolumeSource, env};
+use crate::runtime::image_config::ImageConfig;
 
 /// Mounts, and what they ask of the root's propagation.
 pub struct Mounted {
@@ -172,11 +173,9 @@ fn sandbox_files(input: &Input<'_>, c: &Container, own: &mut Vec<Mount>) {
 
 /// The image's VOLUMEs the pod mounts nothing at, by their path in the container: containerd gives each a directory of its own,
 /// filled with what the image has there. The caller makes those directories and hands them back as `Input::image_volumes`.
-pub fn image_volumes(input: &Input<'_>) -> Result<Vec<String>, OciError> {
-    let c = input.container()?;
+pub fn image_volumes(c: &Container, image: &ImageConfig) -> Vec<String> {
     let mounted: Vec<String> = c.volume_mounts.iter().flatten().map(|m| clean(&m.mount_path)).collect();
-    let paths = input.image.config.volumes.keys().map(|p| clean(p));
-    Ok(paths.filter(|p| !mounted.contains(p)).collect())
+    image.config.volumes.keys().map(|p| clean(p)).filter(|p| !mounted.contains(p)).collect()
 }
 
 /// An absolute path without `.`, `..` and double slashes, as Go's `filepath.Clean` of it under `/`.

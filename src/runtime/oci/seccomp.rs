@@ -1,7 +1,7 @@
 //! Seccomp profiles: Unconfined, Localhost (text handed in), and RuntimeDefault, which is containerd's default profile as data.
 //!
-//! It is the profile of containerd 2.3, also under an older containerd: it knows the calls of kernels up to 6.13 and refuses
-//! AF_ALG sockets besides AF_VSOCK ones. On older releases that is the only difference a program can meet.
+//! It is containerd 2.3's, whatever containerd runs here: against 2.1's it knows the calls of kernels up to 6.13 and refuses
+//! AF_ALG sockets besides AF_VSOCK ones.
 
 use std::borrow::Cow;
 

@@ -13,7 +13,7 @@
 
 mod error;
 mod files;
-mod remove;
+pub(super) mod remove;
 mod scan;
 mod sysctl;
 #[cfg(test)]
