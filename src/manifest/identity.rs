@@ -37,7 +37,7 @@ pub fn name(pod: &mut Pod, node_name: &str) {
     let meta = &mut pod.metadata;
     meta.name = Some(format!("{}-{node}", meta.name.as_deref().unwrap_or_default()));
     meta.namespace = Some(meta.namespace.take().filter(|ns| !ns.is_empty()).unwrap_or_else(|| "default".into()));
-    pod.spec.get_or_insert_default().node_name = Some(node_name.to_owned());
+    pod.spec.get_or_insert_default().node_name = Some(node);
 }
 
 /// Gives a named pod its UID, annotations, toleration and status, in the kubelet's way.

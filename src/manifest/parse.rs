@@ -181,3 +181,148 @@ fn refuse_twins(out: &mut Parsed) {
     }
     out.pods = kept;
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    fn read(text: &str) -> Parsed {
+        read_as(text, Source::File, "node1")
+    }
+
+    fn read_as(text: &str, source: Source, node_name: &str) -> Parsed {
+        file(text.as_bytes(), &Context { node_name, source, layer: "/layer".into(), path: Path::new("a.yaml") })
+    }
+
+    fn pod(name: &str) -> String {
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers: [{{name: c, image: 'b:1'}}]\n")
+    }
+
+    fn uid(text: &str) -> String {
+        let parsed = read(text);
+        assert_eq!(parsed.errors, [], "{text}");
+        parsed.pods[0].uid.to_string()
+    }
+
+    fn places(findings: &[Finding]) -> Vec<(u32, u32, &str)> {
+        findings.iter().map(|f| (f.line, f.column, f.field.as_str())).collect()
+    }
+
+    #[test]
+    fn every_document_is_a_pod_with_its_line() {
+        let parsed = read(&format!("# two\n{}---\n---\n{}", pod("a"), pod("b")));
+        assert_eq!(parsed.errors, []);
+        let names: Vec<_> = parsed.pods.iter().map(|p| (p.key.to_string(), p.origin.line)).collect();
+        assert_eq!(names, [("default/a-node1".to_owned(), 2), ("default/b-node1".to_owned(), 9)]);
+    }
+
+    #[test]
+    fn lists_are_pods_too() {
+        let list =
+            "apiVersion: v1\nkind: PodList\nitems:\n- metadata: {name: a}\n  spec: {containers: [{name: c, image: b}]}\n- spec: {}\n";
+        let parsed = read(list);
+        assert_eq!(parsed.pods.len(), 1);
+        assert_eq!(places(&parsed.errors), [(6, 3, "items[1].metadata.name")]);
+        let parsed = read("apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Service}, 3]\n");
+        assert_eq!(places(&parsed.errors), [(3, 9, "items[0].kind"), (3, 42, "items[1].kind")]);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_with_their_places() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  hostNetwork: 'true'\n  containers:\n  - name: c\n    args: [yes, 1]\n    ports: [{containerPort: 80.5}, {containerPort: 4294967296}]\n    resources: {limits: {cpu: [1]}}\n    nme: x\n";
+        let parsed = read(text);
+        let at = [
+            (5, 16, "spec.hostNetwork"),
+            (8, 12, "spec.containers[0].args[0]"),
+            (8, 17, "spec.containers[0].args[1]"),
+            (9, 29, "spec.containers[0].ports[0].containerPort"),
+            (9, 52, "spec.containers[0].ports[1].containerPort"),
+            (10, 31, "spec.containers[0].resources.limits[cpu]"),
+        ];
+        assert_eq!(places(&parsed.errors), at);
+        assert_eq!(
+            parsed.errors[1].message,
+            "expected a string, found the boolean `yes`: YAML 1.1 reads `yes` as true; write \"yes\" in quotes"
+        );
+        assert_eq!(places(&parsed.warnings), [(11, 5, "spec.containers[0].nme")]);
+        assert!(parsed.warnings[0].message.contains("did you mean \"name\"?"));
+    }
+
+    #[test]
+    fn null_and_go_zeros_are_silence() {
+        let plain = uid(&pod("a"));
+        let text = pod("a").replace(
+            "spec:\n",
+            "spec:\n  hostNetwork: false\n  hostname: ''\n  nodeSelector: {}\n  tolerations: []\n  volumes: null\n  priority:\n",
+        );
+        assert_eq!(uid(&text), plain);
+        assert_ne!(uid(&pod("a").replace("spec:\n", "spec:\n  hostUsers: false\n")), plain, "a pointer's false is no silence");
+    }
+
+    #[test]
+    fn the_uid_is_of_content_and_identity_alone() {
+        let plain = uid(&pod("a"));
+        assert_eq!(plain.len(), 32);
+        let reordered = "kind: Pod # a\napiVersion: v1\nspec: {restartPolicy: Always, containers: [{image: 'b:1', name: c}]}\nmetadata:\n  namespace: default\n  name: a\n  uid: x\n";
+        assert_eq!(uid(reordered), plain, "defaults, order, comments and a given uid change nothing");
+        assert_eq!(places(&read(reordered).warnings), [(7, 8, "metadata.uid")]);
+        let moved =
+            file(pod("a").as_bytes(), &Context { node_name: "NODE1", source: Source::File, layer: "".into(), path: Path::new("/b") });
+        assert_eq!(moved.pods[0].uid.to_string(), plain);
+        let others = [pod("b"), pod("a").replace("b:1", "b:2"), pod("a").replace("{name: a}", "{name: a, namespace: x}")];
+        for other in others {
+            assert_ne!(uid(&other), plain);
+        }
+        assert_ne!(read_as(&pod("a"), Source::File, "node2").pods[0].uid.to_string(), plain);
+    }
+
+    #[test]
+    fn pods_are_stamped_as_the_kubelet_does() {
+        let parsed = read(&pod("a").replace("{name: a}", "{name: a, annotations: {kubernetes.io/config.source: api, x.y/z: w}}"));
+        let object = &parsed.pods[0].object;
+        let annotations = object.metadata.annotations.as_ref().unwrap();
+        assert_eq!(annotations["kubernetes.io/config.source"], "file");
+        assert_eq!(annotations["kubernetes.io/config.hash"], parsed.pods[0].uid.to_string());
+        assert_eq!(annotations["x.y/z"], "w");
+        assert_eq!(parsed.warnings.len(), 1);
+        assert_eq!(object.status.as_ref().unwrap().phase.as_deref(), Some("Pending"));
+        assert_eq!(object.spec.as_ref().unwrap().tolerations.as_ref().unwrap().len(), 1);
+        let url = read_as(&pod("a"), Source::Http, "node1");
+        assert_eq!(url.pods[0].object.spec.as_ref().unwrap().tolerations, None);
+        let mut seen = parsed.pods[0].clone();
+        identity::stamp_seen(&mut seen, crate::clock::Wall(0));
+        assert_eq!(seen.object.metadata.annotations.as_ref().unwrap()[identity::SEEN], "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(parsed, read(&pod("a").replace("{name: a}", "{name: a, annotations: {kubernetes.io/config.source: api, x.y/z: w}}")));
+    }
+
+    #[test]
+    fn of_two_pods_with_one_name_the_second_is_refused() {
+        let parsed = read(&format!("{}---\n{}", pod("a"), pod("a")));
+        assert_eq!(parsed.pods.len(), 1);
+        assert_eq!(places(&parsed.errors), [(7, 1, "metadata.name")]);
+        assert!(parsed.errors[0].message.contains("default/a-node1 is already on line 1"));
+    }
+
+    #[test]
+    fn what_is_no_pod_is_refused_with_a_reason() {
+        for (text, field, message) in [
+            ("", "", "no document"),
+            ("# only this\n", "", "no document"),
+            ("- a\n", "", "expected a Pod, found a list"),
+            ("kind: Pod\n", "apiVersion", "Required value"),
+            ("apiVersion: v1\nkind: pod\n", "kind", "Unsupported value: \"pod\""),
+            ("apiVersion: v1\nkind: Pod\nmetadata: {generateName: a-}\n", "metadata.name", "name is needed for the pod"),
+            ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n", "spec.containers", "Required value"),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: a, annotations: {kubernetes.io/config.mirror: x}}\nspec: {containers: [{name: c, image: i}]}\n",
+                "metadata.annotations[kubernetes.io/config.mirror]",
+                "mirror pod",
+            ),
+        ] {
+            let parsed = read(text);
+            assert!(parsed.pods.is_empty());
+            assert!(parsed.errors.iter().any(|e| e.field == field && e.message.contains(message)), "{text}: {:?}", parsed.errors);
+        }
+    }
+}

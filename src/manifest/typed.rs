@@ -257,7 +257,17 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor.visit_unit()
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fail> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fail> {
+        match &self.node.value {
+            Value::Text(_) | Value::Number(..) => {}
+            other if name == "Quantity" => {
+                if *other != Value::Null {
+                    self.mismatch("a quantity such as 100m or 1Gi");
+                }
+                return visitor.visit_newtype_struct("0".into_deserializer());
+            }
+            _ => {}
+        }
         visitor.visit_newtype_struct(self)
     }
 

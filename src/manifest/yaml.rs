@@ -331,7 +331,10 @@ impl<'a> Reader<'a> {
         match &mut frame.open {
             Open::List { items } => items.push(node),
             Open::Map { pairs, key } => match key.take() {
-                None => *key = Some(Key::Name(key_text(&node)?, node.place)),
+                None => {
+                    self.warnings.extend(surprising_key(&node).filter(|_| self.warnings.len() < 100));
+                    *key = Some(Key::Name(key_text(&node)?, node.place));
+                }
                 Some(Key::Name(name, place)) => pairs.push(Pair { entry: Entry { key: name, place, node }, merged: false }),
                 Some(Key::Merge(place)) => merge(pairs, node, place)?,
             },
@@ -371,6 +374,17 @@ fn key_text(node: &Node) -> Result<Box<str>, Fault> {
         Value::Bool(b, _) => Ok(if *b { "true".into() } else { "false".into() }),
         Value::Number(n @ (Number::Int(_) | Number::Float(_)), _) => Ok(n.to_string().into()),
         other => Err(Fault { message: format!("{} cannot be a key", other.described()), place: node.place }),
+    }
+}
+
+/// `on: ...` is the key "true" to Kubernetes, which nobody means.
+fn surprising_key(node: &Node) -> Option<Finding> {
+    match &node.value {
+        Value::Bool(b, raw) if *b != (&**raw == "true") || !*b && &**raw != "false" => Some(
+            node.place
+                .finding("", format!("the key `{raw}` is the boolean {b} in YAML 1.1 and becomes \"{b}\": write \"{raw}\" in quotes")),
+        ),
+        _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::{Container, Lifecycle, PodSpec};
 
 use super::volume::Volumes;
-use super::{Wrong, blank, each, env, mount, names, probe, resources, security};
+use super::{Wrong, each, env, mount, names, probe, resources, security};
 
 const MAX_RESTART_RULES: usize = 20;
 const MAX_EXIT_CODES: usize = 255;
@@ -13,19 +13,19 @@ const MAX_EXIT_CODES: usize = 255;
 /// Checks all containers of a pod.
 pub fn check(spec: &PodSpec, volumes: &Volumes<'_>, wrong: &mut Wrong) {
     if spec.containers.is_empty() {
-        wrong.required("spec.containers", "must have at least one container");
+        wrong.required("spec.containers", "");
     }
     let mut seen = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
     for (at, c) in each("spec", "containers", Some(&spec.containers)) {
         common(&at, c, spec, volumes, &mut seen, wrong);
-        ports(&at, c, spec, &mut host_ports, wrong);
+        ports(&at, c, spec.host_network == Some(true), &mut host_ports, wrong);
         long_running(&at, c, spec, wrong);
     }
     for (at, c) in each("spec", "initContainers", spec.init_containers.as_ref()) {
         common(&at, c, spec, volumes, &mut seen, wrong);
-        // Ports of init containers clash with their own only.
-        ports(&at, c, spec, &mut BTreeSet::new(), wrong);
+        // Ports of init containers clash with their own only, and are free of the host's network.
+        ports(&at, c, false, &mut BTreeSet::new(), wrong);
         if c.restart_policy.as_deref() == Some("Always") {
             long_running(&at, c, spec, wrong);
         } else {
@@ -60,6 +60,9 @@ fn common<'a>(at: &str, c: &'a Container, spec: &PodSpec, volumes: &Volumes<'_>,
     for (at, policy) in each(at, "resizePolicy", c.resize_policy.as_ref()) {
         wrong.one_of(format!("{at}.resourceName"), &policy.resource_name, &["cpu", "memory"]);
         wrong.one_of(format!("{at}.restartPolicy"), &policy.restart_policy, &["NotRequired", "RestartContainer"]);
+        if spec.restart_policy.as_deref() == Some("Never") && policy.restart_policy != "NotRequired" {
+            wrong.invalid(at, &policy.restart_policy, "must be 'NotRequired' when `restartPolicy` is 'Never'");
+        }
     }
     security::container(at, c, spec, wrong);
 }
@@ -165,7 +168,7 @@ fn restart_rules(at: &str, c: &Container, wrong: &mut Wrong) {
     }
 }
 
-fn ports(at: &str, c: &Container, spec: &PodSpec, host_ports: &mut BTreeSet<String>, wrong: &mut Wrong) {
+fn ports(at: &str, c: &Container, on_host: bool, host_ports: &mut BTreeSet<String>, wrong: &mut Wrong) {
     let mut seen = BTreeSet::new();
     for (at, p) in each(at, "ports", c.ports.as_ref()) {
         if let Some(name) = p.name.as_deref().filter(|n| !n.is_empty()) {
@@ -181,15 +184,15 @@ fn ports(at: &str, c: &Container, spec: &PodSpec, host_ports: &mut BTreeSet<Stri
         let protocol = p.protocol.as_deref().unwrap_or_default();
         wrong.one_of(format!("{at}.protocol"), protocol, &["SCTP", "TCP", "UDP"]);
         let host_ip = p.host_ip.as_deref().unwrap_or_default();
-        if !blank(p.host_ip.as_deref()) {
-            wrong.shape(&format!("{at}.hostIP"), host_ip, names::ip(host_ip));
-        }
         let host_port = p.host_port.unwrap_or(0);
-        if spec.host_network == Some(true) && host_port != p.container_port {
+        if on_host && host_port != p.container_port {
             wrong.invalid(format!("{at}.hostPort"), host_port, "must match `containerPort` when `hostNetwork` is true");
         }
         if host_port != 0 {
-            wrong.within(format!("{at}.hostPort"), host_port.into(), 1, 65535);
+            // With the host's network it was copied from containerPort, which is told of already.
+            if host_port != p.container_port {
+                wrong.within(format!("{at}.hostPort"), host_port.into(), 1, 65535);
+            }
             let taken = format!("{protocol}/{host_ip}/{host_port}");
             if host_ports.contains(&taken) {
                 wrong.duplicate(format!("{at}.hostPort"), &taken);

@@ -35,7 +35,7 @@ pub fn hook(at: &str, h: &LifecycleHandler, grace_s: i64, wrong: &mut Wrong) {
         handlers.push("sleep");
         if !(0..=grace_s).contains(&sleep.seconds) {
             let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace_s})");
-            wrong.invalid(format!("{at}.sleep.seconds"), sleep.seconds, why);
+            wrong.invalid(format!("{at}.sleep"), sleep.seconds, why);
         }
     }
     exactly_one(at, &handlers, wrong);

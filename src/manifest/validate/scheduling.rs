@@ -110,6 +110,12 @@ fn node_affinity(affinity: &NodeAffinity, wrong: &mut Wrong) {
         }
         for (at, term) in each(&at, "nodeSelectorTerms", Some(&required.node_selector_terms)) {
             node_term(&at, term, wrong);
+            // Values that no label can have are refused in what is required, not in what is preferred.
+            for (at, r) in each(&at, "matchExpressions", term.match_expressions.as_ref()) {
+                for (at, value) in each(&at, "values", r.values.as_ref()) {
+                    wrong.shape(&at, value, names::label_value(value));
+                }
+            }
         }
     }
     let preferred = affinity.preferred_during_scheduling_ignored_during_execution.as_ref();

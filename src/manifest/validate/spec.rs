@@ -21,11 +21,6 @@ pub fn check(spec: &PodSpec, wrong: &mut Wrong) {
     network::check(spec, wrong);
     scheduling::check(spec, wrong);
     resources::pod(spec, wrong);
-    for (at, secret) in each("spec", "imagePullSecrets", spec.image_pull_secrets.as_ref()) {
-        if secret.name.is_empty() {
-            wrong.required(format!("{at}.name"), "");
-        }
-    }
     for (at, gate) in each("spec", "readinessGates", spec.readiness_gates.as_ref()) {
         wrong.shape(&format!("{at}.conditionType"), &gate.condition_type, names::qualified(&gate.condition_type));
     }
@@ -69,8 +64,9 @@ fn operating_system(spec: &PodSpec, wrong: &mut Wrong) {
         }
         return;
     }
-    let flags = [("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc), ("shareProcessNamespace", spec.share_process_namespace)];
-    for (field, _) in flags.iter().filter(|(_, on)| *on == Some(true)) {
+    let shared = spec.share_process_namespace;
+    let flags = [("hostUsers", spec.host_users), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc), ("shareProcessNamespace", shared)];
+    for (field, _) in flags.iter().filter(|(_, set)| set.is_some()) {
         wrong.forbidden(format!("spec.{field}"), "cannot be set for a windows pod");
     }
     if let Some(s) = &spec.security_context {
