@@ -148,7 +148,7 @@ pub fn for_collection<'a>(list: &Value, valid: impl Iterator<Item = &'a Uid>) ->
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::pod::Origin;
 

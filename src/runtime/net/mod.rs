@@ -1,6 +1,7 @@
 //! The pod's network by CNI plugins, as containerd's CRI and libcni use them: ADD in order, DEL in reverse with what ADD was given.
 //!
 //! - `conf`: which configuration, and what of it each plugin is given (pure but for reading the directory)
+//! - `plugin`: one call of one of them
 //! - `lock`: a plugin that outlives us is waited for, not raced
 //! - `cache`: what was added, on disk, so that it can be given back by any later process, also after a reboot
 //!
@@ -10,6 +11,7 @@
 pub mod cache;
 mod conf;
 mod lock;
+mod plugin;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,14 +24,11 @@ use serde_json::{Value, json};
 use super::paths::Paths;
 use crate::pod::{Uid, WantedPod};
 use crate::settings::Settings;
-use crate::sys::mounts;
-use crate::sys::spawn::{Ended, Exec, Output};
 use cache::Attachment;
+use plugin::call;
 
 /// The interface in the pod, as with every Kubernetes runtime.
 pub const INTERFACE: &str = "eth0";
-/// A result is some hundred bytes; more is a plugin gone wild.
-const CAP_BYTES: usize = 1 << 20;
 
 /// What can go wrong with a pod's network.
 #[derive(Debug, thiserror::Error)]
@@ -189,74 +188,6 @@ pub async fn release_stale(settings: &Settings, paths: &Paths, keep: &BTreeSet<U
     outcome
 }
 
-/// One plugin, one verb: its standard output, or what it complained.
-async fn call(
-    settings: &Settings,
-    verb: &'static str,
-    made: &Attachment,
-    plugin: &Value,
-    prev: Option<&Value>,
-    hold: Option<&OwnedFd>,
-) -> Result<Vec<u8>, NetError> {
-    let kind = conf::kind(plugin);
-    let program = find(settings, kind)?;
-    let stdin = conf::for_plugin(made, plugin, prev).to_string();
-    let env = environment(settings, verb, made);
-    let exec = Exec { program: &program, env: &env, stdin: stdin.as_bytes(), hold, cap_bytes: CAP_BYTES, timeout: settings.cni_timeout };
-    let output = exec.run().await.map_err(|source| NetError::File { verb: "run", path: program.clone(), source })?;
-    if output.ended == Some(Ended::Exited(0)) {
-        return Ok(output.stdout);
-    }
-    let said = complaint(&output, settings);
-    Err(NetError::Plugin { verb, network: made.network.clone(), plugin: kind.to_owned(), said })
-}
-
-fn find(settings: &Settings, kind: &str) -> Result<PathBuf, NetError> {
-    let named = !kind.is_empty() && !kind.contains('/') && kind != "." && kind != "..";
-    let found = settings.cni_bin_dirs.iter().map(|d| d.join(kind)).find(|p| named && p.is_file());
-    found.ok_or_else(|| NetError::NoPlugin { plugin: kind.to_owned(), dirs: joined(&settings.cni_bin_dirs, ", ") })
-}
-
-fn joined(dirs: &[PathBuf], with: &str) -> String {
-    dirs.iter().map(|d| d.to_string_lossy()).collect::<Vec<_>>().join(with)
-}
-
-/// Ours (plugins look for iptables on PATH) and the protocol's.
-fn environment(settings: &Settings, verb: &str, made: &Attachment) -> Vec<(String, String)> {
-    let inherited = std::env::vars().filter(|(k, _)| !k.starts_with("CNI_") && k != "NOTIFY_SOCKET");
-    // After a reboot, or once unpinned, the path names nothing: the protocol's word for that is an empty one.
-    let netns = if mounts::is_pin(Path::new(&made.netns)) { made.netns.clone() } else { String::new() };
-    let mut env: Vec<(String, String)> = inherited.collect();
-    let mut set = |k: &str, v: String| env.push((k.to_owned(), v));
-    set("CNI_COMMAND", verb.to_owned());
-    set("CNI_PATH", joined(&settings.cni_bin_dirs, ":"));
-    if verb != "GC" {
-        set("CNI_CONTAINERID", made.id.clone());
-        set("CNI_NETNS", netns);
-        set("CNI_IFNAME", INTERFACE.to_owned());
-        set("CNI_ARGS", made.args());
-    }
-    env
-}
-
-/// Errors come as JSON on standard output; what is not that is shown as it came, standard error first.
-fn complaint(output: &Output, settings: &Settings) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().chars().take(1000).collect::<String>();
-    if let Ok(error) = serde_json::from_slice::<Value>(&output.stdout) {
-        let part = |key| error.get(key).and_then(Value::as_str).filter(|s| !s.is_empty());
-        if let Some(msg) = part("msg") {
-            return part("details").map_or_else(|| msg.to_owned(), |d| format!("{msg}: {d}"));
-        }
-    }
-    let how = match output.ended {
-        None => format!("no answer within {} s, killed", settings.cni_timeout.as_secs()),
-        Some(Ended::Exited(code)) => format!("exit status {code}"),
-        Some(Ended::Signalled(signal)) => format!("ended by signal {signal}"),
-    };
-    let words = [text(&output.stderr), text(&output.stdout)].into_iter().find(|t| !t.is_empty());
-    words.map_or(how.clone(), |w| format!("{how}: {w}"))
-}
-
 /// The pod's addresses of a result: those of its interface, an IPv4 one first (containerd's default preference), then in order.
 fn addresses(result: Option<&Value>) -> Vec<IpAddr> {
     let Some(result) = result else { return Vec::new() };
@@ -287,7 +218,7 @@ pub fn default_address() -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     #[test]
@@ -300,14 +231,5 @@ mod tests {
         assert_eq!(ips, ["10.9.0.2", "fd00::2"]);
         assert_eq!(addresses(Some(&json!({ "ip4": { "ip": "10.1.1.1/24" } }))).len(), 1);
         assert_eq!(addresses(Some(&json!({}))).len(), 0);
-    }
-
-    #[test]
-    fn a_plugins_own_words_are_shown() {
-        let settings = Settings::default();
-        let said = |ended, out: &str, err: &str| complaint(&Output { ended, stdout: out.into(), stderr: err.into() }, &settings);
-        assert_eq!(said(Some(Ended::Exited(1)), r#"{"code":11,"msg":"no addresses","details":"full"}"#, ""), "no addresses: full");
-        assert_eq!(said(Some(Ended::Exited(2)), "", "panic\n"), "exit status 2: panic");
-        assert_eq!(said(None, "", ""), "no answer within 60 s, killed");
     }
 }

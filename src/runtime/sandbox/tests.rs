@@ -1,6 +1,6 @@
 //! Sandboxes for real, as root: private directories, and a network and a mount namespace of the test's own, so that nothing of
 //! the machine is touched. Bridges and addresses come from the installed CNI plugins.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -353,24 +353,39 @@ fn a_mount_below_is_never_removed_through() {
 
 #[test]
 fn leftover_processes_of_the_pod_are_killed_and_no_others() {
-    on_a_node("procs", async |node| {
-        let pod = pod(9, json!({ "hostNetwork": true, "hostIPC": true }));
-        node.create(&pod).await.unwrap();
-        let Some(h) = crate::sys::cgroup::hierarchies().into_iter().find(|h| h.unified || h.root.ends_with("pids")) else {
-            panic!("no cgroup hierarchy to test with")
-        };
-        let group = h.root.join(cgroup::pod_group(&node.paths, &pod).strip_prefix("/").unwrap()).join("container");
-        std::fs::create_dir_all(&group).unwrap();
-        let sleeper = || std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let (mut inside, mut outside) = (sleeper(), sleeper());
-        std::fs::write(group.join("cgroup.procs"), inside.id().to_string()).unwrap();
-        let reaped = std::thread::spawn(move || inside.wait().unwrap());
-        node.delete(&pod, false).await;
-        assert!(!reaped.join().unwrap().success());
-        assert_eq!(outside.try_wait().unwrap(), None);
-        outside.kill().unwrap();
-        outside.wait().unwrap();
+    on_a_node("procs", async |node| kills_its_own(node).await);
+}
+
+#[test]
+fn on_cgroup_v2_too() {
+    on_a_node("unified", async |node| {
+        // The same tree as everywhere on the machine; below it only groups of the test's own name are touched.
+        rustix::mount::mount("cgroup2", "/sys/fs/cgroup", "cgroup2", rustix::mount::MountFlags::empty(), None).unwrap();
+        let all = crate::sys::cgroup::hierarchies();
+        assert!(matches!(all.as_slice(), [one] if one.unified), "{all:?}");
+        kills_its_own(node).await;
     });
+}
+
+async fn kills_its_own(node: &Node) {
+    let pod = pod(9, json!({ "hostNetwork": true, "hostIPC": true }));
+    node.create(&pod).await.unwrap();
+    let Some(h) = crate::sys::cgroup::hierarchies().into_iter().find(|h| h.unified || h.root.ends_with("pids")) else {
+        panic!("no cgroup hierarchy to test with")
+    };
+    let group = h.root.join(cgroup::pod_group(&node.paths, &pod).strip_prefix("/").unwrap());
+    assert!(cgroup::scan(&node.paths).contains(&pod.uid));
+    let inner = group.join("container");
+    std::fs::create_dir_all(&inner).unwrap();
+    let sleeper = || std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let (mut inside, mut outside) = (sleeper(), sleeper());
+    std::fs::write(inner.join("cgroup.procs"), inside.id().to_string()).unwrap();
+    let reaped = std::thread::spawn(move || inside.wait().unwrap());
+    node.delete(&pod, false).await;
+    assert!(!reaped.join().unwrap().success() && !group.exists());
+    assert_eq!(outside.try_wait().unwrap(), None);
+    outside.kill().unwrap();
+    outside.wait().unwrap();
 }
 
 #[test]

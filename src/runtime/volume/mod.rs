@@ -1,28 +1,28 @@
 //! Volumes of a pod: emptyDir (disk, memory, huge pages) and hostPath, laid out as the kubelet lays them.
 //!
+//! - `empty_dir`: a directory of the pod's own, on disk or in memory
 //! - `host_path`: what `hostPath.type` checks and makes
 //! - `sub_path`: a path inside a volume, opened so that no link leads out of it, and pinned
 //!
 //! Never writes into a hostPath, never changes its owner or mode. Taking volumes away is the sandbox's work (unmount, remove).
 
+mod empty_dir;
 mod host_path;
 mod sub_path;
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Volume};
 
 use super::error::chain;
 use super::oci::VolumeSource;
 use super::paths::Paths;
 use crate::plan::action::{Class, Failure};
 use crate::pod::WantedPod;
-use crate::quantity::{Amount, Which, amount, pod_amount};
-use crate::sys::mounts;
 
 /// What can go wrong with a volume.
 #[derive(Debug, thiserror::Error)]
@@ -154,74 +154,10 @@ pub fn set_up(paths: &Paths, pod: &WantedPod) -> Result<(), VolumeError> {
             host_path::check(&volume.name, host)?;
         } else {
             let dir = paths.volume(&pod.uid, "empty-dir", &volume.name);
-            empty_dir(&dir, spec, &volume.name, volume.empty_dir.as_ref().unwrap_or(&EmptyDirVolumeSource::default()))?;
+            empty_dir::make(&dir, spec, &volume.name, volume.empty_dir.as_ref().unwrap_or(&EmptyDirVolumeSource::default()))?;
         }
     }
     Ok(())
-}
-
-/// A directory everybody may write to, with the pod's group on it; in memory if asked for.
-fn empty_dir(dir: &Path, spec: &PodSpec, name: &str, source: &EmptyDirVolumeSource) -> Result<(), VolumeError> {
-    let failed = |verb| file(name, verb, dir);
-    std::fs::create_dir_all(dir).map_err(failed("make"))?;
-    let size = source.size_limit.as_ref().and_then(|q| Amount::parse(&q.0));
-    let medium = source.medium.as_deref().unwrap_or_default();
-    if !medium.is_empty() && !mounts::is_mount_point(dir) {
-        match medium {
-            "Memory" => mounts::tmpfs(dir, memory_bytes(spec, size), 0o777, true).map_err(failed("mount a tmpfs on"))?,
-            huge if huge.starts_with("HugePages") => {
-                let (page, bytes) = huge_pages(spec, name, huge)?;
-                mounts::hugetlbfs(dir, page, size.map_or(bytes, |s| bytes.min(s.units().unsigned_abs())))
-                    .map_err(failed("mount huge pages on"))?;
-            }
-            other => {
-                let why = format!("unknown storage medium `{other}`; use \"\", Memory or HugePages");
-                return Err(VolumeError::Refused { name: name.to_owned(), why });
-            }
-        }
-    }
-    // fsGroup as the kubelet applies it to an empty directory: group owner, set-group-ID so that files inherit it.
-    let group = spec.security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
-    let mode = if group.is_some() { 0o2777 } else { 0o777 };
-    if group.is_some() {
-        chown(dir, None, group).map_err(failed("give to the fsGroup"))?;
-    }
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).map_err(failed("set the mode of"))
-}
-
-/// The least of sizeLimit, the memory limits of the pod (if every container has one) and the machine's memory.
-fn memory_bytes(spec: &PodSpec, size: Option<Amount>) -> Option<u64> {
-    let pod = pod_amount(spec, Which::Limits, "memory");
-    let node = u64::try_from(rustix::system::sysinfo().totalram).ok();
-    let bytes = |a: Option<Amount>| a.filter(|a| a.is_positive()).map(|a| a.units().unsigned_abs());
-    [bytes(size), bytes(pod), node].into_iter().flatten().min()
-}
-
-/// Page size and sum of a huge page emptyDir: by its name, or the only size the pod asks for.
-fn huge_pages(spec: &PodSpec, name: &str, medium: &str) -> Result<(u64, u64), VolumeError> {
-    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
-    let wanted = medium.strip_prefix("HugePages").unwrap_or_default().strip_prefix('-');
-    let mut kinds: Vec<&str> = all()
-        .filter_map(|c| c.resources.as_ref())
-        .flat_map(|r| r.limits.iter().chain(&r.requests).flatten())
-        .filter_map(|(k, _)| k.strip_prefix("hugepages-"))
-        .filter(|k| wanted.is_none_or(|w| w == *k))
-        .collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let why = match kinds.as_slice() {
-        [one] => {
-            let resource = format!("hugepages-{one}");
-            let sum: i64 = all().filter_map(|c| amount(c.resources.as_ref(), Which::Requests, &resource)).map(Amount::units).sum();
-            match Amount::parse(one) {
-                Some(page) => return Ok((page.units().unsigned_abs(), sum.unsigned_abs())),
-                None => format!("`{one}` is no page size"),
-            }
-        }
-        [] => format!("medium {medium} needs a container that asks for hugepages-<size> of it"),
-        _ => "medium HugePages is ambiguous: the pod asks for several sizes; use HugePages-<size>".into(),
-    };
-    Err(VolumeError::Refused { name: name.to_owned(), why })
 }
 
 /// The field of a source plinth does not have.

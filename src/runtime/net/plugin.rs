@@ -1,0 +1,99 @@
+//! One CNI plugin, called once: what it is told in environment and standard input, and what its answer means.
+//!
+//! No shell; killed with its process group at the timeout.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::cache::Attachment;
+use super::{INTERFACE, NetError, conf};
+use crate::settings::Settings;
+use crate::sys::mounts;
+use crate::sys::spawn::{Ended, Exec, Output};
+
+/// A result is some hundred bytes; more is a plugin gone wild.
+const CAP_BYTES: usize = 1 << 20;
+
+/// One plugin, one verb: its standard output, or what it complained.
+pub async fn call(
+    settings: &Settings,
+    verb: &'static str,
+    made: &Attachment,
+    plugin: &Value,
+    prev: Option<&Value>,
+    hold: Option<&OwnedFd>,
+) -> Result<Vec<u8>, NetError> {
+    let kind = conf::kind(plugin);
+    let program = find(settings, kind)?;
+    let stdin = conf::for_plugin(made, plugin, prev).to_string();
+    let env = environment(settings, verb, made);
+    let exec = Exec { program: &program, env: &env, stdin: stdin.as_bytes(), hold, cap_bytes: CAP_BYTES, timeout: settings.cni_timeout };
+    let output = exec.run().await.map_err(|source| NetError::File { verb: "run", path: program.clone(), source })?;
+    if output.ended == Some(Ended::Exited(0)) {
+        return Ok(output.stdout);
+    }
+    let said = complaint(&output, settings);
+    Err(NetError::Plugin { verb, network: made.network.clone(), plugin: kind.to_owned(), said })
+}
+
+fn find(settings: &Settings, kind: &str) -> Result<PathBuf, NetError> {
+    let named = !kind.is_empty() && !kind.contains('/') && kind != "." && kind != "..";
+    let found = settings.cni_bin_dirs.iter().map(|d| d.join(kind)).find(|p| named && p.is_file());
+    found.ok_or_else(|| NetError::NoPlugin { plugin: kind.to_owned(), dirs: joined(&settings.cni_bin_dirs, ", ") })
+}
+
+fn joined(dirs: &[PathBuf], with: &str) -> String {
+    dirs.iter().map(|d| d.to_string_lossy()).collect::<Vec<_>>().join(with)
+}
+
+/// Ours (plugins look for iptables on PATH) and the protocol's.
+fn environment(settings: &Settings, verb: &str, made: &Attachment) -> Vec<(String, String)> {
+    let inherited = std::env::vars().filter(|(k, _)| !k.starts_with("CNI_") && k != "NOTIFY_SOCKET");
+    // After a reboot, or once unpinned, the path names nothing: the protocol's word for that is an empty one.
+    let netns = if mounts::is_pin(Path::new(&made.netns)) { made.netns.clone() } else { String::new() };
+    let mut env: Vec<(String, String)> = inherited.collect();
+    let mut set = |k: &str, v: String| env.push((k.to_owned(), v));
+    set("CNI_COMMAND", verb.to_owned());
+    set("CNI_PATH", joined(&settings.cni_bin_dirs, ":"));
+    if verb != "GC" {
+        set("CNI_CONTAINERID", made.id.clone());
+        set("CNI_NETNS", netns);
+        set("CNI_IFNAME", INTERFACE.to_owned());
+        set("CNI_ARGS", made.args());
+    }
+    env
+}
+
+/// Errors come as JSON on standard output; what is not that is shown as it came, standard error first.
+fn complaint(output: &Output, settings: &Settings) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().chars().take(1000).collect::<String>();
+    if let Ok(error) = serde_json::from_slice::<Value>(&output.stdout) {
+        let part = |key| error.get(key).and_then(Value::as_str).filter(|s| !s.is_empty());
+        if let Some(msg) = part("msg") {
+            return part("details").map_or_else(|| msg.to_owned(), |d| format!("{msg}: {d}"));
+        }
+    }
+    let how = match output.ended {
+        None => format!("no answer within {} s, killed", settings.cni_timeout.as_secs()),
+        Some(Ended::Exited(code)) => format!("exit status {code}"),
+        Some(Ended::Signalled(signal)) => format!("ended by signal {signal}"),
+    };
+    let words = [text(&output.stderr), text(&output.stdout)].into_iter().find(|t| !t.is_empty());
+    words.map_or(how.clone(), |w| format!("{how}: {w}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugins_own_words_are_shown() {
+        let settings = Settings::default();
+        let said = |ended, out: &str, err: &str| complaint(&Output { ended, stdout: out.into(), stderr: err.into() }, &settings);
+        assert_eq!(said(Some(Ended::Exited(1)), r#"{"code":11,"msg":"no addresses","details":"full"}"#, ""), "no addresses: full");
+        assert_eq!(said(Some(Ended::Exited(2)), "", "panic\n"), "exit status 2: panic");
+        assert_eq!(said(None, "", ""), "no answer within 60 s, killed");
+    }
+}
