@@ -35,7 +35,8 @@ start_containerd() {
   case $("$dir/containerd/usr/bin/containerd" --version) in *" 1.7."*) config=$here/../images/containerd-1.7.toml ;; esac
   mkdir -p "$dir/root" "$dir/state"
   # The shim beside this containerd must win over one of the machine's: its folder is first in PATH.
-  inside env PATH="$dir/containerd/usr/bin:$PATH" setsid "$dir/containerd/usr/bin/containerd" --config "$config" --root "$dir/root" \
+  # Not by `inside`: the shell of a function in the background would be who is killed later, and containerd would live on.
+  nsenter --target "$(holder)" --mount --net -- env -C "$PWD" PATH="$dir/containerd/usr/bin:$PATH" setsid "$dir/containerd/usr/bin/containerd" --config "$config" --root "$dir/root" \
     --state "$dir/state" --address "$dir/containerd.sock" --log-level warn >>"$dir/containerd.log" 2>&1 </dev/null &
   echo $! >"$dir/containerd.pid"
   for _ in $(seq 200); do
