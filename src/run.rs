@@ -6,42 +6,57 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
-use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Notify, watch};
 
 use crate::clock::{self, Moment};
 use crate::manifest::Manifests;
-use crate::plan::action::{Action, Event, Failure, Outcome, Why};
-use crate::plan::record::EventRing;
-use crate::plan::world::{Limits, Link, World};
-use crate::plan::{apply, plan, record};
-use crate::pod::FileReport;
+use crate::plan::action::{Action, Effect, Event, Outcome};
+use crate::plan::record::{self, EventRing};
+use crate::plan::world::{Limits, World};
+use crate::plan::{apply, plan, status};
+use crate::pod::{FileReport, Uid};
 use crate::runtime::{Job, Runtime};
 use crate::settings::Settings;
-use crate::socket;
+use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
 use crate::sys::signal::Signals;
 
 /// Actions in flight are given this long to end before the process does: ending in the middle is harmless, but dull is better.
 const LAST_ACTIONS: Duration = Duration::from_secs(2);
 
+type InFlight = FuturesUnordered<LocalBoxFuture<'static, (Action, Outcome)>>;
+
 /// What the loop keeps and the status socket reads.
 struct State {
     settings: Rc<Settings>,
+    runtime: Rc<Runtime>,
     world: RefCell<World>,
     files: RefCell<Vec<FileReport>>,
     ring: RefCell<EventRing>,
-    runtime: Rc<Runtime>,
-    changed: socket::Changed,
-    /// `plinth shutdown` asks for this grace.
+    counters: RefCell<Counters>,
+    changes: watch::Sender<u64>,
     asked: Cell<Option<Duration>>,
+    asking: Notify,
 }
 
 /// Why the loop ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// SIGTERM or SIGINT: the pods run on.
     Left,
     /// `plinth shutdown`: every pod is gone.
     Stopped,
+}
+
+/// What the loop was woken by.
+enum Woken {
+    Ended(Action, Outcome),
+    Event(Event),
+    Manifests,
+    Asked,
+    Signal(Signal),
+    Clock,
 }
