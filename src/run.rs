@@ -6,28 +6,33 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
+use sd_notify::NotifyState;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
-use crate::clock::{self, Moment};
+use crate::clock::{self, Moment, Now};
 use crate::manifest::Manifests;
-use crate::plan::action::{Action, Effect, Event, Outcome};
-use crate::plan::record::{self, EventRing};
-use crate::plan::world::{Limits, World};
+use crate::plan::action::{Action, Event, Outcome};
+use crate::plan::record::{self, EventNote, EventRing};
+use crate::plan::world::{Limits, Link, World};
 use crate::plan::{apply, plan, status};
-use crate::pod::{FileReport, Uid};
+use crate::pod::FileReport;
+use crate::runtime::logs::line::Which;
+use crate::runtime::logs::{LogTarget, LogsError, read};
 use crate::runtime::{Job, Runtime};
 use crate::settings::Settings;
+use crate::socket::logs::Output;
 use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
 use crate::sys::signal::Signals;
 
 /// Actions in flight are given this long to end before the process does: ending in the middle is harmless, but dull is better.
 const LAST_ACTIONS: Duration = Duration::from_secs(2);
-
-type InFlight = FuturesUnordered<LocalBoxFuture<'static, (Action, Outcome)>>;
+/// Events kept for `plinth events`; 20 pods that crash for ever need about 5 each.
+const EVENTS_KEPT: usize = 1000;
 
 /// What the loop keeps and the status socket reads.
 struct State {
@@ -38,7 +43,7 @@ struct State {
     ring: RefCell<EventRing>,
     counters: RefCell<Counters>,
     changes: watch::Sender<u64>,
-    asked: Cell<Option<Duration>>,
+    asked: Cell<Option<Event>>,
     asking: Notify,
 }
 
@@ -51,12 +56,285 @@ enum End {
     Stopped,
 }
 
-/// What the loop was woken by.
-enum Woken {
-    Ended(Action, Outcome),
-    Event(Event),
-    Manifests,
-    Asked,
-    Signal(Signal),
-    Clock,
+/// Why the supervisor cannot run at all. What fails later is survived.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The kernel gave no event loop.
+    #[error("make the event loop")]
+    Loop(#[source] std::io::Error),
+    /// Signals cannot be awaited.
+    #[error("await signals")]
+    Signals(#[source] std::io::Error),
+    /// The layers cannot be watched.
+    #[error("watch the manifest layers")]
+    Watch(#[source] std::io::Error),
+    /// Container output cannot be caught.
+    #[error(transparent)]
+    Logs(#[from] LogsError),
+    /// The status socket cannot be served.
+    #[error(transparent)]
+    Socket(#[from] socket::ListenError),
+}
+
+/// Runs the supervisor until it is told to end.
+pub fn run(settings: Settings) -> Result<(), RunError> {
+    let rt = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(RunError::Loop)?;
+    tokio::task::LocalSet::new().block_on(&rt, supervise(Rc::new(settings)))
+}
+
+async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
+    let signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).map_err(RunError::Signals)?;
+    let listener = socket::listen(&settings.socket, settings.socket_group.as_deref())?;
+    let (hints, mut events) = unbounded_channel();
+    let runtime = Runtime::new(settings.clone(), hints)?;
+    let mut manifests = Manifests::new(settings.clone()).map_err(RunError::Watch)?;
+    let state = Rc::new(State::new(settings, runtime));
+    let mut service = Service::new();
+    let (watch, serve) = (state.runtime.clone().watch(), socket::serve(listener, state.clone()));
+    let end = tokio::select! {
+        end = state.turn(&mut manifests, &mut events, &signals, &mut service) => end,
+        () = watch => End::Left,
+        () = serve => End::Left,
+    };
+    log::info!("{}", if end == End::Stopped { "every pod is stopped; ending" } else { "ending; the pods run on and are adopted by the next start" });
+    Ok(())
+}
+
+impl State {
+    fn new(settings: Rc<Settings>, runtime: Rc<Runtime>) -> State {
+        let limits = Limits {
+            crash_backoff_first_ms: ms(settings.crash_cap).min(Limits::default().crash_backoff_first_ms),
+            crash_backoff_cap_ms: ms(settings.crash_cap),
+            pulls: settings.max_parallel_pulls.max(1),
+            ..Limits::default()
+        };
+        State {
+            ring: RefCell::new(EventRing::new(&settings.node_name, EVENTS_KEPT)),
+            counters: RefCell::new(Counters::new(clock::now())),
+            world: RefCell::new(World { limits, ..World::default() }),
+            files: RefCell::default(),
+            changes: watch::Sender::new(0),
+            asked: Cell::new(None),
+            asking: Notify::new(),
+            runtime,
+            settings,
+        }
+    }
+
+    /// The loop.
+    async fn turn(&self, manifests: &mut Manifests, events: &mut UnboundedReceiver<Event>, signals: &Signals, service: &mut Service) -> End {
+        let mut in_flight = InFlight::new();
+        self.read(manifests);
+        service.ready();
+        loop {
+            let wake = self.start(&mut in_flight);
+            self.changes.send_modify(|n| *n = n.wrapping_add(1));
+            service.status(&self.world.borrow());
+            if self.is_stopped() && in_flight.is_empty() {
+                service.stopping();
+                return End::Stopped;
+            }
+            tokio::select! {
+                Some(ended) = in_flight.next() => self.ended(ended),
+                Some(event) = events.recv() => self.happened(event),
+                () = manifests.changed() => self.read(manifests),
+                () = self.asking.notified() => self.asked.take().into_iter().for_each(|e| self.happened(e)),
+                () = until(wake) => {}
+                () = service.beat() => {}
+                signal = signals.next() => match signal {
+                    Ok(Signal::SIGHUP) => { manifests.rescan(); self.read(manifests); }
+                    Ok(_) => { service.stopping(); finish(in_flight).await; return End::Left; }
+                    Err(e) => log::error!("read a signal: {e}"),
+                },
+            }
+            // Whatever else is ready is folded in before the next plan: one plan for a burst.
+            while let Ok(event) = events.try_recv() {
+                self.happened(event);
+            }
+            while let Some(Some(ended)) = in_flight.next().now_or_never() {
+                self.ended(ended);
+            }
+        }
+    }
+
+    /// Plans, starts what was planned, and says when to plan again.
+    fn start(&self, in_flight: &mut InFlight) -> Option<Moment> {
+        let now = clock::now();
+        let plan = plan(&self.world.borrow(), now);
+        for (action, why) in plan.actions {
+            let job = self.job(&action);
+            match job.pod.as_deref().map(|p| &p.key).or(job.seen.as_ref().and_then(|s| s.key.as_ref())) {
+                _ if matches!(action, Action::Look { .. } | Action::LookAll) => log::debug!("{action}: {why}"),
+                Some(key) => log::info!("pod={key} {action}: {why}"),
+                None => log::info!("{action}: {why}"),
+            }
+            self.note(record::started(&self.world.borrow(), &action), now);
+            apply(&mut self.world.borrow_mut(), Event::Started(action.clone(), why), now);
+            let doing = self.runtime.clone().perform(job);
+            in_flight.push(Box::pin(async move { Ended { outcome: doing.await, action, began: now.mono } }));
+        }
+        plan.wake
+    }
+
+    fn job(&self, action: &Action) -> Job {
+        let world = self.world.borrow();
+        let seen = action.uid().and_then(|uid| world.seen.pods.get(uid)).cloned();
+        let wanted = action.uid().and_then(|uid| world.wanted.pods.values().find(|p| p.uid == *uid)).cloned();
+        Job { pod: wanted.or_else(|| seen.as_ref().and_then(|s| s.made_from.clone())), seen, action: action.clone() }
+    }
+
+    fn ended(&self, Ended { action, outcome, began }: Ended) {
+        let now = clock::now();
+        if let Outcome::Failed(f) = &outcome {
+            log::warn!("{action} failed ({}): {}", f.reason, f.message);
+        }
+        self.note(record::ended(&self.world.borrow(), &action, &outcome, now), now);
+        apply(&mut self.world.borrow_mut(), Event::Ended(action.clone(), outcome.clone()), now);
+        self.counters.borrow_mut().ended(&action, &outcome, now.mono - began, &self.world.borrow(), now);
+    }
+
+    fn happened(&self, event: Event) {
+        match &event {
+            Event::Link(Link::Up { version }) => log::info!("containerd {version} answers"),
+            Event::Link(Link::Down { why, .. }) => log::warn!("containerd is away: {why}; pods run on, nothing is done until it is back"),
+            _ => {}
+        }
+        apply(&mut self.world.borrow_mut(), event, clock::now());
+    }
+
+    /// Reads the layers: what is wanted, and what became of each file.
+    fn read(&self, manifests: &mut Manifests) {
+        let (wanted, files) = manifests.read(clock::now());
+        *self.files.borrow_mut() = files;
+        self.happened(Event::Wanted(wanted));
+    }
+
+    fn note(&self, notes: Vec<EventNote>, now: Now) {
+        let mut ring = self.ring.borrow_mut();
+        notes.into_iter().for_each(|note| ring.push(note, now.wall));
+    }
+
+    fn is_stopped(&self) -> bool {
+        let world = self.world.borrow();
+        world.wanted.shutdown.is_some() && world.all_gone()
+    }
+}
+
+impl socket::Backend for State {
+    fn with(&self, f: &mut dyn FnMut(&View<'_>)) {
+        let (world, now) = (self.world.borrow(), clock::now());
+        f(&View {
+            world: &world,
+            files: &self.files.borrow(),
+            settings: &self.settings,
+            counters: &self.counters.borrow(),
+            now,
+            status: &|uid| status::pod_status(&world, uid, now),
+            events: &|after, visit| self.ring.borrow().visit(after, visit),
+        });
+    }
+
+    fn logs(&self, request: LogRequest) -> Result<LogStream, LogError> {
+        let target = LogTarget {
+            key: request.key,
+            uid: request.uid,
+            container: request.container,
+            attempt: request.attempt,
+            id: request.id,
+        };
+        let o = request.options;
+        let which = match o.output {
+            Output::All => None,
+            Output::Stdout => Some(Which::Stdout),
+            Output::Stderr => Some(Which::Stderr),
+        };
+        let options = read::Options { follow: o.follow, tail_lines: o.tail_lines, since: o.since, timestamps: o.timestamps, limit_bytes: o.limit_bytes, which };
+        Ok(Box::pin(self.runtime.logs().read(&target, options)))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn shutdown(&self, grace: Option<Duration>) {
+        let grace = grace.unwrap_or(self.settings.shutdown_grace);
+        log::info!("asked to stop every pod within {} s", grace.as_secs());
+        self.asked.set(Some(Event::Shutdown { grace, critical: self.settings.shutdown_critical.min(grace) }));
+        self.asking.notify_one();
+    }
+}
+
+/// An action that ended.
+struct Ended {
+    action: Action,
+    outcome: Outcome,
+    began: Moment,
+}
+
+type InFlight = FuturesUnordered<LocalBoxFuture<'static, Ended>>;
+
+async fn until(wake: Option<Moment>) {
+    match wake {
+        Some(due) => tokio::time::sleep(due - clock::now().mono).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets what was begun end, but not for long.
+async fn finish(mut in_flight: InFlight) {
+    let all = async { while in_flight.next().await.is_some() {} };
+    if tokio::time::timeout(LAST_ACTIONS, all).await.is_err() {
+        log::info!("some actions are left half done; the next start finishes them");
+    }
+}
+
+fn ms(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the service manager is told. Without one, nothing.
+struct Service {
+    watchdog: Option<tokio::time::Interval>,
+    said: String,
+}
+
+impl Service {
+    fn new() -> Service {
+        // Half the time allowed, as sd_watchdog_enabled(3) advises.
+        Service { watchdog: sd_notify::watchdog_enabled().map(|d| tokio::time::interval(d / 2)), said: String::new() }
+    }
+
+    fn tell(&self, what: &[NotifyState<'_>]) {
+        if let Err(e) = sd_notify::notify(what) {
+            log::debug!("tell the service manager: {e}");
+        }
+    }
+
+    fn ready(&self) {
+        self.tell(&[NotifyState::Ready]);
+    }
+
+    fn stopping(&self) {
+        self.tell(&[NotifyState::Stopping]);
+    }
+
+    /// One line of state, told when it changes.
+    fn status(&mut self, world: &World) {
+        let text = status::headline(world);
+        if text != self.said {
+            self.tell(&[NotifyState::Status(&text)]);
+            self.said = text;
+        }
+    }
+
+    /// The loop turns: one beat when it is due. Without a watchdog, never.
+    async fn beat(&mut self) {
+        match &mut self.watchdog {
+            Some(interval) => {
+                interval.tick().await;
+                self.tell(&[NotifyState::Watchdog]);
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
