@@ -26,6 +26,7 @@ pub mod manifest;
 pub mod plan;
 pub mod pod;
 pub mod quantity;
+pub mod run;
 pub mod runtime;
 pub mod settings;
 pub mod socket;

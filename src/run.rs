@@ -73,7 +73,7 @@ pub enum RunError {
     Logs(#[from] LogsError),
     /// The status socket cannot be served.
     #[error(transparent)]
-    Socket(#[from] socket::ListenError),
+    Socket(#[from] socket::listen::ListenError),
 }
 
 /// Runs the supervisor until it is told to end.
@@ -96,7 +96,10 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
         () = watch => End::Left,
         () = serve => End::Left,
     };
-    log::info!("{}", if end == End::Stopped { "every pod is stopped; ending" } else { "ending; the pods run on and are adopted by the next start" });
+    log::info!(
+        "{}",
+        if end == End::Stopped { "every pod is stopped; ending" } else { "ending; the pods run on and are adopted by the next start" }
+    );
     Ok(())
 }
 
@@ -122,7 +125,13 @@ impl State {
     }
 
     /// The loop.
-    async fn turn(&self, manifests: &mut Manifests, events: &mut UnboundedReceiver<Event>, signals: &Signals, service: &mut Service) -> End {
+    async fn turn(
+        &self,
+        manifests: &mut Manifests,
+        events: &mut UnboundedReceiver<Event>,
+        signals: &Signals,
+        service: &mut Service,
+    ) -> End {
         let mut in_flight = InFlight::new();
         self.read(manifests);
         service.ready();
@@ -235,20 +244,22 @@ impl socket::Backend for State {
     }
 
     fn logs(&self, request: LogRequest) -> Result<LogStream, LogError> {
-        let target = LogTarget {
-            key: request.key,
-            uid: request.uid,
-            container: request.container,
-            attempt: request.attempt,
-            id: request.id,
-        };
+        let target =
+            LogTarget { key: request.key, uid: request.uid, container: request.container, attempt: request.attempt, id: request.id };
         let o = request.options;
         let which = match o.output {
             Output::All => None,
             Output::Stdout => Some(Which::Stdout),
             Output::Stderr => Some(Which::Stderr),
         };
-        let options = read::Options { follow: o.follow, tail_lines: o.tail_lines, since: o.since, timestamps: o.timestamps, limit_bytes: o.limit_bytes, which };
+        let options = read::Options {
+            follow: o.follow,
+            tail_lines: o.tail_lines,
+            since: o.since,
+            timestamps: o.timestamps,
+            limit_bytes: o.limit_bytes,
+            which,
+        };
         Ok(Box::pin(self.runtime.logs().read(&target, options)))
     }
 
@@ -292,6 +303,16 @@ fn ms(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// One line for `systemctl status`.
+fn headline(world: &World) -> String {
+    if let Link::Down { why, .. } = &world.seen.link {
+        return format!("waiting for containerd: {why}");
+    }
+    let is_ready = |uid| world.memory.pods.get(uid).and_then(|m| m.conditions.get("Ready")).is_some_and(|(holds, _)| *holds);
+    let ready = world.wanted.pods.values().filter(|p| is_ready(&p.uid)).count();
+    format!("{ready} of {} pods ready", world.wanted.pods.len())
+}
+
 /// What the service manager is told. Without one, nothing.
 struct Service {
     watchdog: Option<tokio::time::Interval>,
@@ -320,7 +341,7 @@ impl Service {
 
     /// One line of state, told when it changes.
     fn status(&mut self, world: &World) {
-        let text = status::headline(world);
+        let text = headline(world);
         if text != self.said {
             self.tell(&[NotifyState::Status(&text)]);
             self.said = text;
