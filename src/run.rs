@@ -15,14 +15,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::{self, Moment, Now};
-use crate::manifest::Manifests;
+use crate::manifest::live::Manifests;
 use crate::plan::action::{Action, Event, Outcome};
 use crate::plan::record::{self, EventNote, EventRing};
 use crate::plan::world::{Limits, Link, World};
 use crate::plan::{apply, plan, status};
-use crate::pod::FileReport;
+use crate::pod::{FileReport, WantedPod};
 use crate::runtime::logs::line::Which;
-use crate::runtime::logs::{LogTarget, LogsError, read};
+use crate::runtime::logs::{LogTarget, read};
 use crate::runtime::{Job, Runtime};
 use crate::settings::Settings;
 use crate::socket::logs::Output;
@@ -65,12 +65,9 @@ pub enum RunError {
     /// Signals cannot be awaited.
     #[error("await signals")]
     Signals(#[source] std::io::Error),
-    /// The layers cannot be watched.
-    #[error("watch the manifest layers")]
-    Watch(#[source] std::io::Error),
-    /// Container output cannot be caught.
+    /// The room of containers cannot be made.
     #[error(transparent)]
-    Logs(#[from] LogsError),
+    Runtime(#[from] crate::runtime::error::Error),
     /// The status socket cannot be served.
     #[error(transparent)]
     Socket(#[from] socket::listen::ListenError),
@@ -87,7 +84,7 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
     let listener = socket::listen(&settings.socket, settings.socket_group.as_deref())?;
     let (hints, mut events) = unbounded_channel();
     let runtime = Runtime::new(settings.clone(), hints)?;
-    let mut manifests = Manifests::new(settings.clone()).map_err(RunError::Watch)?;
+    let mut manifests = Manifests::new(&settings, &settings.node_name);
     let state = Rc::new(State::new(settings, runtime));
     let mut service = Service::new();
     let (watch, serve) = (state.runtime.clone().watch(), socket::serve(listener, state.clone()));
@@ -135,7 +132,13 @@ impl State {
         let mut in_flight = InFlight::new();
         self.read(manifests);
         service.ready();
+        let mut adopted = false;
         loop {
+            if !adopted && self.world.borrow().seen.listed.is_some() {
+                adopted = true;
+                manifests.adopt(&self.running());
+                self.read(manifests);
+            }
             let wake = self.start(&mut in_flight);
             self.changes.send_modify(|n| *n = n.wrapping_add(1));
             service.status(&self.world.borrow());
@@ -216,6 +219,11 @@ impl State {
         let (wanted, files) = manifests.read(clock::now());
         *self.files.borrow_mut() = files;
         self.happened(Event::Wanted(wanted));
+    }
+
+    /// What the pods that are there were made from: they stand in for manifests that are broken since before we started.
+    fn running(&self) -> Vec<Rc<WantedPod>> {
+        self.world.borrow().seen.pods.values().filter_map(|p| p.made_from.clone()).collect()
     }
 
     fn note(&self, notes: Vec<EventNote>, now: Now) {

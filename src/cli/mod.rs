@@ -10,6 +10,7 @@ pub mod events;
 pub mod logs;
 pub mod man;
 pub mod render;
+pub mod run;
 pub mod resolve;
 pub mod shutdown;
 pub mod status;
