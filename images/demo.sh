@@ -102,4 +102,4 @@ say "stop everything"
 show plinth shutdown
 wait "$agent" || true
 agent=
-"$here/../tests/node.sh" leaks "$node" && echo "left behind: nothing"
+"$here/../tests/node.sh" leaks "$node" stopped && echo "left behind: nothing"

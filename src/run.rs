@@ -276,9 +276,13 @@ impl socket::Backend for State {
     }
 
     fn shutdown(&self, grace: Option<Duration>) {
-        let grace = grace.unwrap_or(self.settings.shutdown_grace);
+        // A shorter grace shortens the critical pods' part of it alike.
+        let whole = self.settings.shutdown_grace;
+        let grace = grace.unwrap_or(whole);
+        let part = self.settings.shutdown_critical.as_secs_f64() / whole.as_secs_f64().max(0.001);
+        let critical = grace.mul_f64(part.clamp(0.0, 1.0));
         log::info!("asked to stop every pod within {} s", grace.as_secs());
-        self.asked.set(Some(Event::Shutdown { grace, critical: self.settings.shutdown_critical.min(grace) }));
+        self.asked.set(Some(Event::Shutdown { grace, critical }));
         self.asking.notify_one();
     }
 }

@@ -5,7 +5,8 @@
 #   node.sh up DIR CONTAINERD-DIR     make namespaces, start containerd; DIR gets `holder.pid`, `containerd.pid`, `containerd.sock`
 #   node.sh exec DIR CMD...           run CMD inside
 #   node.sh containerd DIR start|stop|kill|wipe
-#   node.sh leaks DIR                 print what of pods is still there; exit 1 if anything is
+#   node.sh leaks DIR [stopped]       print what of pods is still there; exit 1 if anything is. `stopped`: after a shutdown, when
+#                                     records and data of pods that are still wanted stay
 #   node.sh down DIR                  end every process inside, remove the namespaces and DIR's state
 #
 # DIR: root (containerd's data), state, data, run (tmpfs), logs, cni (conf), work. Cgroups under /plinth-<basename DIR>.
@@ -90,6 +91,7 @@ containerd)
   esac
   ;;
 leaks)
+  what=${3:-}
   out=$(
     inside cat /proc/self/mountinfo | awk -v d="$dir/" 'index($5, d) == 1 && $5 != d "run" { print "mount " $5 }'
     inside ip -o link | awk -F': ' '$2 ~ /^veth/ { print "veth " $2 }'
@@ -100,10 +102,11 @@ leaks)
       esac
     done
     for c in $(cgroups); do find "$c" -mindepth 1 -type d -name 'pod*' | sed 's/^/cgroup /'; done
-    find "$dir/data/pods" "$dir/run/pods" -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/directory /' || true
+    find "$dir/run/pods" -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/directory /' || true
+    [ "$what" = stopped ] || find "$dir/data/pods" -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/directory /' || true
     if [ -s "$dir/containerd.pid" ]; then
       ctr() { inside "$dir/containerd/usr/bin/ctr" -a "$dir/containerd.sock" -n plinth "$@"; }
-      ctr containers list -q | sed 's/^/record /'
+      [ "$what" = stopped ] || ctr containers list -q | sed 's/^/record /'
       ctr tasks list -q | sed 's/^/task /'
       ctr snapshots list | awk 'NR > 1 && $3 == "Active" { print "snapshot " $1 }'
       ctr leases list -q | grep -v '^plinth' | sed 's/^/lease /' || true
@@ -129,7 +132,7 @@ down)
   rmdir /run/containerd 2>/dev/null || true
   ;;
 *)
-  sed -n '5,10s/^# //p' "$0" >&2
+  sed -n '5,12s/^# //p' "$0" >&2
   exit 2
   ;;
 esac

@@ -123,15 +123,7 @@ const POD_TEXT: &str = "POD is a name or namespace/name, with or without the nod
 
 /// Every verb, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    Verb {
-        name: "run",
-        summary: "run the supervisor",
-        operands: &[],
-        flags: &[],
-        text: &[],
-        examples: &[],
-        run: super::run::run,
-    },
+    Verb { name: "run", summary: "run the supervisor", operands: &[], flags: &[], text: &[], examples: &[], run: super::run::run },
     Verb {
         name: "status",
         summary: "show pods, and manifests that need attention",

@@ -260,11 +260,16 @@ impl Node {
         self.said(&["shutdown", "--grace", "10s"]);
         let status = self.plinth.take().unwrap().wait().unwrap();
         assert!(status.success(), "plinth ends with 0 after shutdown, not {status}\n{}", self.log());
-        self.assert_clean();
+        self.assert_clean_of("stopped");
     }
 
+    /// Nothing of any pod is left.
     pub fn assert_clean(&self) {
-        let left = self.script("leaks", &[]);
+        self.assert_clean_of("");
+    }
+
+    fn assert_clean_of(&self, what: &str) {
+        let left = self.script("leaks", &[what]);
         assert!(left.status.success(), "left behind:\n{}{}", String::from_utf8_lossy(&left.stdout), self.log());
     }
 }
