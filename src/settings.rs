@@ -1,7 +1,55 @@
 //! Settings: fragments (files, drop-ins, flags, kernel command line) merged into one validated `Settings`.
+//!
+//! Later fragments win, key by key: vendor files (`/usr/lib/plinth/config.yaml`, then `config.d/*.yaml` by name), the machine's
+//! (`/etc/plinth/…` likewise), flags, and last the `plinth.*` words of the kernel command line: on an image the flags are baked in
+//! beside the files, and the boot loader is all an operator has. `--config FILE|DIR` stands in for all four places of files.
+//!
+//! - `keys`: every key, how it is set; `kubelet`: the kubelet's names for them, and its fields that mean nothing here
+//! - `input`: one value with its place to durations, paths, sizes; `fragments`: files, flags and words to values
+//! - `node`: what is found out when nothing says it
+
+mod fragments;
+mod input;
+mod keys;
+mod kubelet;
+mod node;
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Where log lines go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard error, for the service manager or a terminal.
+    #[default]
+    Stderr,
+    /// The kernel's log: where there is no service manager to keep it.
+    Kmsg,
+}
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A file of settings.
+    #[error("read settings file {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in them.
+    #[error("read settings: {place}: {message}")]
+    Wrong {
+        /// `file:line:column`, a flag, or a word of the kernel command line.
+        place: String,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+    /// All in all.
+    #[error("check settings: {0}")]
+    Invalid(String),
+}
 
 /// Everything that can be set, merged and validated.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +126,8 @@ pub struct Settings {
     pub seccomp_default: bool,
     /// Log level: error, warn, info, debug.
     pub log_level: log::LevelFilter,
+    /// Where the log goes.
+    pub log_target: LogTarget,
     /// What was odd about the fragments (unknown keys, fields plinth does not have), for one warning each.
     pub warnings: Vec<String>,
 }
@@ -121,7 +171,81 @@ impl Default for Settings {
             allowed_unsafe_sysctls: Vec::new(),
             seccomp_default: false,
             log_level: log::LevelFilter::Info,
+            log_target: LogTarget::Stderr,
             warnings: Vec::new(),
         }
     }
 }
+
+impl Settings {
+    /// Loads the files and folds in flags and kernel command line. Answers the arguments that are no flags of its own, in order:
+    /// whoever asked knows whether they mean something.
+    pub fn load(args: &[String], cmdline: &str) -> Result<(Settings, Vec<String>), SettingsError> {
+        let given = fragments::arguments(args)?;
+        let words = fragments::words(cmdline)?;
+        let mut settings = Settings::default();
+        let named: Vec<&PathBuf> = given.config.iter().chain(&words.config).collect();
+        let files = if named.is_empty() { fragments::default_files()? } else { fragments::named_files(&named)? };
+        for file in &files {
+            fragments::file(file, &mut settings)?;
+        }
+        for set in given.sets.iter().chain(&words.sets) {
+            set.apply(&mut settings)?;
+        }
+        settings.warnings.extend(given.warnings.into_iter().chain(words.warnings));
+        let mut seen = std::collections::BTreeSet::new();
+        settings.warnings.retain(|w| seen.insert(w.clone()));
+        settings.complete();
+        settings.validate()?;
+        Ok((settings, given.rest))
+    }
+
+    /// Fills in what follows from other settings or from the machine.
+    fn complete(&mut self) {
+        let plain = Settings::default();
+        if self.socket == plain.socket {
+            self.socket = self.run_dir.join("plinth.sock");
+        }
+        if self.cni_cache_dir == plain.cni_cache_dir {
+            self.cni_cache_dir = self.data_dir.join("cni");
+        }
+        if self.shutdown_critical == plain.shutdown_critical && self.shutdown_critical > self.shutdown_grace {
+            self.shutdown_critical = self.shutdown_grace / 3;
+        }
+        if self.node_name.is_empty() {
+            self.node_name = node::name();
+        }
+        if self.node_ips.is_empty() {
+            self.node_ips = node::ips();
+        }
+    }
+
+    fn validate(&self) -> Result<(), SettingsError> {
+        let name = &self.node_name;
+        let label = |l: &str| {
+            !l.is_empty()
+                && !l.starts_with('-')
+                && !l.ends_with('-')
+                && l.bytes().all(|b| b"-0123456789abcdefghijklmnopqrstuvwxyz".contains(&b))
+        };
+        let wrong = if name.len() > 253 || !name.split('.').all(label) {
+            format!("node name `{name}` is not a DNS name of lower case letters, digits, `-` and `.`: set it with --node-name")
+        } else if self.layers.is_empty() {
+            "no manifest layer is left: name one with --manifests".into()
+        } else if self.shutdown_critical > self.shutdown_grace {
+            "shutdownGracePeriodCriticalPods is a part of shutdownGracePeriod and cannot be more".into()
+        } else if self.rescan < Duration::from_millis(100) {
+            "rescan (fileCheckFrequency) must be at least 100ms".into()
+        } else if self.log_max_files < 2 {
+            "containerLogMaxFiles must be at least 2".into()
+        } else if self.crash_cap < Duration::from_secs(1) || self.crash_cap > Duration::from_secs(300) {
+            "crashLoopBackOff.maxContainerRestartPeriod must be from 1s to 300s".into()
+        } else {
+            return Ok(());
+        };
+        Err(SettingsError::Invalid(wrong))
+    }
+}
+
+#[cfg(test)]
+mod tests;

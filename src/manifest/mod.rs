@@ -30,3 +30,5 @@ mod validate;
 pub mod value;
 pub mod watch;
 pub mod yaml;
+
+pub use typed::nearest;

@@ -397,7 +397,7 @@ fn unknown(at: Reader<'_>, entry: &Entry, fields: &[&str]) {
 }
 
 /// The known field a typing mistake away: the same letters in another case, or a few edits.
-fn nearest<'f>(key: &str, fields: &[&'f str]) -> Option<&'f str> {
+pub fn nearest<'f>(key: &str, fields: &[&'f str]) -> Option<&'f str> {
     if key.len() > 64 {
         return None;
     }

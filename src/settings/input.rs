@@ -1,0 +1,174 @@
+//! One value of a fragment, read as what its key needs. Pure but for the current directory, against which relative paths stand.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::manifest::value::{Node, Value};
+use crate::quantity::Amount;
+
+/// A value and the directory its relative paths stand in.
+pub struct Input<'a> {
+    /// The value.
+    pub node: &'a Node,
+    /// The directory of its file; empty: the current one.
+    pub base: &'a Path,
+}
+
+/// What is wrong with a value.
+pub type Wrong = String;
+
+impl Input<'_> {
+    fn expected(&self, what: &str) -> Wrong {
+        format!("expected {what}, found {}", self.node.value.described())
+    }
+
+    /// Text; any scalar counts as what was written.
+    pub fn text(&self) -> Result<String, Wrong> {
+        match &self.node.value {
+            Value::Text(t) | Value::Bool(_, t) | Value::Number(_, t) => Ok(t.to_string()),
+            _ => Err(self.expected("text")),
+        }
+    }
+
+    /// Text that is not empty.
+    pub fn word(&self) -> Result<String, Wrong> {
+        Some(self.text()?).filter(|t| !t.is_empty()).ok_or_else(|| self.expected("a word"))
+    }
+
+    /// Text, or nothing if it is empty or null.
+    pub fn optional(&self) -> Result<Option<String>, Wrong> {
+        if self.node.value == Value::Null { Ok(None) } else { Ok(Some(self.text()?).filter(|t| !t.is_empty())) }
+    }
+
+    /// A path, made absolute.
+    pub fn path(&self) -> Result<PathBuf, Wrong> {
+        self.absolute(&self.word()?)
+    }
+
+    /// A path, or an empty one for "none".
+    pub fn path_or_none(&self) -> Result<Option<PathBuf>, Wrong> {
+        self.optional()?.map(|t| self.absolute(&t)).transpose()
+    }
+
+    fn absolute(&self, text: &str) -> Result<PathBuf, Wrong> {
+        std::path::absolute(self.base.join(text)).map_err(|e| format!("make `{text}` an absolute path: {e}"))
+    }
+
+    /// A list; a single scalar is a list of its comma-separated parts, as the kubelet's flags have it.
+    fn items(&self) -> Result<Vec<Node>, Wrong> {
+        match &self.node.value {
+            Value::List(items) => Ok(items.clone()),
+            Value::Null => Ok(Vec::new()),
+            _ => {
+                let text = self.text()?;
+                let part = |t: &str| Node { place: self.node.place, value: Value::Text(t.trim().into()) };
+                Ok(text.split(',').filter(|t| !t.trim().is_empty()).map(part).collect())
+            }
+        }
+    }
+
+    fn each<T>(&self, read: impl Fn(&Input<'_>) -> Result<T, Wrong>) -> Result<Vec<T>, Wrong> {
+        self.items()?.iter().map(|node| read(&Input { node, base: self.base })).collect()
+    }
+
+    /// Words.
+    pub fn words(&self) -> Result<Vec<String>, Wrong> {
+        self.each(|i| i.word())
+    }
+
+    /// Paths, made absolute.
+    pub fn paths(&self) -> Result<Vec<PathBuf>, Wrong> {
+        self.each(|i| i.path())
+    }
+
+    /// IP addresses.
+    pub fn ips(&self) -> Result<Vec<IpAddr>, Wrong> {
+        self.each(|i| i.word()?.parse().map_err(|_| i.expected("an IP address")))
+    }
+
+    /// Yes or no.
+    pub fn flag(&self) -> Result<bool, Wrong> {
+        match (&self.node.value, self.text().as_deref()) {
+            (Value::Bool(b, _), _) => Ok(*b),
+            (_, Ok("true")) => Ok(true),
+            (_, Ok("false")) => Ok(false),
+            _ => Err(self.expected("true or false")),
+        }
+    }
+
+    /// A whole number, not negative.
+    pub fn count<T: TryFrom<i64>>(&self) -> Result<T, Wrong> {
+        let number = match &self.node.value {
+            Value::Number(n, _) => n.whole(),
+            Value::Text(t) => t.parse().ok(),
+            _ => None,
+        };
+        number.filter(|n| *n >= 0).and_then(|n| n.try_into().ok()).ok_or_else(|| self.expected("a whole number, not negative"))
+    }
+
+    /// A quantity of bytes: `10Mi`.
+    pub fn bytes(&self) -> Result<u64, Wrong> {
+        let amount = self.text().ok().and_then(|t| Amount::parse(&t)).filter(|a| a.is_positive());
+        amount.and_then(|a| u64::try_from(a.units()).ok()).ok_or_else(|| self.expected("a size like `10Mi`"))
+    }
+
+    /// A duration as Go writes them: `1m30s`, `250ms`.
+    pub fn duration(&self) -> Result<Duration, Wrong> {
+        self.text().ok().and_then(|t| duration(&t)).ok_or_else(|| self.expected("a duration like `1m30s`"))
+    }
+
+    /// A socket's path, given as a path or as `unix:///path`.
+    pub fn unix_socket(&self) -> Result<PathBuf, Wrong> {
+        let text = self.word()?;
+        let path = text.strip_prefix("unix://").unwrap_or(&text);
+        if path.contains("://") || !path.starts_with('/') {
+            return Err(self.expected("a socket like `unix:///run/containerd/containerd.sock`"));
+        }
+        Ok(path.into())
+    }
+}
+
+/// Go's `time.ParseDuration`, of what is not negative.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut nanos: u128 = 0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at_checked(end)?;
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, next) = tail.split_at_checked(unit_end)?;
+        let unit: u128 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        nanos = nanos.checked_add(times(number, unit)?)?;
+        rest = next;
+    }
+    (!text.is_empty()).then_some(())?;
+    Some(Duration::from_nanos(u64::try_from(nanos).ok()?))
+}
+
+/// A decimal number of units.
+fn times(number: &str, unit: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let mut total = whole.checked_mul(unit)?;
+    let mut scale = unit;
+    for digit in fraction.bytes() {
+        scale /= 10;
+        total = total.checked_add(u128::from(digit - b'0') * scale)?;
+    }
+    Some(total)
+}

@@ -1,0 +1,76 @@
+//! Every key plinth has, in the words of `PlinthConfiguration`, and how it is set. A new setting is a field and a line here.
+
+use super::input::{Input, Wrong};
+use super::{LogTarget, Settings};
+
+/// Sets one key.
+pub type Set = fn(&mut Settings, &Input<'_>) -> Result<(), Wrong>;
+
+/// The table.
+pub const KEYS: &[(&str, Set)] = &[
+    ("layers", |s, i| i.paths().map(|v| s.layers = v)),
+    ("nodeName", |s, i| i.word().map(|v| s.node_name = v.to_lowercase())),
+    ("nodeIPs", |s, i| i.ips().map(|v| s.node_ips = v)),
+    ("dataDir", |s, i| i.path().map(|v| s.data_dir = v)),
+    ("runDir", |s, i| i.path().map(|v| s.run_dir = v)),
+    ("podLogsDir", |s, i| i.path().map(|v| s.pod_logs_dir = v)),
+    ("containerLinksDir", |s, i| i.path_or_none().map(|v| s.container_links_dir = v)),
+    ("socket", |s, i| i.path().map(|v| s.socket = v)),
+    ("socketGroup", |s, i| i.optional().map(|v| s.socket_group = v)),
+    ("containerRuntimeEndpoint", |s, i| i.unix_socket().map(|v| s.containerd = v)),
+    ("namespace", |s, i| i.word().map(|v| s.namespace = v)),
+    ("snapshotter", |s, i| i.word().map(|v| s.snapshotter = v)),
+    ("shim", |s, i| i.word().map(|v| s.shim = v)),
+    ("ociRuntime", |s, i| i.word().map(|v| s.oci_runtime = v)),
+    ("imageDirs", |s, i| i.paths().map(|v| s.image_dirs = v)),
+    ("registryHostsDir", |s, i| i.path().map(|v| s.registry_hosts_dir = v)),
+    ("pullStall", |s, i| i.duration().map(|v| s.pull_stall = v)),
+    ("maxParallelImagePulls", |s, i| at_least_one(i).map(|v| s.max_parallel_pulls = v)),
+    ("cniConfDir", |s, i| i.path().map(|v| s.cni_conf_dir = v)),
+    ("cniBinDirs", |s, i| i.paths().map(|v| s.cni_bin_dirs = v)),
+    ("cniCacheDir", |s, i| i.path().map(|v| s.cni_cache_dir = v)),
+    ("cniTimeout", |s, i| i.duration().map(|v| s.cni_timeout = v)),
+    ("cgroupRoot", |s, i| i.optional().map(|v| s.cgroup_root = v.unwrap_or_else(|| "/".into()))),
+    ("clusterDNS", |s, i| i.ips().map(|v| s.cluster_dns = v)),
+    ("clusterDomain", |s, i| i.optional().map(|v| s.cluster_domain = v.unwrap_or_default())),
+    ("resolvConf", |s, i| i.path_or_none().map(|v| s.resolv_conf = v.unwrap_or_default())),
+    ("rescan", |s, i| i.duration().map(|v| s.rescan = v)),
+    ("containerLogMaxSize", |s, i| i.bytes().map(|v| s.log_max_bytes = v)),
+    ("containerLogMaxFiles", |s, i| i.count().map(|v| s.log_max_files = v)),
+    ("maxContainerRestartPeriod", |s, i| i.duration().map(|v| s.crash_cap = v)),
+    ("shutdownGracePeriod", |s, i| i.duration().map(|v| s.shutdown_grace = v)),
+    ("shutdownGracePeriodCriticalPods", |s, i| i.duration().map(|v| s.shutdown_critical = v)),
+    ("maxPods", |s, i| at_least_one(i).map(|v| s.max_pods = v)),
+    ("allowedUnsafeSysctls", |s, i| i.words().map(|v| s.allowed_unsafe_sysctls = v)),
+    ("seccompDefault", |s, i| i.flag().map(|v| s.seccomp_default = v)),
+    ("logLevel", |s, i| level(i).map(|v| s.log_level = v)),
+    ("logTarget", |s, i| target(i).map(|v| s.log_target = v)),
+];
+
+/// The key of that name.
+pub fn find(key: &str) -> Option<Set> {
+    KEYS.iter().find(|(k, _)| *k == key).map(|(_, set)| *set)
+}
+
+fn at_least_one(i: &Input<'_>) -> Result<usize, Wrong> {
+    let n: usize = i.count()?;
+    if n == 0 { Err("expected at least 1, found 0".into()) } else { Ok(n) }
+}
+
+fn level(i: &Input<'_>) -> Result<log::LevelFilter, Wrong> {
+    match i.word()?.as_str() {
+        "error" => Ok(log::LevelFilter::Error),
+        "warn" => Ok(log::LevelFilter::Warn),
+        "info" => Ok(log::LevelFilter::Info),
+        "debug" => Ok(log::LevelFilter::Debug),
+        other => Err(format!("expected error, warn, info or debug, found `{other}`")),
+    }
+}
+
+fn target(i: &Input<'_>) -> Result<LogTarget, Wrong> {
+    match i.word()?.as_str() {
+        "stderr" => Ok(LogTarget::Stderr),
+        "kmsg" => Ok(LogTarget::Kmsg),
+        other => Err(format!("expected stderr or kmsg, found `{other}`")),
+    }
+}

@@ -1,0 +1,170 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use super::*;
+use std::path::Path;
+
+/// Files of these texts, in a directory of their own, in order of name.
+fn load(files: &[&str], args: &[&str], cmdline: &str) -> Result<(Settings, Vec<String>), SettingsError> {
+    static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("plinth-settings-{}-{n}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    for (i, text) in files.iter().enumerate() {
+        std::fs::write(dir.join(format!("{i}.yaml")), text).unwrap();
+    }
+    let mut all = vec!["--config".to_owned(), dir.display().to_string()];
+    all.extend(args.iter().map(|a| (*a).to_owned()));
+    let loaded = Settings::load(&all, cmdline);
+    std::fs::remove_dir_all(&dir).unwrap();
+    loaded
+}
+
+fn ok(files: &[&str], args: &[&str]) -> Settings {
+    load(files, args, "").unwrap().0
+}
+
+fn error(files: &[&str], args: &[&str]) -> String {
+    load(files, args, "").unwrap_err().to_string()
+}
+
+const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+const OURS: &str = "apiVersion: plinth.dev/v1alpha1\nkind: PlinthConfiguration\n";
+
+#[test]
+fn defaults_come_from_the_machine() {
+    let s = ok(&[], &[]);
+    assert!(!s.node_name.is_empty() && s.node_name == s.node_name.to_lowercase());
+    assert!(!s.node_ips.is_empty());
+    assert_eq!(s.layers, Settings::default().layers);
+    assert_eq!(s.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn kubelet_configuration_is_taken_as_it_is() {
+    let text = KUBELET.to_owned()
+        + "staticPodPath: /etc/kubernetes/manifests\nfileCheckFrequency: 1m30s\ncontainerLogMaxSize: 20Mi\ncontainerLogMaxFiles: 3\n\
+           clusterDNS: [10.96.0.10, 'fd00::a']\nclusterDomain: cluster.local\nresolvConf: /run/resolv.conf\nmaxPods: 42\n\
+           shutdownGracePeriod: 40s\nshutdownGracePeriodCriticalPods: 15s\nallowedUnsafeSysctls: ['net.*']\nseccompDefault: true\n\
+           maxParallelImagePulls: 4\nserializeImagePulls: false\ncrashLoopBackOff: {maxContainerRestartPeriod: 20s}\n\
+           containerRuntimeEndpoint: unix:///run/c.sock\npodLogsDir: /var/log/p\n";
+    let s = ok(&[&text], &[]);
+    assert_eq!(s.layers, [Path::new("/etc/kubernetes/manifests")]);
+    assert_eq!((s.rescan, s.log_max_bytes, s.log_max_files, s.max_pods), (Duration::from_secs(90), 20 << 20, 3, 42));
+    assert_eq!((s.cluster_dns.len(), &*s.cluster_domain, &*s.resolv_conf), (2, "cluster.local", Path::new("/run/resolv.conf")));
+    assert_eq!((s.shutdown_grace, s.shutdown_critical), (Duration::from_secs(40), Duration::from_secs(15)));
+    assert_eq!((s.crash_cap, s.max_parallel_pulls, s.seccomp_default), (Duration::from_secs(20), 4, true));
+    assert_eq!((&*s.containerd, &*s.pod_logs_dir), (Path::new("/run/c.sock"), Path::new("/var/log/p")));
+    assert_eq!(s.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn what_kubeadm_writes_is_accepted() {
+    let text = KUBELET.to_owned()
+        + "authentication: {anonymous: {enabled: false}, webhook: {cacheTTL: 0s, enabled: true}}\ncgroupDriver: systemd\nclusterDNS: [10.96.0.10]\n\
+           containerRuntimeEndpoint: \"\"\ncpuManagerReconcilePeriod: 0s\ncrashLoopBackOff: {}\nfileCheckFrequency: 0s\nhealthzPort: 10248\n\
+           logging: {flushFrequency: 0, options: {json: {infoBufferSize: \"0\"}}, verbosity: 0}\nshutdownGracePeriod: 0s\n\
+           shutdownGracePeriodCriticalPods: 0s\nstaticPodPath: /etc/kubernetes/manifests\nsyncFrequency: 0s\n";
+    let s = ok(&[&text], &[]);
+    assert_eq!((s.rescan, s.shutdown_grace), (Duration::from_secs(20), Duration::from_secs(30)));
+    assert_eq!(s.warnings.len(), 1, "{:?}", s.warnings);
+    assert!(s.warnings[0].ends_with("without effect here: authentication, cgroupDriver, healthzPort"), "{:?}", s.warnings);
+}
+
+#[test]
+fn every_key_of_ours_is_in_the_table_and_can_be_set() {
+    let text = OURS.to_owned()
+        + "layers: [/a, b]\nnodeName: N1\nnodeIPs: 192.0.2.7\ndataDir: /d\nrunDir: /r\nsocketGroup: '27'\ncontainerLinksDir: ''\nnamespace: ns\n\
+           snapshotter: native\nshim: /bin/shim\nociRuntime: crun\nimageDirs: [/i]\nregistryHostsDir: /h\npullStall: 250ms\n\
+           cniConfDir: /c\ncniBinDirs: [/b]\ncniTimeout: 1.5s\ncgroupRoot: /plinth\nlogLevel: debug\nlogTarget: kmsg\nrescan: 2s\n";
+    let s = ok(&[&text], &[]);
+    assert_eq!(s.layers[0], Path::new("/a"));
+    assert!(s.layers[1].is_absolute() && s.layers[1].ends_with("b"), "relative paths stand beside their file: {:?}", s.layers);
+    assert_eq!((&*s.node_name, s.node_ips[0].to_string().as_str()), ("n1", "192.0.2.7"));
+    assert_eq!((&*s.socket, &*s.cni_cache_dir), (Path::new("/r/plinth.sock"), Path::new("/d/cni")), "these follow");
+    assert_eq!((s.socket_group.as_deref(), s.container_links_dir), (Some("27"), None));
+    assert_eq!((s.cni_timeout, s.pull_stall), (Duration::from_millis(1500), Duration::from_millis(250)));
+    assert_eq!((s.log_level, s.log_target), (log::LevelFilter::Debug, LogTarget::Kmsg));
+}
+
+#[test]
+fn later_files_beat_earlier_and_flags_beat_files_and_the_kernel_beats_all() {
+    let files = [
+        &*(OURS.to_owned() + "namespace: a\nshim: a\nociRuntime: a\nsnapshotter: a\n"),
+        &*(OURS.to_owned() + "shim: b\nociRuntime: b\nsnapshotter: b\n"),
+    ];
+    let args = ["--set", "ociRuntime=c", "--snapshotter=c"];
+    let (s, _) = load(&files, &args, "quiet plinth.snapshotter=d plinth.node-name=\"n9\" plinth.what=1 root=/dev/x").unwrap();
+    assert_eq!((&*s.namespace, &*s.shim, &*s.oci_runtime, &*s.snapshotter, &*s.node_name), ("a", "b", "c", "d", "n9"));
+    assert_eq!(s.warnings, ["kernel command line: unknown word `plinth.what` is ignored"]);
+}
+
+#[test]
+fn flags_of_the_kubelet_and_ours_are_known_and_others_are_left() {
+    let args = [
+        "--pod-manifest-path=/m",
+        "--hostname-override",
+        "Node",
+        "--container-runtime-endpoint",
+        "unix:///x.sock",
+        "--node-ip",
+        "192.0.2.1,2001:db8::1",
+        "--data-dir",
+        "/d",
+        "--seccomp-default",
+        "-o",
+        "wide",
+        "--tail=5",
+        "pod",
+        "--",
+        "--data-dir",
+        "x",
+    ];
+    let (s, rest) = load(&[], &args, "").unwrap();
+    assert_eq!((s.layers, &*s.node_name, &*s.containerd), (vec!["/m".into()], "node", Path::new("/x.sock")));
+    assert_eq!((s.node_ips.len(), &*s.data_dir, s.seccomp_default), (2, Path::new("/d"), true));
+    assert_eq!(rest, ["-o", "wide", "--tail=5", "pod", "--", "--data-dir", "x"]);
+    let s = ok(&[&(OURS.to_owned() + "layers: [/f]")], &["--manifests", "/a", "--manifests=/b,/c", "--kubeconfig", "/k"]);
+    assert_eq!(s.layers, ["/a", "/b", "/c"].map(PathBuf::from));
+    assert_eq!(s.warnings, ["--kubeconfig: has no effect yet"]);
+}
+
+#[test]
+fn unknown_fields_are_named_once_with_the_nearest_known_one() {
+    let s = ok(&[&(OURS.to_owned() + "nodName: x\n"), &(KUBELET.to_owned() + "staticPodPth: /x\nqqq: 1\n")], &[]);
+    assert!(s.warnings[0].ends_with("0.yaml:3:1: unknown field `nodName` is ignored: did you mean `nodeName`?"), "{:?}", s.warnings);
+    assert!(
+        s.warnings[1].ends_with("1.yaml:3:1: unknown field `staticPodPth` is ignored: did you mean `staticPodPath`?"),
+        "{:?}",
+        s.warnings
+    );
+    assert!(s.warnings[2].ends_with("1.yaml:4:1: unknown field `qqq` is ignored"), "{:?}", s.warnings);
+}
+
+#[test]
+fn errors_name_their_place() {
+    for (text, says) in [
+        (OURS.to_owned() + "rescan: soon", "0.yaml:3:9: rescan: expected a duration like `1m30s`, found the string \"soon\""),
+        (OURS.to_owned() + "nodeIPs: [1.2.3]", "0.yaml:3:10: nodeIPs: expected an IP address"),
+        (OURS.to_owned() + "rescan: -1s", "expected a duration"),
+        (OURS.to_owned() + "containerLogMaxSize: -1", "expected a size"),
+        (OURS.to_owned() + "a: [", "0.yaml:"),
+        ("kind: Pod".to_owned(), "0.yaml:1:1: expected kind PlinthConfiguration"),
+        (KUBELET.to_owned() + "containerLogMaxFiles: 1", "containerLogMaxFiles must be at least 2"),
+        (KUBELET.to_owned() + "containerRuntimeEndpoint: tcp://x", "0.yaml:3:27: containerRuntimeEndpoint: expected a socket"),
+        (KUBELET.to_owned() + "shutdownGracePeriod: 5s\nshutdownGracePeriodCriticalPods: 6s", "cannot be more"),
+        (OURS.to_owned() + "nodeName: a_b", "node name `a_b` is not a DNS name"),
+    ] {
+        let e = error(&[&text], &[]);
+        assert!(e.contains(says), "{e} should say {says}");
+    }
+    assert!(error(&[], &["--data-dir"]).contains("--data-dir: needs a value"));
+    assert!(error(&[], &["--set", "datDir=/x"]).contains("did you mean `dataDir`?"));
+    assert!(error(&[], &["--config", "/does/not/exist.yaml"]).contains("/does/not/exist.yaml"));
+    assert!(error(&[], &["--max-pods", "many"]).contains("--max-pods: maxPods: expected a whole number"));
+}
+
+#[test]
+fn short_grace_shortens_the_tail_for_critical_pods() {
+    let s = ok(&[&(OURS.to_owned() + "shutdownGracePeriod: 6s")], &[]);
+    assert_eq!(s.shutdown_critical, Duration::from_secs(2));
+}
