@@ -25,7 +25,7 @@ fn on_a_node(name: &'static str, test: impl AsyncFnOnce(&Node) + Send + 'static)
     let run = move || {
         crate::sys::namespaces::leave_for_test(UnshareFlags::NEWNET | UnshareFlags::NEWNS | UnshareFlags::FS);
         mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE).unwrap();
-        let node = Node::new(name);
+        let node = Node::new(&format!("pltest-{name}-{}", std::process::id()));
         let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         rt.block_on(test(&node));
         node.assert_clean();
@@ -35,9 +35,8 @@ fn on_a_node(name: &'static str, test: impl AsyncFnOnce(&Node) + Send + 'static)
 }
 
 impl Node {
-    fn new(name: &str) -> Node {
-        let tag = format!("pltest-{name}-{}", std::process::id());
-        let dir = std::env::temp_dir().join(&tag);
+    fn new(tag: &str) -> Node {
+        let dir = std::env::temp_dir().join(tag);
         let at = |sub: &str| dir.join(sub);
         for sub in ["data", "run", "logs", "net.d"] {
             std::fs::create_dir_all(at(sub)).unwrap();
@@ -441,6 +440,58 @@ fn a_crash_anywhere_in_create_or_delete_is_cleaned_up() {
             assert!(polls == 1 || !matches!(left, Some(Sandbox::Ready { .. })), "after {polls} polls: {left:?}");
         }
     });
+}
+
+/// How the victim below is told which node it is on.
+const VICTIM: &str = "PLTEST_VICTIM";
+
+#[test]
+fn kill_9_at_any_moment_of_create_leaks_nothing() {
+    on_a_node("kill", async |node| {
+        let begun = node.dir.join("begun");
+        let pod = victims_pod();
+        for round in 0..25u64 {
+            let _ = std::fs::remove_file(&begun);
+            let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "runtime::sandbox::tests::victim", "--ignored", "--test-threads=1"])
+                .env(VICTIM, node.dir.file_name().unwrap())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !begun.exists() {
+                assert!(Instant::now() < deadline, "the victim does not begin");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            // Spread over the whole of a create, the same every time.
+            std::thread::sleep(Duration::from_micros(round * 1700 % 41_000));
+            victim.kill().unwrap();
+            victim.wait().unwrap();
+            if round % 2 == 0 {
+                ready(&node.create(&pod).await.unwrap());
+                assert_eq!(node.leases(), 1, "round {round}");
+            }
+            node.delete(&pod, false).await;
+            assert_eq!(scan_one(&node.paths, &pod.uid), None, "round {round}");
+            assert_eq!(node.leases(), 0, "round {round}");
+        }
+    });
+}
+
+fn victims_pod() -> WantedPod {
+    pod(16, json!({ "volumes": [{ "name": "m", "emptyDir": { "medium": "Memory" } }] }))
+}
+
+#[test]
+#[ignore = "is run, and killed, by the test above"]
+fn victim() {
+    let Ok(tag) = std::env::var(VICTIM) else { return };
+    // No Node of its own: that would tidy up.
+    let node = std::mem::ManuallyDrop::new(Node::new(&tag));
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::fs::write(node.dir.join("begun"), "").unwrap();
+    rt.block_on(node.create(&victims_pod())).unwrap();
+    std::thread::sleep(Duration::from_secs(20));
 }
 
 #[test]
