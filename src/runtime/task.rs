@@ -146,12 +146,15 @@ impl Runtime {
         };
         self.know(&id, labels);
         let target = target(labels, &id);
+        let terminal = whose.pod.container(whose.name).and_then(|c| c.tty).unwrap_or(false);
         let fifos = self.logs.open(&target).map_err(|e| failed(Error::Again(chain(&e).to_string())))?;
         let request = CreateTaskRequest {
             container_id: id.to_string(),
             rootfs: mounts,
             stdout: fifos.stdout.display().to_string(),
-            stderr: fifos.stderr.display().to_string(),
+            // A terminal has one stream; the shim must be told of it as the specification is, or the OCI runtime refuses.
+            stderr: if terminal { String::new() } else { fifos.stderr.display().to_string() },
+            terminal,
             ..CreateTaskRequest::default()
         };
         match client.tasks().create(client.ask_within(request, CREATE)).await.tried("create task", &id) {

@@ -161,6 +161,13 @@ impl Drive {
         pod
     }
 
+    /// A pod of that spec, its container named `c`.
+    pub async fn sandbox_with(&self, name: &str, spec: Value) -> Rc<WantedPod> {
+        let pod = pod_of(name, spec);
+        self.done(Action::CreateSandbox { uid: pod.uid.clone() }, Some(&pod)).await;
+        pod
+    }
+
     pub async fn create(&self, pod: &Rc<WantedPod>, attempt: u32) -> SeenContainer {
         let seen = self.look(pod).await;
         let action = Action::CreateContainer { uid: pod.uid.clone(), name: "c".into(), attempt };
@@ -250,14 +257,21 @@ impl Drive {
 }
 
 fn pod(name: &str, command: Value) -> Rc<WantedPod> {
+    pod_of(
+        name,
+        json!({ "hostNetwork": true, "containers": [{
+            "name": "c", "image": IMAGE, "command": command,
+            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+        }] }),
+    )
+}
+
+fn pod_of(name: &str, spec: Value) -> Rc<WantedPod> {
     let uid = plinth_uid(name);
     let object = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": format!("{name}-it"), "namespace": "default", "uid": uid },
-        "spec": { "hostNetwork": true, "containers": [{
-            "name": "c", "image": IMAGE, "command": command,
-            "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
-        }] },
+        "spec": spec,
     });
     Rc::new(WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap())
 }

@@ -6,6 +6,7 @@
 mod node;
 
 mod drive;
+mod spec;
 
 use std::time::Duration;
 

@@ -1,0 +1,119 @@
+//! What a specification says is what the container is: it looks at itself, and its log is held against the machine.
+
+use serde_json::{Value, json};
+
+use crate::drive::{Drive, inside};
+use crate::node::IMAGE;
+use plinth::plan::world::State;
+use plinth::pod::PullPolicy;
+
+/// A container of that script, with `more` of its own.
+fn container(script: &str, more: Value) -> Value {
+    let mut c = json!({
+        "name": "c", "image": IMAGE, "command": ["sh", "-c", script],
+        "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+    });
+    c.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    c
+}
+
+/// Runs the pod to its end and gives the lines it said.
+async fn said(d: &mut Drive, name: &str, spec: Value) -> Vec<String> {
+    d.image(PullPolicy::IfNotPresent).await;
+    let pod = d.sandbox_with(name, spec).await;
+    let c = d.create(&pod, 0).await;
+    assert_eq!(c.state, State::Created, "{:?}", c.state);
+    d.drain();
+    d.start(&pod, &c.id).await;
+    d.until_log(&pod, 0, " the end").await;
+    d.until_exited(&pod, &c.id).await;
+    d.end(&pod, &c.id).await;
+    let log = d.log(&pod, 0);
+    d.gone(&pod, &c.id).await;
+    log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).map(|l| l.trim_end_matches('\r').to_owned()).collect()
+}
+
+#[test]
+fn host_namespaces_are_the_hosts_and_others_are_the_pods() {
+    inside("spec::host_namespaces_are_the_hosts_and_others_are_the_pods", "sid", async |mut d: Drive| {
+        d.up().await;
+        let of_host = d.shell("for n in net ipc uts; do readlink /proc/self/ns/$n; done; echo $$");
+        let host: Vec<&str> = of_host.lines().collect();
+        let script = "for n in net ipc uts; do readlink /proc/self/ns/$n; done; ls -d /proc/[0-9]* | wc -l; echo the end";
+        let spec = |more: Value| {
+            let mut s = json!({ "containers": [container(script, json!({}))] });
+            s.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            s
+        };
+        let all = said(&mut d, "hosts", spec(json!({ "hostNetwork": true, "hostIPC": true, "hostPID": true }))).await;
+        assert_eq!(all[..3], host[..3]);
+        assert!(all[3].parse::<u32>().unwrap() > 10, "the host's processes are in sight: {all:?}");
+        let none = said(&mut d, "own", spec(json!({}))).await;
+        assert!((0..3).all(|i| none[i] != host[i]), "{none:?}");
+        assert!(none[3].parse::<u32>().unwrap() < 6, "{none:?}");
+    });
+}
+
+#[test]
+fn a_confined_container_is_confined_and_a_privileged_one_is_not() {
+    inside("spec::a_confined_container_is_confined_and_a_privileged_one_is_not", "sid", async |mut d: Drive| {
+        d.up().await;
+        let script = "id -u; id -g; id -G; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status | tr '\\t' ' '; \
+                      touch /x 2>/dev/null && echo wrote; [ -e /dev/kmsg ] && echo kmsg; touch /proc/sys/kernel/domainname 2>/dev/null; echo the end";
+        let confined = json!({
+            "securityContext": { "runAsUser": 1000, "runAsGroup": 3000, "fsGroup": 2000, "supplementalGroups": [4000] },
+            "containers": [container(script, json!({ "securityContext": {
+                "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+                "capabilities": { "drop": ["ALL"] }, "seccompProfile": { "type": "RuntimeDefault" },
+            } }))],
+        });
+        let lines = said(&mut d, "confined", confined).await;
+        let want = ["1000", "3000", "3000 2000 4000", "CapEff: 0000000000000000", "NoNewPrivs: 1", "Seccomp: 2", "the end"];
+        assert_eq!(lines, want);
+        let privileged = json!({ "containers": [container(script, json!({ "securityContext": { "privileged": true } }))] });
+        let lines = said(&mut d, "privileged", privileged).await;
+        let all = d.shell("grep CapBnd /proc/1/status | cut -f2");
+        assert!(lines.contains(&format!("CapEff: {}", all.trim())), "{lines:?}");
+        for line in ["wrote", "kmsg", "Seccomp: 0"] {
+            assert!(lines.iter().any(|l| l == line), "{line}: {lines:?}");
+        }
+    });
+}
+
+#[test]
+fn limits_are_the_cgroups_and_mounts_are_as_asked() {
+    inside("spec::limits_are_the_cgroups_and_mounts_are_as_asked", "sid", async |mut d: Drive| {
+        d.up().await;
+        let host = d.dir.join("work/host");
+        std::fs::create_dir_all(&host).unwrap();
+        std::fs::write(host.join("f"), "from the host\n").unwrap();
+        let script = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes; \
+                      cut -d' ' -f1 cpu.max 2>/dev/null || cat cpu/cpu.cfs_quota_us; \
+                      cat /h/f; touch /h/f 2>/dev/null || echo read-only; echo x >/e/y && echo written; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; \
+                      cat /etc/hostname; echo $HOSTNAME $WHO; echo the end";
+        let spec = json!({
+            "volumes": [{ "name": "h", "hostPath": { "path": host } }, { "name": "e", "emptyDir": {} }],
+            "containers": [container(script, json!({
+                "resources": { "limits": { "memory": "32Mi", "cpu": "500m" } },
+                "env": [{ "name": "WHO", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
+                "volumeMounts": [
+                    { "name": "h", "mountPath": "/h", "readOnly": true, "recursiveReadOnly": "Enabled" },
+                    { "name": "e", "mountPath": "/e" },
+                ],
+            }))],
+        });
+        let lines = said(&mut d, "limits", spec).await;
+        let want = ["33554432", "50000", "from the host", "read-only", "written", "65536", "limits-it", "limits-it limits-it", "the end"];
+        assert_eq!(lines, want);
+    });
+}
+
+#[test]
+fn a_terminal_is_a_terminal() {
+    inside("spec::a_terminal_is_a_terminal", "sid", async |mut d: Drive| {
+        d.up().await;
+        let script = "[ -t 1 ] && [ -t 2 ] && echo terminal $TERM; echo the end";
+        let spec = json!({ "hostNetwork": true, "containers": [container(script, json!({ "tty": true }))] });
+        assert_eq!(said(&mut d, "tty", spec).await, ["terminal xterm", "the end"]);
+    });
+}
