@@ -16,7 +16,7 @@ use futures_util::future::{join_all, try_join3};
 use tonic::Code;
 
 use super::client::{Client, Tried, Unless};
-use super::error::Result;
+use super::error::{Result, chain};
 use super::labels::{self, Labels, OURS};
 use super::{Known, Runtime, sandbox};
 use crate::clock::{self, Wall};
@@ -96,7 +96,7 @@ impl Runtime {
         if matches!(state, State::Created | State::Running { .. })
             && let Err(e) = self.logs.open(&super::task::target(labels, &id))
         {
-            log::warn!("container={id} {}", super::error::chain(&e));
+            log::warn!("container={id} {}", chain(&e));
         }
         SeenContainer {
             name: labels.name.clone(),
@@ -236,7 +236,12 @@ async fn sandboxes(client: &Client) -> Result<Vec<SandboxRecord>> {
 /// Removes a sandbox record; one that is not there is removed.
 pub(super) async fn forget(client: &Client, id: &str) -> Result<()> {
     let request = StoreDeleteRequest { sandbox_id: id.to_owned() };
-    client.sandboxes().delete(client.ask(request)).await.tried("delete sandbox record", id).unless(Code::NotFound).map(drop)
+    let deleted = client.sandboxes().delete(client.ask(request)).await.tried("delete sandbox record", id);
+    match deleted.unless(Code::NotFound) {
+        // containerd 1.7 has no code of its own for it.
+        Err(e) if chain(&e).contains("bucket not found") => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// A task without a record cannot be reached: its record is made again from the sandbox record, which carries the same labels.

@@ -208,10 +208,12 @@ impl Runtime {
             ..SandboxRecord::default()
         };
         let record = CreateContainerRequest { container: Some(record) };
-        let made = client.containers().create(client.ask(record.clone())).await.tried("create container", id)?;
-        let sandbox = StoreCreateRequest { sandbox: Some(sandbox) };
-        let kept = client.sandboxes().create(client.ask(sandbox)).await.tried("create sandbox record", id);
-        kept.unless(Code::AlreadyExists)?;
+        let make = async { client.containers().create(client.ask(record.clone())).await.tried("create container", id) };
+        let keep = async {
+            let request = StoreCreateRequest { sandbox: Some(sandbox) };
+            client.sandboxes().create(client.ask(request)).await.tried("create sandbox record", id).unless(Code::AlreadyExists)
+        };
+        let (made, _) = try_join(make, keep).await?;
         Ok(made.container.or(record.container).unwrap_or_default())
     }
 
