@@ -162,7 +162,7 @@ pub const VERBS: &[Verb] = &[
             flag("limit-bytes", Takes::Value("N"), "at most N bytes"),
             SOCKET,
         ],
-        text: &[POD_TEXT, "Prints what the kubelet would: the current file, without what was rotated away."],
+        text: &[POD_TEXT, "Rotated files that are still kept are read, too."],
         examples: &[("plinth logs -f --tail 20 web", "the last lines, and what follows"), ("plinth logs -p web", "why it crashed")],
         run: logs::run,
     },

@@ -23,24 +23,41 @@ use tokio::time::{Sleep, sleep};
 use super::listen::Listener;
 use super::{Backend, routes};
 
-/// Connections at once; one more is told 503 and closed.
-pub const CLIENTS: usize = 64;
-/// Of these, kept for uid 0: readers cannot lock the administrator out.
-const KEPT_FOR_ROOT: usize = 8;
 /// A request's line and headers together, bytes; more is answered 431.
-pub const HEADER_BYTES: usize = 8192;
-/// Longest wait for a whole request header, from the connection's start or the end of the last answer: also the idle close.
-pub const HEADER_TIME: Duration = Duration::from_secs(10);
-/// A client that takes not one byte of an answer for so long is cut off.
-pub const WRITE_STALL: Duration = Duration::from_secs(30);
-/// A connection's whole life: the kubelet's bound for streams.
-const LIFE: Duration = Duration::from_secs(4 * 3600);
+const HEADER_BYTES: usize = 8192;
+
+/// How much of the loop clients may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at once; one more is told 503 and closed.
+    pub clients: usize,
+    /// Of these, kept for uid 0: readers cannot lock the administrator out.
+    pub kept_for_root: usize,
+    /// Longest wait for a whole request header, from the connection's start or the end of the last answer: also the idle close.
+    pub header: Duration,
+    /// A client that takes not one byte of an answer for so long is cut off.
+    pub stall: Duration,
+    /// A connection's whole life: the kubelet's bound for streams.
+    pub life: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Bounds { clients: 64, kept_for_root: 8, header: s(10), stall: s(30), life: s(4 * 3600) }
+    }
+}
 
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 40\r\nconnection: close\r\n\r\ntoo many clients; close one or try later";
 
 /// Accepts and answers until dropped.
 pub async fn serve(listener: Listener, backend: Rc<dyn Backend>) {
+    serve_within(Bounds::default(), listener, backend).await;
+}
+
+/// The same with other bounds.
+pub async fn serve_within(bounds: Bounds, listener: Listener, backend: Rc<dyn Backend>) {
     let mut clients = FuturesUnordered::new();
     let mut pause: Option<Pin<Box<Sleep>>> = None;
     loop {
@@ -48,8 +65,8 @@ pub async fn serve(listener: Listener, backend: Rc<dyn Backend>) {
             () = async { if let Some(p) = &mut pause { p.await } }, if pause.is_some() => pause = None,
             accepted = listener.inner.accept(), if pause.is_none() => match accepted {
                 Ok((stream, _)) => {
-                    if let Some((stream, root)) = admit(stream, clients.len()) {
-                        clients.push(converse(stream, root, backend.clone()));
+                    if let Some((stream, root)) = admit(&bounds, stream, clients.len()) {
+                        clients.push(converse(bounds, stream, root, backend.clone()));
                     }
                 }
                 // Out of descriptors or memory: the waiting client stays in the backlog, so asking again at once would spin.
@@ -64,9 +81,9 @@ pub async fn serve(listener: Listener, backend: Rc<dyn Backend>) {
 }
 
 /// Gives the stream back with whether its peer is root, or tells the peer that all slots are taken.
-fn admit(stream: UnixStream, taken: usize) -> Option<(UnixStream, bool)> {
+fn admit(bounds: &Bounds, stream: UnixStream, taken: usize) -> Option<(UnixStream, bool)> {
     let root = stream.peer_cred().is_ok_and(|c| c.uid() == 0);
-    let limit = if root { CLIENTS } else { CLIENTS - KEPT_FOR_ROOT };
+    let limit = if root { bounds.clients } else { bounds.clients.saturating_sub(bounds.kept_for_root) };
     if taken < limit {
         return Some((stream, root));
     }
@@ -75,32 +92,33 @@ fn admit(stream: UnixStream, taken: usize) -> Option<(UnixStream, bool)> {
     None
 }
 
-async fn converse(stream: UnixStream, root: bool, backend: Rc<dyn Backend>) {
+async fn converse(bounds: Bounds, stream: UnixStream, root: bool, backend: Rc<dyn Backend>) {
     let service = service_fn(move |request| {
         let answer = routes::answer(&request, root, &backend);
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(bounds.header)
         .max_header_size(HEADER_BYTES)
         .max_headers(64)
         .max_buf_size(2 * HEADER_BYTES)
-        .serve_connection(TokioIo::new(Patient::new(stream)), service);
-    if let Ok(Err(e)) = tokio::time::timeout(LIFE, connection).await {
+        .serve_connection(TokioIo::new(Patient::new(stream, bounds.stall)), service);
+    if let Ok(Err(e)) = tokio::time::timeout(bounds.life, connection).await {
         log::debug!("status socket client: {e}");
     }
 }
 
-/// A stream whose writes fail when the peer takes nothing for [`WRITE_STALL`].
+/// A stream whose writes fail when the peer takes nothing for [`Bounds::stall`].
 struct Patient {
     stream: UnixStream,
+    stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    fn new(stream: UnixStream) -> Patient {
-        Patient { stream, stalled: None }
+    fn new(stream: UnixStream, stall: Duration) -> Patient {
+        Patient { stream, stall, stalled: None }
     }
 
     fn judge(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -108,7 +126,8 @@ impl Patient {
             self.stalled = None;
             return result;
         }
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_STALL)));
+        let stall = self.stall;
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

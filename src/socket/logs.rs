@@ -1,17 +1,14 @@
 //! `/containerLogs/{ns}/{pod}/{container}`: which file, which part of it, and the kubelet's refusals word for word
 //! (`server.go` getContainerLogs, `kubelet_pods.go` validateContainerLogStatus). The reading itself is `Backend::logs`.
 
-use std::future::{self, Future};
-use std::pin::Pin;
 use std::rc::Rc;
 
 use hyper::StatusCode;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
+use super::View;
 use super::query::Query;
-use super::{Backend, View};
 use crate::clock::Wall;
-use crate::plan::world::{State, World};
 use crate::pod::{PodKey, Uid};
 
 /// Which output is shown.
@@ -44,6 +41,7 @@ pub struct LogOptions {
 }
 
 /// One attempt's log, found and allowed.
+#[derive(Clone, Debug)]
 pub struct LogRequest {
     /// The pod.
     pub key: PodKey,
@@ -57,8 +55,6 @@ pub struct LogRequest {
     pub attempt: u32,
     /// Which part.
     pub options: LogOptions,
-    /// With `follow`: resolves once the attempt has ended; what is in the file by then is still to be read.
-    pub ended: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 /// A refusal: the kubelet's status code and text.
@@ -121,15 +117,7 @@ pub fn find(view: &View<'_>, ns: &str, pod: &str, container: &str, options: LogO
     let id: Rc<str> = id.rsplit("://").next().unwrap_or_default().into();
     let gone = || (StatusCode::BAD_REQUEST, format!("container {container:?} in pod {pod:?} is not available"));
     let seen = world.seen.pods.get(&wanted.uid).and_then(|p| p.containers.get(&id)).ok_or_else(gone)?;
-    Ok(LogRequest {
-        key: wanted.key.clone(),
-        uid: wanted.uid.clone(),
-        container: name.clone(),
-        id,
-        attempt: seen.attempt,
-        options,
-        ended: Box::pin(future::ready(())),
-    })
+    Ok(LogRequest { key: wanted.key.clone(), uid: wanted.uid.clone(), container: name.clone(), id, attempt: seen.attempt, options })
 }
 
 /// The kubelet's choice of instance, in its order and its words.
@@ -162,22 +150,4 @@ fn container_id(status: &PodStatus, pod: &str, container: &str, previous: bool) 
 
 fn last_id(status: &ContainerStatus) -> Option<String> {
     status.last_state.as_ref()?.terminated.as_ref()?.container_id.clone().filter(|id| !id.is_empty())
-}
-
-/// Resolves when the attempt no longer runs, or nobody is left to say so.
-pub async fn ended(backend: Rc<dyn Backend>, uid: Uid, id: Rc<str>) {
-    let mut changes = backend.changes();
-    loop {
-        changes.mark_unchanged();
-        let mut running = false;
-        backend.with(&mut |view| running = runs(view.world, &uid, &id));
-        if !running || changes.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn runs(world: &World, uid: &Uid, id: &str) -> bool {
-    let seen = world.seen.pods.get(uid).and_then(|p| p.containers.get(id));
-    seen.is_some_and(|c| matches!(c.state, State::Created | State::Running { .. }))
 }

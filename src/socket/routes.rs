@@ -143,14 +143,11 @@ fn container_logs(ns: &str, pod: &str, container: &str, query: &Query, backend: 
     backend.with(&mut |view| {
         found = Some(logs::options(query, view.now.wall).and_then(|options| logs::find(view, ns, pod, container, options)));
     });
-    let mut request = match found {
+    let request = match found {
         Some(Ok(request)) => request,
         Some(Err((code, why))) => return text(code, &why),
         None => return text(StatusCode::SERVICE_UNAVAILABLE, "nothing to show yet; try again\n"),
     };
-    if request.options.follow {
-        request.ended = Box::pin(logs::ended(backend.clone(), request.uid.clone(), request.id.clone()));
-    }
     match backend.logs(request) {
         Ok(log) => stream(TEXT, log),
         Err(e) => text(StatusCode::BAD_REQUEST, &chain(&e)),

@@ -4,9 +4,9 @@
 use super::wire::{API_VERSION, Attempt, Decision, SandboxState, Wait, Why};
 use super::{View, rows};
 use crate::clock::Moment;
-use crate::plan::step::{On, Step, step};
-use crate::plan::view::Scene;
-use crate::plan::world::{Exit, Link, PodMemory, Retry, Sandbox, SeenContainer, SeenPod, State};
+use crate::plan::status::summary;
+use crate::plan::why;
+use crate::plan::world::{Exit, PodMemory, Sandbox, SeenContainer, SeenPod, State};
 use crate::pod::{Uid, WantedPod};
 
 /// Explains the pod of that full name; `None` when neither a manifest nor the node has it.
@@ -19,7 +19,9 @@ pub fn explain(view: &View<'_>, namespace: &str, name: &str) -> Option<Why> {
     let none = (SeenPod::default(), PodMemory::default());
     let seen = world.seen.pods.get(uid).unwrap_or(&none.0);
     let memory = world.memory.pods.get(uid).unwrap_or(&none.1);
-    let waits_for = waits(view, uid, wanted.map(|p| &**p), memory);
+    let next = why::why(world, uid, view.now);
+    let last_decision = next.last.clone().map(|(action, why, at)| Decision { action, why, time: at.to_string() });
+    let waits_for = waits(view, uid, wanted.map(|p| &**p), memory, next);
     let sooner = |a: f64, b: f64| if a < b { a } else { b };
     Some(Why {
         api_version: API_VERSION.into(),
@@ -27,15 +29,11 @@ pub fn explain(view: &View<'_>, namespace: &str, name: &str) -> Option<Why> {
         namespace: namespace.into(),
         name: name.into(),
         uid: uid.to_string(),
-        status: status_word(view, wanted.map(|p| &**p)),
+        status: summary(world, uid, view.now).status,
         wanted: wanted.is_some(),
         line: wanted.map(|p| p.origin.line).filter(|l| *l > 0),
         manifest: wanted.and_then(|p| view.files.iter().find(|f| f.path == p.origin.path)).map(|f| rows::manifest(view, f)),
-        last_decision: memory.last.as_ref().map(|(action, why, at)| Decision {
-            action: action.to_string(),
-            why: why.to_string(),
-            time: at.to_string(),
-        }),
+        last_decision,
         in_flight: memory.in_flight.as_ref().map(ToString::to_string),
         next_retry_seconds: waits_for.iter().filter_map(|w| w.retry_in_seconds).reduce(sooner),
         waits_for,
@@ -45,65 +43,36 @@ pub fn explain(view: &View<'_>, namespace: &str, name: &str) -> Option<Why> {
     })
 }
 
-fn status_word(view: &View<'_>, wanted: Option<&WantedPod>) -> String {
-    let spec = wanted.and_then(|p| Some((p.object.spec.as_ref()?, (view.status)(&p.uid))));
-    spec.map_or_else(|| "Terminating".into(), |(spec, status)| rows::row(spec, &status).status)
-}
-
-fn waits(view: &View<'_>, uid: &Uid, wanted: Option<&WantedPod>, memory: &PodMemory) -> Vec<Wait> {
-    let world = view.world;
+fn waits(view: &View<'_>, uid: &Uid, wanted: Option<&WantedPod>, memory: &PodMemory, next: why::Waiting) -> Vec<Wait> {
     let seconds_to = |due: Moment| due.since_ms(view.now.mono) as f64 / 1000.0;
     let mut waits = Vec::new();
-    if let Link::Down { why, .. } = &world.seen.link {
-        waits.push(Wait { on: "containerd to answer".into(), message: Some(why.to_string()), ..Wait::default() });
-        return waits;
-    }
-    let scene = Scene::new(world, view.now.mono);
-    if let Step::Wait(on, due) = step(&scene.pod(uid)) {
-        let retry = retry_of(&on);
-        waits.push(Wait {
-            on: on.to_string(),
-            reason: retry.and_then(|r| r.reason.as_deref()).map(ToOwned::to_owned),
-            message: None,
-            retry_in_seconds: due.map(seconds_to),
-            failures: retry.map(|r| r.failures).filter(|n| *n > 0),
-        });
-    }
-    // `step` names the first wait; each container has its own.
+    waits.extend(next.on.map(|on| Wait { on, retry_in_seconds: next.next.map(seconds_to), ..Wait::default() }));
+    // `plan` names what the pod as a whole waits for; each container has its own reason, in the kubelet's words.
     let Some(pod) = wanted else { return waits };
-    let status = (view.status)(&pod.uid);
+    let status = (view.status)(uid);
     for c in status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()) {
         let Some(waiting) = c.state.as_ref().and_then(|s| s.waiting.as_ref()) else { continue };
-        let retries = memory.containers.get(c.name.as_str()).map_or([None, None], |m| [Some(&m.create), Some(&m.crash)]);
-        let image = pod.containers.iter().find(|w| *w.name == *c.name).and_then(|w| world.memory.images.get(&w.image)).map(|m| &m.pull);
-        let pending = |r: &&Retry| r.not_before.is_some_and(|due| due > view.now.mono);
-        let retry = retries.into_iter().flatten().chain(image).find(pending);
+        let (due, failures) = retry(view, pod, memory, &c.name).unzip();
         waits.push(Wait {
             on: format!("container {}", c.name),
             reason: waiting.reason.clone(),
             message: waiting.message.clone(),
-            retry_in_seconds: retry.and_then(|r| r.not_before).map(seconds_to),
-            failures: retry.map(|r| r.failures),
+            retry_in_seconds: due.map(seconds_to),
+            failures,
         });
     }
     waits
 }
 
-fn retry_of<'a>(on: &On<'a>) -> Option<&'a Retry> {
-    match on {
-        On::Look(r) | On::Sandbox(r) | On::Removal(r) => Some(r),
-        On::Pull { retry, .. } | On::Create { retry, .. } | On::Cleaning { retry, .. } => Some(retry),
-        On::Action(_)
-        | On::Layers
-        | On::Turn
-        | On::Predecessor(_)
-        | On::Image { .. }
-        | On::Crash { .. }
-        | On::Init { .. }
-        | On::Sidecar { .. }
-        | On::Grace { .. }
-        | On::Killed { .. } => None,
-    }
+/// When a waiting container's next try is due, and how many failed before it in a row: of its start, its restart or its image.
+fn retry(view: &View<'_>, pod: &WantedPod, memory: &PodMemory, name: &str) -> Option<(Moment, u32)> {
+    let now = view.now.mono;
+    let container = memory.containers.get(name);
+    let create = container.and_then(|c| Some((c.create.wait(now)?, c.create.failures)));
+    // `plan` measures a crash back-off from the end of the last run.
+    let crash = container.and_then(|c| Some((c.crash.crash_due(c.exit?.1), c.crash.failures))).filter(|(due, _)| *due > now);
+    let image = pod.containers.iter().find(|w| &*w.name == name).and_then(|w| view.world.memory.images.get(&w.image));
+    create.or(crash).or_else(|| image.and_then(|i| Some((i.pull.wait(now)?, i.pull.failures))))
 }
 
 fn sandbox(seen: &SeenPod, pod: Option<&WantedPod>) -> SandboxState {

@@ -218,7 +218,7 @@ pub struct Decision {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Wait {
-    /// `containerd`, `layers`, `shutdown`, `older revision`, `image NAME`, `sandbox`, `container NAME`.
+    /// In words for the pod as a whole; `container NAME` for a container.
     pub on: String,
     /// The kubelet's reason, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,1 +1,0 @@
-//! The server on a real socket, with a view of the test's own making.

@@ -1,0 +1,244 @@
+//! The server on a real socket, over a world of the test's own making.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod limits;
+mod routes;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::http::{Bounds, serve_within};
+use super::{Backend, Counters, LogError, LogRequest, LogStream, View, listen};
+use crate::clock::{Moment, Now, Wall};
+use crate::plan::record::{EventNote, EventRing};
+use crate::plan::status::pod_status;
+use crate::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenPod, State, World};
+use crate::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Uid, Verdict, WantedPod};
+use crate::settings::Settings;
+
+/// Everything waits at most this long.
+const PATIENCE: Duration = Duration::from_secs(20);
+pub const T0: i64 = 1_767_225_600_000_000_000; // 2026-01-01T00:00:00Z
+
+pub fn second(s: i64) -> Wall {
+    Wall(T0 + s * 1_000_000_000)
+}
+
+pub struct Fake {
+    pub world: RefCell<World>,
+    pub files: RefCell<Vec<FileReport>>,
+    pub ring: RefCell<EventRing>,
+    settings: Settings,
+    counters: Counters,
+    news: watch::Sender<u64>,
+    pub asked: RefCell<Vec<LogRequest>>,
+    pub stopped: Cell<Option<Option<Duration>>>,
+}
+
+impl Fake {
+    /// web runs and is ready, crash waits for its next start, old is on its way out; `bad.yaml` is refused.
+    pub fn new() -> Rc<Fake> {
+        let mut world = World::default();
+        world.wanted.complete = true;
+        world.seen.link = Link::Up { version: "v2.1.9".into() };
+        world.seen.listed = Some(Moment(1));
+        for (name, seen) in [("web", State::Running { since: second(10) }), ("crash", State::Dead(exit(1)))] {
+            let pod = wanted(name);
+            let id: Rc<str> = format!("{name}-id").into();
+            let seen = SeenPod { made_from: Some(pod.clone()), ..seen_pod(&pod.key, container(&id, "main", seen)) };
+            world.seen.pods.insert(pod.uid.clone(), seen);
+            world.wanted.pods.insert(pod.key.clone(), pod);
+        }
+        let uid = wanted("crash").uid.clone();
+        let memory = world.memory.pods.entry(uid).or_default();
+        let main = memory.containers.entry("main".into()).or_default();
+        main.exit = Some((2, Moment(70_000)));
+        main.crash = Retry { failures: 3, delay_ms: 40_000, at: Some(Moment(60_000)), ..Retry::default() };
+        let old = PodKey { namespace: "default".into(), name: "old-n1".into() };
+        world.seen.pods.insert(Uid("old-uid".into()), seen_pod(&old, container("old-id", "main", State::Running { since: second(1) })));
+        let mut ring = EventRing::new("n1", 8);
+        ring.push(note("web-n1", "Started"), second(10));
+        ring.push(note("crash-n1", "BackOff"), second(20));
+        Rc::new(Fake {
+            world: RefCell::new(world),
+            files: RefCell::new(files()),
+            ring: RefCell::new(ring),
+            settings: Settings { node_name: "n1".into(), ..Settings::default() },
+            counters: Counters::new(Now { mono: Moment(0), wall: second(0) }),
+            news: watch::Sender::new(0),
+            asked: RefCell::default(),
+            stopped: Cell::new(None),
+        })
+    }
+
+    pub fn changed(&self) {
+        self.news.send_modify(|n| *n += 1);
+    }
+}
+
+impl Backend for Fake {
+    fn with(&self, f: &mut dyn FnMut(&View<'_>)) {
+        let (world, now) = (self.world.borrow(), Now { mono: Moment(100_000), wall: second(100) });
+        f(&View {
+            world: &world,
+            files: &self.files.borrow(),
+            settings: &self.settings,
+            counters: &self.counters,
+            now,
+            status: &|uid| pod_status(&world, uid, now),
+            events: &|after, visit| self.ring.borrow().visit(after, visit),
+        });
+    }
+
+    /// Two chunks; an endless log when it is followed.
+    fn logs(&self, request: LogRequest) -> Result<LogStream, LogError> {
+        let follow = request.options.follow;
+        self.asked.borrow_mut().push(request);
+        let line = || Ok(Bytes::from_static(b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n"));
+        let two = stream::iter([line(), line()]);
+        Ok(if follow { Box::pin(stream::repeat_with(line)) } else { Box::pin(two) })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    fn shutdown(&self, grace: Option<Duration>) {
+        self.stopped.set(Some(grace));
+    }
+}
+
+pub fn wanted(name: &str) -> Rc<WantedPod> {
+    let object = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": format!("{name}-n1"), "namespace": "default", "uid": format!("{name}-uid")},
+        "spec": {"containers": [{"name": "main", "image": "busybox"}]}});
+    let origin = Origin { layer: "/etc/m".into(), path: format!("/etc/m/{name}.yaml").into(), line: 3 };
+    Rc::new(WantedPod::from_object(serde_json::from_value(object).unwrap(), origin).unwrap())
+}
+
+fn exit(code: u32) -> Exit {
+    Exit { code, started: Some(second(10)), finished: second(60), reason: "Error".into(), message: None }
+}
+
+pub fn container(id: &str, name: &str, state: State) -> SeenContainer {
+    SeenContainer {
+        id: id.into(),
+        name: name.into(),
+        kind: Kind::Main,
+        attempt: 2,
+        image: ImageRef::normalised("busybox"),
+        image_id: "sha256:00".into(),
+        created: second(9),
+        sandbox: None,
+        state,
+    }
+}
+
+fn seen_pod(key: &PodKey, c: SeenContainer) -> SeenPod {
+    SeenPod {
+        key: Some(key.clone()),
+        sandbox: Sandbox::Ready { ips: vec!["10.0.0.2".parse().unwrap()], since: second(5) },
+        containers: [(c.id.clone(), c)].into(),
+        ..SeenPod::default()
+    }
+}
+
+pub fn note(pod: &str, reason: &'static str) -> EventNote {
+    let key = PodKey { namespace: "default".into(), name: pod.into() };
+    EventNote { key, uid: Uid("u".into()), container: None, reason, warning: false, message: format!("{reason} it") }
+}
+
+fn files() -> Vec<FileReport> {
+    let file = |layer: &str, name: &str, verdict| FileReport {
+        path: Path::new(layer).join(name),
+        layer: layer.into(),
+        verdict,
+        by: None,
+        pods: Vec::new(),
+        stale: false,
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let key = |name: &str| PodKey { namespace: "default".into(), name: name.into() };
+    let finding = Finding { message: "must be a number".into(), field: "spec.x".into(), line: 7, column: 9 };
+    vec![
+        FileReport { by: Some("/etc/m/web.yaml".into()), ..file("/usr/m", "web.yaml", Verdict::Overridden) },
+        FileReport { pods: vec![key("web-n1")], ..file("/etc/m", "web.yaml", Verdict::Accepted) },
+        FileReport { pods: vec![key("crash-n1")], ..file("/etc/m", "crash.yaml", Verdict::Accepted) },
+        FileReport { errors: vec![finding], ..file("/etc/m", "bad.yaml", Verdict::Rejected) },
+    ]
+}
+
+/// A directory of the test's own, gone with it.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("plinth-socket-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("s.sock")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Serves the fake while the test runs, all on this thread, and fails a test that hangs.
+pub fn serving<F: Future<Output = ()>>(bounds: Bounds, test: impl FnOnce(PathBuf, Rc<Fake>) -> F) {
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let scratch = Scratch::new();
+    rt.block_on(async {
+        let fake = Fake::new();
+        let listener = listen(&scratch.socket(), None).unwrap();
+        tokio::select! {
+            () = serve_within(bounds, listener, fake.clone()) => unreachable!(),
+            done = tokio::time::timeout(PATIENCE, test(scratch.socket(), fake.clone())) => done.expect("in time"),
+        }
+    });
+}
+
+/// The whole answer to raw bytes, until the server closes.
+pub async fn talk(socket: &Path, bytes: &str) -> String {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
+}
+
+pub struct Reply {
+    pub code: u16,
+    pub head: String,
+    pub body: String,
+}
+
+pub async fn ask(socket: &Path, method: &str, path: &str) -> Reply {
+    let text = talk(socket, &format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer to {path}: {text:?}"));
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Reply { code, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+pub async fn get(socket: &Path, path: &str) -> Reply {
+    ask(socket, "GET", path).await
+}
