@@ -22,6 +22,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod log;
 pub mod manifest;
 pub mod plan;
 pub mod pod;
