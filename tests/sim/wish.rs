@@ -1,0 +1,84 @@
+//! Random wishes: pods of every shape, and how the processes in them behave.
+
+use std::rc::Rc;
+
+use k8s_openapi::api::core::v1::Pod;
+use plinth::pod::{ImageRef, Kind, Origin, PodKey, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+
+use crate::rng::Rng;
+
+/// All images there are.
+pub const IMAGES: [&str; 4] = ["reg/a:1", "reg/b:1", "reg/c:1", "reg/d:1"];
+
+/// How a container's process behaves.
+#[derive(Clone, Debug)]
+pub struct Temper {
+    /// It fails so many times first.
+    pub crashes: u32,
+    /// Living so long, ms.
+    pub crash_ms: u64,
+    /// Then it lives so long, ms; `None`: until it is told to stop.
+    pub life_ms: Option<u64>,
+    /// It ends with this.
+    pub code: u32,
+    /// So long after TERM, ms; `None`: it ignores TERM.
+    pub term_ms: Option<u64>,
+}
+
+/// One wish: a pod and the tempers of its containers.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The pod.
+    pub pod: Rc<WantedPod>,
+    /// By container name.
+    pub tempers: Vec<(Rc<str>, Temper)>,
+}
+
+/// A pod named `pod<index>`; another revision is another uid.
+pub fn wish(rng: &mut Rng, index: u64, revision: u64) -> Wish {
+    let policy = rng.pick(&[RestartPolicy::Always, RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never]);
+    let (mut containers, mut tempers) = (Vec::new(), Vec::new());
+    let inits = rng.below(4).saturating_sub(1);
+    for i in 0..inits + rng.between(1, 3) {
+        let kind = match i < inits {
+            true => rng.pick(&[Kind::Init, Kind::Init, Kind::Sidecar]),
+            false => Kind::Main,
+        };
+        let name: Rc<str> = format!("{}{i}", if kind == Kind::Main { "main" } else { "init" }).into();
+        let restart = match (kind, policy) {
+            (Kind::Sidecar, _) => RestartPolicy::Always,
+            (Kind::Init, RestartPolicy::Always) => RestartPolicy::OnFailure,
+            (_, policy) => policy,
+        };
+        tempers.push((name.clone(), temper(rng, kind, restart)));
+        let pull = rng.pick(&[PullPolicy::IfNotPresent, PullPolicy::IfNotPresent, PullPolicy::Always, PullPolicy::Never]);
+        containers.push(WantedContainer { name, kind, image: ImageRef(rng.pick(&IMAGES).into()), pull, restart });
+    }
+    let pod = WantedPod {
+        key: PodKey { namespace: "default".into(), name: format!("pod{index}").into() },
+        uid: Uid(format!("pod{index}-r{revision}").into()),
+        object: Rc::new(Pod::default()),
+        origin: Origin::default(),
+        containers,
+        host_network: false,
+        grace_s: u32::try_from(rng.pick(&[1, 2, 5, 30])).unwrap(),
+        critical: rng.percent(20),
+    };
+    Wish { pod: Rc::new(pod), tempers }
+}
+
+fn temper(rng: &mut Rng, kind: Kind, restart: RestartPolicy) -> Temper {
+    let ends = match (kind, restart) {
+        (Kind::Init, _) => true,
+        (_, RestartPolicy::Always) => false,
+        _ => rng.percent(50),
+    };
+    let never = restart == RestartPolicy::Never;
+    Temper {
+        crashes: if rng.percent(40) { u32::try_from(rng.between(1, 6)).unwrap() } else { 0 },
+        crash_ms: rng.pick(&[0, 5, 900, 30_000, 700_000]),
+        life_ms: ends.then(|| rng.pick(&[0, 3, 2_000, 90_000])),
+        code: if ends && never && rng.percent(30) { 3 } else { 0 },
+        term_ms: (!rng.percent(25)).then(|| rng.pick(&[0, 1, 400, 4_000])),
+    }
+}
