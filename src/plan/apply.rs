@@ -155,7 +155,10 @@ fn prepared(world: &mut World, image: &ImageRef, pull: PullPolicy, outcome: Outc
     match outcome {
         Outcome::Done(Effect::Image(SeenImage::Ready { id })) => {
             memory.look.succeed();
-            memory.pull.succeed();
+            // That an image is there does not make a dead registry a live one.
+            if !look {
+                memory.pull.succeed();
+            }
             world.seen.images.insert(image.clone(), SeenImage::Ready { id });
             if pull == PullPolicy::Always {
                 credit(world, image);
@@ -294,6 +297,9 @@ fn failed(world: &mut World, uid: &Uid, action: &Action, failure: &Failure, now:
         }
     };
     retry.fail(failure, range, now.mono);
+    if let Action::Term { id, .. } = action {
+        memory.stops.entry(id.clone()).or_default().asked = Some(now.mono);
+    }
     if let (Action::CreateContainer { name, .. }, crate::plan::action::Class::Gone) = (action, failure.class) {
         forget_image(world, uid, name);
     }

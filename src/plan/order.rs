@@ -5,6 +5,7 @@
 use crate::plan::action::Action;
 use crate::plan::image::{self, Image};
 use crate::plan::step::{Ms, On, Step, act};
+use crate::plan::sweep;
 use crate::plan::view::{View, exit, is_failure, restarts};
 use crate::plan::world::{SeenContainer, State};
 use crate::pod::{Kind, WantedContainer, WantedPod};
@@ -70,13 +71,13 @@ fn bring_up<'a>(v: &View<'a>, pod: &'a WantedPod, container: &'a WantedContainer
     match &last.state {
         State::Dead(_) if !v.is_present(last) => again(v, pod, container, last, "its sandbox is new".into()),
         _ if !v.is_present(last) => Step::Wait(On::Grace { container: &container.name }, None),
-        State::Record => act(Action::DeleteContainer { uid, id }, "it was made half-way"),
+        State::Record => sweep::cleaning(v, last, Action::DeleteContainer { uid, id }, "it was made half-way"),
         State::Created => match v.container(&container.name).create.wait(v.now()) {
             Some(due) => Step::Wait(On::Create { container: &container.name, retry: &v.container(&container.name).create }, Some(due)),
             None => act(Action::StartTask { uid, id }, format!("{} is made and not started", container.name)),
         },
         State::Running { .. } => Step::Done,
-        State::Lost(_) => act(Action::DeleteTask { uid, id }, format!("{} ended while nobody looked", container.name)),
+        State::Lost(_) => sweep::cleaning(v, last, Action::DeleteTask { uid, id }, "it ended while nobody looked"),
         State::Exited(exit) | State::Dead(exit) => {
             if !restarts(pod, container, exit) {
                 return Step::Done;

@@ -24,6 +24,9 @@ const UNKNOWN_GRACE_MS: u64 = 30_000;
 /// A container that outlives SIGKILL (uninterruptible sleep) is killed again after this, ms.
 const KILL_AGAIN_MS: u64 = 10_000;
 
+/// TERM is tried so often; each try that may have been delivered begins the grace anew, so there is an end to it.
+const TERM_TRIES: u32 = 5;
+
 /// What a removal leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -85,10 +88,13 @@ fn is_surplus(v: &View<'_>, c: &SeenContainer) -> bool {
     }
 }
 
-/// Deletes records.
+/// Deletes records, last in the spec first: while a record of a main container is left, so is that of the init containers it
+/// came after, and a pod that is wanted again half-way goes on where it stands.
 fn bury<'a>(v: &View<'a>, which: impl Fn(&SeenContainer) -> bool) -> Step<'a> {
     let mut step = Step::Done;
-    for c in v.seen.containers.values() {
+    let mut containers: Vec<&SeenContainer> = v.seen.containers.values().collect();
+    containers.sort_by_key(|c| std::cmp::Reverse(place(v, c)));
+    for c in containers {
         if matches!(c.state, State::Record | State::Dead(_)) && which(c) {
             let action = Action::DeleteContainer { uid: v.uid.clone(), id: c.id.clone() };
             step = step.beside(|| cleaning(v, c, action, "nothing needs its record"));
@@ -111,7 +117,8 @@ fn stop<'a>(v: &View<'a>, which: impl Fn(&SeenContainer) -> bool, why: &str) -> 
     })
 }
 
-fn cleaning<'a>(v: &View<'a>, c: &'a SeenContainer, action: Action, why: &str) -> Step<'a> {
+/// A deletion, unless its last try failed just now.
+pub fn cleaning<'a>(v: &View<'a>, c: &'a SeenContainer, action: Action, why: &str) -> Step<'a> {
     match v.stop(c).and_then(|s| Some((s.retry.wait(v.now())?, &s.retry))) {
         Some((due, retry)) => Step::Wait(On::Cleaning { container: &c.name, retry }, Some(due)),
         None => act(action, why),
@@ -152,13 +159,14 @@ fn signal<'a>(v: &View<'a>, c: &'a SeenContainer, why: &str) -> Step<'a> {
     }
     match stop.retry.wait(v.now()) {
         _ if stop.kill_at.is_some() => Step::Wait(On::Grace { container: &c.name }, Some(due)),
+        _ if stop.retry.failures >= TERM_TRIES => Step::Wait(On::Grace { container: &c.name }, Some(due)),
         Some(again) => Step::Wait(On::Cleaning { container: &c.name, retry: &stop.retry }, Some(again.min(due))),
         None => act(Action::Term { uid, id }, why),
     }
 }
 
-/// When KILL is due: at the end of the grace, counted from the TERM that was delivered (or, if none could be, first tried). A
-/// shutdown may shorten the rest of a grace to its own window, as the kubelet's does.
+/// When KILL is due: at the end of the grace, counted from the TERM that was delivered (or, if none is known to be, from the last
+/// that may have been). A shutdown may shorten the rest of a grace to its own window, as the kubelet's does.
 fn kill_due(v: &View<'_>, stop: &Stop, asked: Moment) -> Moment {
     let due = stop.kill_at.unwrap_or(Moment(asked.0.saturating_add(grace_ms(v.made_from))));
     let Some(shutdown) = &v.scene.world.wanted.shutdown else { return due };

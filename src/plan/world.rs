@@ -280,7 +280,7 @@ pub struct ContainerMemory {
 /// How far the stopping of one container is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stop {
-    /// TERM was first tried then.
+    /// TERM was last tried then (when the try ended, if it failed: it may have been delivered).
     pub asked: Option<Moment>,
     /// TERM was delivered, and KILL is due then.
     pub kill_at: Option<Moment>,

@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use plinth::clock::{Moment, Now, Wall};
-use plinth::plan::action::{Action, Event, Outcome, Plan};
+use plinth::plan::action::{Action, Effect, Event, Outcome, Plan};
 use plinth::plan::apply;
-use plinth::plan::world::{Link, Seen, State, Wanted, World};
+use plinth::plan::world::{Link, Sandbox, Seen, SeenPod, State, Wanted, World};
 use plinth::pod::{PodKey, Uid, WantedPod};
 
 use crate::host::{Fault, Host, TruePod};
@@ -101,6 +101,10 @@ pub struct Sim {
     serial: u64,
     revision: u64,
     calm: bool,
+    /// And all is as it should be.
+    settled: bool,
+    /// Hints that were lost are made up for by a slow look before then, ms.
+    quiet_from: u64,
     bench: Bench,
     /// Actions that were started, looks not counted.
     pub acts: u64,
@@ -131,6 +135,8 @@ impl Sim {
             serial: 0,
             revision: 0,
             calm: false,
+            settled: false,
+            quiet_from: 0,
             bench: Bench::default(),
             acts: 0,
             trace: Vec::new(),
@@ -214,14 +220,14 @@ impl Sim {
                 let item = entry.remove();
                 self.handle(item)?;
             }
-            self.bench.tidy(&self.host);
+            self.bench.tidy(&self.host, &self.world);
         }
     }
 
     /// Plans, checks the plan, starts its actions.
     fn decide(&mut self) -> Result<Option<Moment>, Breach> {
         let mut plan = (self.planner)(&self.world, self.now());
-        self.mutation.bend(&mut plan, &self.world, self.calm);
+        self.mutation.bend(&mut plan, &self.world, self.settled);
         alive(&plan, &self.world)?;
         self.check_independence(&plan)?;
         let wake = plan.wake;
@@ -364,6 +370,7 @@ impl Sim {
             pods.retain(|_, _| self.rng.percent(50));
         }
         self.apply(Event::Wanted(Wanted { complete, pods, shutdown: None }));
+        self.bench.tidy(&self.host, &self.world);
     }
 
     /// plinth starts, knowing nothing.
@@ -480,6 +487,7 @@ impl Sim {
     fn calm_down(&mut self) {
         self.note(|| "calm".into());
         self.calm = true;
+        self.quiet_from = self.ms + PERIODIC_MS + 10_000;
         self.host.tempers.values_mut().for_each(|t| t.crashes = 0);
         self.host.images.extend(IMAGES.map(|i| plinth::pod::ImageRef(i.into())));
         self.jobs.values_mut().for_each(|j| j.fault = Fault::None);
@@ -512,7 +520,8 @@ impl Sim {
     fn is_quiet(&self) -> bool {
         let plan = (self.planner)(&self.world, self.now());
         let pending = |i: &Item| matches!(i, Item::Hint(_) | Item::LinkUp | Item::Complete);
-        self.world.seen.listed.is_some()
+        self.ms >= self.quiet_from
+            && self.world.seen.listed.is_some()
             && self.jobs.is_empty()
             && plan == Plan::default()
             && self.host.ends.is_empty()
@@ -546,6 +555,7 @@ impl Sim {
     /// Law 2: ten more minutes of slow looks change nothing.
     fn check_idempotent(&mut self) -> Result<(), Breach> {
         self.acts = 0;
+        self.settled = true;
         self.until(self.ms + 600_000, |_| false)?;
         if self.acts > 0 {
             return breach(2, format!("{} actions in a settled world", self.acts));
@@ -568,9 +578,36 @@ impl Sim {
     }
 }
 
+/// An outcome in a few words.
 fn tell(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Done(effect) => format!("{effect:?}").chars().take(160).collect(),
+        Outcome::Done(Effect::All(all)) => format!("{} pods", all.len()),
+        Outcome::Done(Effect::Pod(None)) => "nothing".into(),
+        Outcome::Done(Effect::Pod(Some(pod))) => tell_pod(pod),
+        Outcome::Done(Effect::Container(c)) => tell_state(&c.state),
+        Outcome::Done(Effect::Image(image)) => format!("{image:?}"),
+        Outcome::Done(effect) => format!("{effect:?}"),
         Outcome::Failed(f) => format!("{:?} {}", f.class, f.reason),
+    }
+}
+
+fn tell_pod(pod: &SeenPod) -> String {
+    let sandbox = match pod.sandbox {
+        Sandbox::Absent => "no sandbox",
+        Sandbox::Partial => "half a sandbox",
+        Sandbox::Ready { .. } => "a sandbox",
+    };
+    let containers: Vec<String> = pod.containers.values().map(|c| format!(", {} {} {}", c.name, c.attempt, tell_state(&c.state))).collect();
+    format!("{sandbox}{}", containers.concat())
+}
+
+fn tell_state(state: &State) -> String {
+    match state {
+        State::Record => "record".into(),
+        State::Created => "created".into(),
+        State::Running { .. } => "running".into(),
+        State::Exited(e) => format!("exited {}", e.code),
+        State::Lost(e) => format!("lost {}", e.code),
+        State::Dead(e) => format!("dead {}", e.code),
     }
 }

@@ -25,8 +25,6 @@ pub enum Fault {
     Late,
     /// Nothing was done and nothing will help soon.
     Refused,
-    /// containerd did not answer; it may have been done.
-    Unreachable,
 }
 
 /// One pod in truth.
@@ -75,7 +73,6 @@ impl Host {
         Ok(match fault {
             Fault::None => outcome,
             Fault::Refused => failed(Class::Refused, reason(action)),
-            Fault::Unreachable => failed(Class::Unreachable, "Unavailable"),
             Fault::Clean | Fault::Half | Fault::Late => failed(Class::Retry, reason(action)),
         })
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use plinth::clock::Now;
-use plinth::plan::action::{Action, Class, Outcome, Plan};
+use plinth::plan::action::{Action, Class, Effect, Outcome, Plan};
 use plinth::plan::world::{Link, Sandbox, SeenContainer, SeenPod, State, World};
 use plinth::pod::{Kind, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
 
@@ -49,8 +49,8 @@ pub struct Bench {
     watched: BTreeMap<Rc<str>, (Uid, u64)>,
     /// Crash book by pod and container: the delay booked, when, and which attempt was counted last.
     books: BTreeMap<(Uid, Rc<str>), (u64, u64, u32)>,
-    /// Failures in a row by what is tried: how many count, when the last ended, its class.
-    failures: BTreeMap<String, (u32, u64, Class)>,
+    /// Failures in a row by what is tried: how many count, the delay they earned, and when the next try is due, ms.
+    failures: BTreeMap<String, (u32, u64, u64)>,
 }
 
 fn grace_ms(pod: Option<&WantedPod>) -> u64 {
@@ -121,36 +121,76 @@ impl Bench {
         if let Action::PrepareImage { image, .. } = action {
             self.fetching.remove(&image.to_string());
         }
+        match (action, outcome) {
+            (Action::Look { uid }, Outcome::Done(Effect::Pod(None))) | (Action::DeleteSandbox { uid, keep: false }, Outcome::Done(_)) => {
+                self.begins_anew(uid);
+            }
+            (Action::LookAll, Outcome::Done(Effect::All(all))) => {
+                let gone: Vec<Uid> = self.removing.iter().filter(|uid| !all.contains_key(uid)).cloned().collect();
+                gone.iter().for_each(|uid| self.begins_anew(uid));
+            }
+            _ => {}
+        }
         match outcome {
             Outcome::Done(_) => {
-                if let Some(key) = cleared(action) {
+                for key in cleared(action) {
                     self.failures.remove(&key);
                 }
             }
             Outcome::Failed(f) => {
                 let Some(key) = key(action) else { return };
-                let entry = self.failures.entry(key).or_insert((0, ms, f.class));
-                entry.0 += u32::from(f.class != Class::Unreachable);
-                (entry.1, entry.2) = (ms, f.class);
+                let (first, cap) = if matches!(action, Action::PrepareImage { .. }) { (10_000, 300_000) } else { (1_000, 60_000) };
+                let (count, delay, _) = self.failures.get(&key).copied().unwrap_or((0, 0, 0));
+                let (counts, earned, wait) = match f.class {
+                    Class::Unreachable => (0, delay, delay.max(1_000)),
+                    Class::Refused => (1, cap, cap),
+                    // Somebody else did it: once more at once.
+                    Class::Gone if count == 0 => (1, 0, 0),
+                    Class::Gone | Class::Retry => (1, (delay * 2).clamp(first, cap), (delay * 2).clamp(first, cap)),
+                };
+                self.failures.insert(key, (count + counts, earned, ms + wait));
             }
         }
     }
 
+    /// A pod whose removal is complete begins anew, if it is wanted again, with all its failures forgotten.
+    fn begins_anew(&mut self, uid: &Uid) {
+        if self.removing.remove(uid) {
+            self.failures.retain(|key, _| key.split(' ').nth(1) != Some(&*uid.0));
+        }
+    }
+
     /// A container's record is gone, or made anew: what was known of its id is void.
-    pub fn tidy(&mut self, host: &Host) {
+    pub fn tidy(&mut self, host: &Host, world: &World) {
         let alive = |id: &str| host.pods.values().any(|p| p.seen.containers.get(id).is_some_and(|c| !matches!(c.state, State::Dead(_))));
         self.termed.retain(|id, _| alive(id));
+        self.watched.retain(|id, _| alive(id));
         let running = |uid: &Uid| {
             let pod = host.pods.get(uid);
             pod.is_some_and(|p| p.seen.containers.values().any(|c| matches!(c.state, State::Running { .. })))
         };
         self.pod_termed.retain(|uid, _| running(uid));
-        self.removing.retain(|uid| host.pods.contains_key(uid) || self.flying.contains(uid));
+        self.books.retain(|(uid, _), _| host.pods.contains_key(uid));
+        let is_known = |uid: &Uid| host.pods.contains_key(uid) || world.wanted.pods.values().any(|p| p.uid == *uid);
         let exists = |key: &String| {
             let mut parts = key.split(' ').skip(1);
-            parts.next().is_none_or(|uid| host.pods.contains_key(&Uid(uid.into())) || !uid.starts_with("pod"))
+            parts.next().is_none_or(|uid| !uid.starts_with("pod") || is_known(&Uid(uid.into())))
         };
-        self.failures.retain(|key, _| exists(key));
+        // An image nobody wants is forgotten with its failures; so is a pod that is gone.
+        let asked = |key: &String| {
+            let image = key.split_once("image:").map(|(_, image)| image);
+            image.is_none_or(|image| world.wanted.pods.values().flat_map(|p| &p.containers).any(|c| &*c.image.0 == image))
+        };
+        let has_container = |key: &String| {
+            let mut words = key.split(' ');
+            match (words.next(), words.next(), words.next()) {
+                (Some("term" | "delete" | "bury"), Some(uid), Some(id)) => {
+                    host.pods.get(&Uid(uid.into())).is_some_and(|p| p.seen.containers.contains_key(id))
+                }
+                _ => true,
+            }
+        };
+        self.failures.retain(|key, _| exists(key) && asked(key) && has_container(key));
     }
 
     /// plinth forgot everything.
@@ -248,18 +288,9 @@ impl Bench {
 
     /// Law 10, failures: at least the doubled delay between tries.
     fn backed_off(&self, action: &Action, ms: u64) -> Result<(), Breach> {
-        let Some((count, ended, class)) = key(action).and_then(|k| self.failures.get(&k)) else { return Ok(()) };
-        let (first, cap) = if matches!(action, Action::PrepareImage { .. }) { (10_000, 300_000) } else { (1_000, 60_000) };
-        let earned = first << (count.max(&1) - 1).min(16);
-        let due = match (class, count) {
-            (Class::Unreachable, _) => 1_000,
-            (Class::Refused, _) => cap,
-            (Class::Gone, 0 | 1) => 0,
-            (Class::Gone, _) => first,
-            (Class::Retry, _) => earned.min(cap),
-        };
-        if ms < ended + due && !matches!(action, Action::Kill { .. }) {
-            return breach(10, format!("{action} again {} ms after failure {count}, {due} ms are due", ms - ended));
+        let Some((count, _, due)) = key(action).and_then(|k| self.failures.get(&k)) else { return Ok(()) };
+        if ms < *due {
+            return breach(10, format!("{action} again {} ms too early after failure {count}", due - ms));
         }
         Ok(())
     }
@@ -284,9 +315,13 @@ fn key(action: &Action) -> Option<String> {
     })
 }
 
-/// Which of them a success ends.
-fn cleared(action: &Action) -> Option<String> {
-    if let Action::CreateContainer { .. } = action { None } else { key(action) }
+/// Which of them a success ends: a container that is made has not started yet, and an image that was pulled can be seen.
+fn cleared(action: &Action) -> Vec<String> {
+    let seen = match action {
+        Action::PrepareImage { image, .. } => Some(format!("look-image image:{image}")),
+        _ => None,
+    };
+    if let Action::CreateContainer { .. } = action { Vec::new() } else { key(action).into_iter().chain(seen).collect() }
 }
 
 fn latest<'a>(seen: &'a SeenPod, c: &WantedContainer) -> Option<&'a SeenContainer> {

@@ -44,13 +44,17 @@ impl Mutation {
     /// The plan under test.
     pub fn planner(self) -> fn(&World, Now) -> Plan {
         REBORN.set(false);
-        if self == Mutation::Sulks { sulking } else { plan }
+        match self {
+            Mutation::Sulks => sulking,
+            Mutation::Merciful => merciful,
+            _ => plan,
+        }
     }
 
     /// Spoils a plan.
-    pub fn bend(self, plan: &mut Plan, world: &World, calm: bool) {
+    pub fn bend(self, plan: &mut Plan, world: &World, settled: bool) {
         match self {
-            Mutation::Fidgets if calm && plan.actions.is_empty() && world.seen.listed.is_some() => {
+            Mutation::Fidgets if settled && plan.actions.is_empty() && world.seen.listed.is_some() => {
                 let idle = world.memory.images.values().all(|m| m.in_flight.is_none());
                 let image = world.wanted.pods.values().flat_map(|p| &p.containers).map(|c| c.image.clone()).next();
                 if let (Some(image), true, true) = (image, idle, world.memory.pods.values().all(|m| m.in_flight.is_none())) {
@@ -69,7 +73,6 @@ impl Mutation {
                 }
             }
             Mutation::SleepsIn => plan.wake = None,
-            Mutation::Merciful => plan.actions.retain(|(a, _)| !matches!(a, Action::Kill { .. })),
             _ => {}
         }
     }
@@ -119,6 +122,16 @@ fn sulking(world: &World, now: Now) -> Plan {
     let trouble = world.memory.pods.values().any(|m| m.sandbox.failures > 0 || m.containers.values().any(|c| c.create.failures > 0));
     if trouble {
         plan.actions.retain(|(a, _)| !matches!(a, Action::StartTask { .. }));
+    }
+    plan
+}
+
+fn merciful(world: &World, now: Now) -> Plan {
+    let mut plan = plan(world, now);
+    let all = plan.actions.len();
+    plan.actions.retain(|(a, _)| !matches!(a, Action::Kill { .. }));
+    if plan.actions.len() < all {
+        plan.wake = Some(plinth::clock::Moment(now.mono.0 + 1_000));
     }
     plan
 }
