@@ -359,9 +359,9 @@ fn note(memory: &mut ContainerMemory, c: &SeenContainer, sandbox: &Sandbox, limi
         Some(_) | None => {}
     }
     memory.counted = Some(c.attempt);
-    if let State::Exited(exit) | State::Lost(exit) | State::Dead(exit) = &c.state {
-        if memory.exit.is_none_or(|(attempt, _)| attempt != c.attempt) {
-            memory.exit = Some((c.attempt, moment_of(exit.finished, now)));
-        }
+    if let State::Exited(exit) | State::Lost(exit) | State::Dead(exit) = &c.state
+        && memory.exit.is_none_or(|(attempt, _)| attempt != c.attempt)
+    {
+        memory.exit = Some((c.attempt, moment_of(exit.finished, now)));
     }
 }

@@ -228,7 +228,8 @@ impl Host {
                 (State::Running { .. } | State::Exited(_) | State::Dead(_) | State::Lost(_), Kind::Sidecar) => true,
                 _ => false,
             };
-            if !here().any(through) && !(before.kind == Kind::Sidecar && here().next().is_some()) {
+            let made = before.kind == Kind::Sidecar && here().next().is_some();
+            if !made && !here().any(through) {
                 return breach(6, format!("{} starts before {} is through", started.id, before.name));
             }
         }
@@ -278,10 +279,10 @@ impl Host {
 
     fn delete_container(&mut self, uid: &Uid, id: &Rc<str>) -> Result<Outcome, Breach> {
         let Some(p) = self.pods.get_mut(uid) else { return Ok(Outcome::Done(Effect::Gone)) };
-        if let Some(c) = p.seen.containers.get(id) {
-            if !matches!(c.state, State::Record | State::Dead(_)) {
-                return breach(6, format!("{id}: its record is deleted before its task"));
-            }
+        if let Some(c) = p.seen.containers.get(id)
+            && !matches!(c.state, State::Record | State::Dead(_))
+        {
+            return breach(6, format!("{id}: its record is deleted before its task"));
         }
         p.seen.containers.remove(id);
         self.sweep(uid);

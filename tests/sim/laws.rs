@@ -60,10 +60,10 @@ fn grace_ms(pod: Option<&WantedPod>) -> u64 {
 impl Bench {
     /// An action begins: laws 3, 4, 5, 9, 10.
     pub fn starts(&mut self, action: &Action, world: &World, host: &Host, ms: u64, boot: u64) -> Result<(), Breach> {
-        if let Action::PrepareImage { image, .. } = action {
-            if !self.fetching.insert(image.to_string()) {
-                return breach(4, format!("{action} twice at once"));
-            }
+        if let Action::PrepareImage { image, .. } = action
+            && !self.fetching.insert(image.to_string())
+        {
+            return breach(4, format!("{action} twice at once"));
         }
         self.backed_off(action, ms)?;
         let Some(uid) = action.uid() else { return Ok(()) };
@@ -336,10 +336,7 @@ fn code(c: &SeenContainer) -> Option<u32> {
 }
 
 fn is_final(c: &WantedContainer, seen: &SeenPod) -> bool {
-    match (latest(seen, c).and_then(code), c.restart) {
-        (Some(_), RestartPolicy::Never) | (Some(0), RestartPolicy::OnFailure) => true,
-        _ => false,
-    }
+    matches!((latest(seen, c).and_then(code), c.restart), (Some(_), RestartPolicy::Never) | (Some(0), RestartPolicy::OnFailure))
 }
 
 /// The pod has run its course.

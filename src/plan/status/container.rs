@@ -113,10 +113,10 @@ fn trouble(
     if matches!(last.map(|l| &l.state), Some(State::Running { .. } | State::Lost(_))) {
         return None;
     }
-    if let Some(attempt) = order::upcoming(v, pod, index, c) {
-        if let Some(waiting) = image_trouble(v, c, attempt) {
-            return Some(waiting);
-        }
+    if let Some(attempt) = order::upcoming(v, pod, index, c)
+        && let Some(waiting) = image_trouble(v, c, attempt)
+    {
+        return Some(waiting);
     }
     failing(&memory.create, "CreateContainerError")
 }
