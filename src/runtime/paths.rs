@@ -119,6 +119,11 @@ impl Paths {
         self.run_pod(uid).join("io").join(id)
     }
 
+    /// The FIFO of a container's input, if it has one: beside those of its output.
+    pub fn stdin(&self, uid: &Uid, id: &str) -> PathBuf {
+        self.io(uid, id).join("stdin")
+    }
+
     /// `<logs>/<ns>_<name>_<uid>`, 0750.
     pub fn pod_logs(&self, key: &PodKey, uid: &Uid) -> PathBuf {
         self.logs.join(format!("{}_{}_{}", key.namespace, key.name, uid))

@@ -37,6 +37,7 @@ use crate::clock;
 use crate::plan::action::Failure;
 use crate::plan::world::{Exit, Sandbox, SeenContainer, SeenPod};
 use crate::pod::WantedPod;
+use crate::sys::fifo;
 
 /// A create starts a shim and an OCI runtime; on a loaded machine that takes its time. Giving up does not stop it.
 const CREATE: Duration = Duration::from_secs(120);
@@ -152,6 +153,7 @@ impl Runtime {
             container_id: id.to_string(),
             rootfs: mounts,
             stdout: fifos.stdout.display().to_string(),
+            stdin: self.stdin(whose, &id).map_err(failed)?,
             // A terminal has one stream; the shim must be told of it as the specification is, or the OCI runtime refuses.
             stderr: if terminal { String::new() } else { fifos.stderr.display().to_string() },
             terminal,
@@ -166,6 +168,17 @@ impl Runtime {
             Err(e) if refused_by_runtime(&e) => self.never_ran(client, &record, labels, &e).await.map_err(failed),
             Err(e) => Err(failed(e)),
         }
+    }
+
+    /// `stdin: true`: a FIFO the shim holds both ends of, so that who reads it waits and meets no end (as with the kubelet and nobody
+    /// attached). Otherwise there is none, and reading finds the end at once.
+    fn stdin(&self, whose: &Whose<'_>, id: &str) -> Result<String> {
+        if !whose.pod.container(whose.name).and_then(|c| c.stdin).unwrap_or(false) {
+            return Ok(String::new());
+        }
+        let path = self.paths.stdin(&whose.pod.uid, id);
+        fifo::make(&path).map_err(file("make", &path))?;
+        Ok(path.display().to_string())
     }
 
     async fn snapshot(&self, client: &Client, id: &str, chain: &str) -> Result<Vec<Mount>> {

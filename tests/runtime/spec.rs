@@ -109,6 +109,32 @@ fn limits_are_the_cgroups_and_mounts_are_as_asked() {
 }
 
 #[test]
+fn input_that_nobody_gives_is_waited_for_only_when_asked_for() {
+    inside("spec::input_that_nobody_gives_is_waited_for_only_when_asked_for", "sid", async |mut d: Drive| {
+        d.up().await;
+        let script = "echo the end; read line; echo no more";
+        let without = json!({ "hostNetwork": true, "containers": [container(script, json!({}))] });
+        assert_eq!(said(&mut d, "without", without).await, ["the end", "no more"]);
+        for tty in [false, true] {
+            let spec = json!({ "hostNetwork": true, "containers": [container(script, json!({ "stdin": true, "tty": tty }))] });
+            let pod = d.sandbox_with(&format!("stdin{tty}"), spec).await;
+            let c = d.create(&pod, 0).await;
+            d.start(&pod, &c.id).await;
+            d.until_log(&pod, 0, " the end").await;
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            let seen = d.look(&pod).await.unwrap();
+            assert!(matches!(seen.containers[&c.id].state, State::Running { .. }), "{:?}", seen.containers);
+            d.drain();
+            d.done(plinth::plan::action::Action::Kill { uid: pod.uid.clone(), id: c.id.clone() }, Some(&pod)).await;
+            d.until_exited(&pod, &c.id).await;
+            d.end(&pod, &c.id).await;
+            assert!(!d.log(&pod, 0).contains("no more"));
+            d.gone(&pod, &c.id).await;
+        }
+    });
+}
+
+#[test]
 fn a_terminal_is_a_terminal() {
     inside("spec::a_terminal_is_a_terminal", "sid", async |mut d: Drive| {
         d.up().await;

@@ -191,6 +191,7 @@ impl Logs {
         let paths = self.fifo_paths(target);
         let _ = fs::remove_file(&paths.stdout);
         let _ = fs::remove_file(&paths.stderr);
+        let _ = fs::remove_file(self.0.paths.stdin(&target.uid, &target.id));
         let _ = fs::remove_file(self.mark_path(target));
         // Only if the mark of the start is gone too.
         let _ = fs::remove_dir(self.0.paths.io(&target.uid, &target.id));
