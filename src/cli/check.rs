@@ -2,29 +2,18 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 
+use super::args::Args;
+use super::{Fail, INVALID};
 use crate::manifest::identity::Source;
 use crate::manifest::parse::{self, Context, Parsed};
 use crate::manifest::yaml;
 use crate::pod::Finding;
-
-const USAGE: &str = "usage: plinth check [--node-name N] [--strict] [-o json] FILE|DIR...";
-const OK: u8 = 0;
-const FAILED_USAGE: u8 = 2;
-const INVALID: u8 = 4;
-
-#[derive(Default)]
-struct Asked {
-    node_name: Option<String>,
-    strict: bool,
-    json: bool,
-    paths: Vec<PathBuf>,
-}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,57 +34,25 @@ struct FileEntry<'a> {
 
 /// Checks what the arguments name and prints what it found; the exit status: 0 all accepted, 2 usage, 4 something refused.
 pub fn run(args: &[String]) -> u8 {
-    let asked = match arguments(args) {
-        Ok(asked) => asked,
-        Err(why) => {
-            eprintln!("plinth check: {why}\n{USAGE}");
-            return FAILED_USAGE;
-        }
-    };
-    let node_name = asked.node_name.clone().unwrap_or_else(host_name);
-    let mut checked = Vec::new();
-    for path in asked.paths.iter().flat_map(|p| files(p)) {
-        let parsed = check(&path, &node_name);
-        checked.push((path, parsed));
-    }
-    let refused = |p: &Parsed| !p.errors.is_empty() || asked.strict && !p.warnings.is_empty();
-    let text = if asked.json { as_json(&checked, refused) } else { as_text(&checked, refused, asked.strict) };
-    if let Err(e) = io::stdout().lock().write_all(text.as_bytes()).and_then(|()| io::stdout().flush())
-        && e.kind() != io::ErrorKind::BrokenPipe
-    {
-        eprintln!("plinth check: write the report: {e}");
-        return 1;
-    }
-    if checked.iter().any(|(_, p)| refused(p)) { INVALID } else { OK }
+    super::verb("check", args, act)
 }
 
-fn arguments(args: &[String]) -> Result<Asked, String> {
-    let mut asked = Asked::default();
-    let mut args = args.iter();
-    let mut only_paths = false;
-    while let Some(arg) = args.next() {
-        let (flag, attached) = match arg.split_once('=') {
-            Some((flag, value)) if flag.starts_with("--") => (flag, Some(value.to_owned())),
-            _ => (arg.as_str(), None),
-        };
-        let mut value = || attached.clone().or_else(|| args.next().cloned()).ok_or_else(|| format!("{flag} needs a value"));
-        match flag {
-            _ if only_paths || !arg.starts_with('-') => asked.paths.push(arg.into()),
-            "--" => only_paths = true,
-            "--node-name" => asked.node_name = Some(value()?),
-            "--strict" => asked.strict = true,
-            "-o" | "--output" => match value()?.as_str() {
-                "json" => asked.json = true,
-                other => return Err(format!("unknown output {other:?}: only json")),
-            },
-            "-ojson" => asked.json = true,
-            _ => return Err(format!("unknown option {arg}")),
-        }
+fn act(args: &Args) -> Result<u8, Fail> {
+    let json = match args.value("output") {
+        None => false,
+        Some("json") => true,
+        Some(other) => return Err(Fail::usage(format!("unknown output {other:?}: only json"))),
+    };
+    let node_name = args.value("node-name").map_or_else(host_name, str::to_owned);
+    if node_name.is_empty() {
+        return Err(Fail::usage("the node name is empty: give one with --node-name"));
     }
-    if asked.paths.is_empty() {
-        return Err("no FILE or DIR given".into());
-    }
-    Ok(asked)
+    let paths = args.operands.iter().map(Path::new).flat_map(files);
+    let checked: Vec<(PathBuf, Parsed)> = paths.map(|path| (path.clone(), check(&path, &node_name))).collect();
+    let strict = args.has("strict");
+    let refused = |p: &Parsed| !p.errors.is_empty() || strict && !p.warnings.is_empty();
+    super::print(&if json { as_json(&checked, refused) } else { as_text(&checked, refused, strict) })?;
+    Ok(if checked.iter().any(|(_, p)| refused(p)) { INVALID } else { 0 })
 }
 
 /// What the kubelet calls the node when nobody names it: the host name in lower case.
