@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
@@ -35,18 +34,6 @@ pub fn is_at(fd: &OwnedFd, path: &Path) -> bool {
         (Ok(a), Ok(b)) => a.st_dev == b.dev() && a.st_ino == b.ino(),
         _ => false,
     }
-}
-
-/// How much the FIFO holds before its writer blocks.
-pub fn capacity_bytes(fd: &OwnedFd) -> usize {
-    rustix::pipe::fcntl_getpipe_size(fd).unwrap_or(0)
-}
-
-/// Whether the last of its writers has gone (never true before the first one came).
-pub fn hung_up(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::IN)];
-    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&none)).is_ok() && fds.iter().any(|f| f.revents().contains(PollFlags::HUP))
 }
 
 /// A pipe of our own to copy into, and a hole to move what is done with into.

@@ -32,6 +32,7 @@ use park::Park;
 use pump::{Core, Pipe};
 use sink::{Bounds, Sink};
 
+mod journal;
 pub mod line;
 mod links;
 mod park;
@@ -177,6 +178,7 @@ impl Logs {
             if tokio::time::timeout(deadline, both).await.is_err() {
                 slot.sink.borrow_mut().lose_patience();
                 self.drain(&slot);
+                slot.pipes.iter().for_each(|p| self.0.core.borrow_mut().flush(p));
             }
         }
         self.abandon(target);
@@ -192,7 +194,7 @@ impl Logs {
         let _ = fs::remove_file(&paths.stdout);
         let _ = fs::remove_file(&paths.stderr);
         let _ = fs::remove_file(self.0.paths.stdin(&target.uid, &target.id));
-        let _ = fs::remove_file(self.mark_path(target));
+        let _ = fs::remove_file(self.journal_path(target));
         // Only if the mark of the start is gone too.
         let _ = fs::remove_dir(self.0.paths.io(&target.uid, &target.id));
     }
@@ -247,7 +249,7 @@ impl Logs {
             links::sweep(dir, |to| to.starts_with(&path));
         }
         match fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LogsError::Remove { path, source }),
+            Err(source) if !rotate::is_gone(&source) => Err(LogsError::Remove { path, source }),
             _ => Ok(()),
         }
     }
@@ -261,10 +263,11 @@ impl Logs {
         if let Some(dir) = &self.0.links {
             links::make(dir, target, &log);
         }
-        let sink = Rc::new(RefCell::new(Sink::open(log, &self.mark_path(target), self.0.bounds, now)));
+        let (sink, note) = Sink::open(log, &self.journal_path(target), self.0.bounds, now);
+        let sink = Rc::new(RefCell::new(sink));
         let pipe = |which, path: &Path| self.open_pipe(target, which, path, &sink);
         let pipes = [pipe(Which::Stdout, &paths.stdout)?, pipe(Which::Stderr, &paths.stderr)?];
-        if let Err(e) = recover::recover(&mut self.0.core.borrow_mut(), &sink, &pipes) {
+        if let Err(e) = recover::recover(&mut self.0.core.borrow_mut(), &mut sink.borrow_mut(), note, &pipes) {
             log::warn!("compare the log of container `{}` with its FIFOs: {e}: some lines may stand in it twice", target.id);
         }
         let mut fresh = Vec::new();
@@ -310,8 +313,8 @@ impl Logs {
         FifoPaths { stdout: dir.join("stdout"), stderr: dir.join("stderr") }
     }
 
-    fn mark_path(&self, target: &LogTarget) -> PathBuf {
-        self.0.paths.io(&target.uid, &target.id).join("written")
+    fn journal_path(&self, target: &LogTarget) -> PathBuf {
+        self.0.paths.io(&target.uid, &target.id).join("journal")
     }
 }
 

@@ -1,10 +1,8 @@
 //! From a FIFO to a log file: look, write, take, in bounded steps, one stream after the other.
 //!
-//! ```text
-//!  look (tee) ──> cut into lines ──> one write(2) ──> take (splice) ──> note the length
-//! ```
-//! Nothing of a stream is kept in memory between steps: a line that is not whole yet stays in its FIFO, and so does
-//! everything that is not in the file yet. So a `kill -9` loses nothing, and 1 GiB without a newline takes no memory. Never blocks but in the write.
+//! A byte leaves its FIFO after it is in the log or, of a line without its end, in the journal: a `kill -9` loses nothing.
+//! In memory a stream holds such a line alone, so 1 GiB without a newline takes 16 KiB. Never blocks but in the write, which the
+//! page cache takes; a disk slower than a flood is felt once the dirty pages of `log_max_files` files pass the kernel's limit.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,14 +13,18 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::line::{self, FRAME_BYTES, Stamp, Which};
+use super::journal::Sample;
+use super::line::{self, FRAME_BYTES, Stamp, TEXT_BYTES, Which};
 use super::sink::{Sink, Written};
 use crate::clock::{self, Now};
-use crate::sys::fifo::{self, Glass, LOOK_BYTES};
+use crate::sys::fifo::{Glass, LOOK_BYTES};
 use crate::sys::readable_shared;
 
 /// A write is no longer than this; text beyond it waits for the next step.
 pub const CHUNK_BYTES: usize = 128 << 10;
+
+/// A carry, and behind it what one look sees.
+const INPUT_BYTES: usize = TEXT_BYTES + 1 + LOOK_BYTES;
 
 /// A stream read more often than this in one second is fast, and rests for `REST` between steps: a system call for many
 /// lines instead of one. Slow streams never rest, so their order against each other is kept.
@@ -45,8 +47,7 @@ pub struct Pipe {
     /// The read end.
     pub fd: Rc<OwnedFd>,
     sink: Rc<RefCell<Sink>>,
-    /// The FIFO holds less than a line may be long: nothing may wait in it for its newline.
-    small: bool,
+    carry: RefCell<Vec<u8>>,
     ending: Cell<bool>,
     ended: Cell<bool>,
     poke: Notify,
@@ -57,12 +58,9 @@ pub struct Pipe {
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Lines were written; `all`: everything that stood there was seen.
-    Moved {
-        /// There is no reason to look again before something new comes.
-        all: bool,
-    },
-    /// Nothing, or no whole line.
+    /// So many bytes were taken.
+    Moved(usize),
+    /// The FIFO is empty.
     Idle,
     /// The log cannot be written now.
     Held,
@@ -73,16 +71,20 @@ pub enum Step {
 impl Pipe {
     /// A stream that flows from `fd` into `sink`.
     pub fn new(which: Which, fd: OwnedFd, sink: Rc<RefCell<Sink>>) -> Pipe {
-        let small = fifo::capacity_bytes(&fd) < LOOK_BYTES;
         let (ending, ended) = (Cell::new(false), Cell::new(false));
         let (poke, done) = (Notify::new(), Notify::new());
-        Pipe { which, fd: Rc::new(fd), sink, small, ending, ended, poke, done, pace: Cell::default() }
+        Pipe { which, fd: Rc::new(fd), sink, carry: RefCell::default(), ending, ended, poke, done, pace: Cell::default() }
     }
 
     /// The task has ended: what stands in the FIFO is the last of it.
     pub fn expect_end(&self) {
         self.ending.set(true);
         self.poke.notify_one();
+    }
+
+    /// The unfinished line an earlier plinth held.
+    pub fn put_carry(&self, carry: Vec<u8>) {
+        self.carry.replace(carry);
     }
 
     /// Nothing will be read any more.
@@ -112,15 +114,11 @@ impl Pipe {
     }
 }
 
-/// What stands at the front of a FIFO, compared with the end of its log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Head {
-    /// Nothing.
-    Empty,
-    /// The same lines, all of them: they were written and not taken.
-    Known,
-    /// Something else: what was written was taken.
-    Other,
+/// How far the lines of an input reach, how many they are, and whether the chunk took no more.
+struct Cut {
+    end: usize,
+    lines: u64,
+    full: bool,
 }
 
 /// What all streams share: one buffer to read into, one to write from.
@@ -136,81 +134,97 @@ impl Core {
     /// One serves every stream of the process.
     pub fn new() -> io::Result<Core> {
         let out = Vec::with_capacity(CHUNK_BYTES);
-        Ok(Core { glass: Glass::new()?, input: vec![0; LOOK_BYTES].into(), out, stamp: Stamp::default() })
+        Ok(Core { glass: Glass::new()?, input: vec![0; INPUT_BYTES].into(), out, stamp: Stamp::default() })
     }
 
-    /// Moves at most one chunk from the FIFO to the log.
-    pub fn step(&mut self, pipe: &Pipe, last: bool, now: Now) -> (Step, usize) {
-        let seen = match self.glass.look(&pipe.fd, &mut self.input) {
-            Ok(0) => return (Step::Ended, 0),
+    /// Moves at most one chunk from the FIFO to the log; at the end of the last writer, the rest of its last line.
+    pub fn step(&mut self, pipe: &Pipe, now: Now) -> Step {
+        let mut carry = pipe.carry.borrow_mut();
+        let held = carry.len();
+        let Some((front, space)) = self.input.split_at_mut_checked(held) else { return Step::Ended };
+        front.copy_from_slice(&carry);
+        let seen = match self.glass.look(&pipe.fd, space) {
             Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return (Step::Idle, 0),
-            Err(e) => return (broken(pipe, "read", &e), 0),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Step::Idle,
+            Err(e) => return broken(pipe, "read", &e),
         };
-        let (taken, lines, full) = self.format(seen, pipe, last || pipe.small, now);
-        if taken == 0 {
-            return (Step::Idle, 0);
+        let cut = self.format(held + seen, pipe.which, seen == 0, now);
+        if seen == 0 && cut.lines == 0 {
+            return Step::Ended;
         }
         let mut sink = pipe.sink.borrow_mut();
-        if sink.write(&self.out, lines, now) == Written::Held {
-            return (Step::Held, 0);
+        if cut.lines > 0 && sink.write(&self.out, cut.lines, now) == Written::Held {
+            return Step::Held;
         }
-        if let Err(e) = self.glass.take(&pipe.fd, taken, &mut self.input) {
-            return (broken(pipe, "take from", &e), 0);
+        // All that was seen goes, its last line into the carry; only if the chunk is full the rest stays for the next step.
+        let gone = if cut.full { cut.end.max(held) } else { held + seen };
+        let rest = self.input.get(cut.end..gone).unwrap_or_default();
+        sink.about_to_take(pipe.which, self.input.get(held..gone).unwrap_or_default(), rest);
+        *carry = rest.to_vec();
+        let taken = self.glass.take(&pipe.fd, gone - held, &mut self.input);
+        sink.taken();
+        drop(sink);
+        match taken {
+            Ok(()) if seen == 0 => Step::Ended,
+            Ok(()) => Step::Moved(gone - held),
+            Err(e) => broken(pipe, "take from", &e),
         }
-        sink.note();
-        (Step::Moved { all: seen < LOOK_BYTES && !full }, taken)
     }
 
-    /// Fills `out` from the first `seen` bytes of `input`; how many of them it took, how many lines they are, and whether `out` is full.
-    fn format(&mut self, seen: usize, pipe: &Pipe, last: bool, now: Now) -> (usize, u64, bool) {
+    /// Fills `out` with the lines of the first `len` bytes of `input`.
+    fn format(&mut self, len: usize, which: Which, last: bool, now: Now) -> Cut {
         self.out.clear();
         let time = self.stamp.at(now.wall);
-        let mut rest = self.input.get(..seen).unwrap_or_default();
+        let mut rest = self.input.get(..len).unwrap_or_default();
         let (mut lines, mut full) = (0, false);
         while let Some(cut) = line::cut(rest, last) {
             if self.out.len() + cut.text.len() + FRAME_BYTES > CHUNK_BYTES {
                 full = true;
                 break;
             }
-            line::append(&mut self.out, &time, pipe.which, &cut);
+            line::append(&mut self.out, &time, which, &cut);
             lines += 1;
             rest = rest.get(cut.taken..).unwrap_or_default();
         }
-        (seen - rest.len(), lines, full)
+        Cut { end: len - rest.len(), lines, full }
     }
 
-    /// Takes from the FIFO's front what `known` says is in the log already: see `recover`.
-    pub fn skip_known(&mut self, pipe: &Pipe, known: &[line::Entry<'_>]) -> io::Result<Head> {
-        let seen = match self.glass.look(&pipe.fd, &mut self.input) {
-            Ok(0) => return Ok(Head::Empty),
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Head::Empty),
-            Err(e) => return Err(e),
+    /// Takes what an earlier plinth was about to take, if it is still there.
+    pub fn take_again(&mut self, pipe: &Pipe, sample: &Sample) -> io::Result<()> {
+        let seen = match self.glass.look(&pipe.fd, self.input.get_mut(..LOOK_BYTES).unwrap_or_default()) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            other => other?,
         };
-        let mut rest = self.input.get(..seen).unwrap_or_default();
-        for entry in known {
-            let taken = match line::cut(rest, true) {
-                Some(cut) if entry.full && cut.full && cut.text == entry.text => cut.taken,
-                Some(_) if !entry.full && rest.starts_with(entry.text) => entry.text.len(),
-                _ => return Ok(Head::Other),
-            };
-            rest = rest.get(taken..).unwrap_or_default();
-        }
-        let taken = seen - rest.len();
-        self.glass.take(&pipe.fd, taken, &mut self.input)?;
-        Ok(Head::Known)
+        let same = self.input.get(..sample.len.min(seen)).is_some_and(|front| Sample::of(front) == *sample);
+        if same { self.glass.take(&pipe.fd, sample.len, &mut self.input) } else { Ok(()) }
     }
 
     /// Moves what stands there now, at most `steps` chunks.
     pub fn drain(&mut self, pipe: &Pipe, steps: u32) {
         for _ in 0..steps {
-            match self.step(pipe, true, clock::now()).0 {
-                Step::Moved { .. } => {}
+            match self.step(pipe, clock::now()) {
+                Step::Moved(_) => {}
                 Step::Ended => return pipe.end(),
                 Step::Idle | Step::Held => return,
             }
         }
+    }
+
+    /// Writes the unfinished line: its end will not come.
+    pub fn flush(&mut self, pipe: &Pipe) {
+        let carry = pipe.carry.take();
+        let now = clock::now();
+        if let Some(cut) = line::cut(&carry, true) {
+            self.out.clear();
+            line::append(&mut self.out, &self.stamp.at(now.wall), pipe.which, &cut);
+            pipe.sink.borrow_mut().write(&self.out, 1, now);
+        }
+    }
+
+    /// What all streams together keep in memory.
+    #[cfg(test)]
+    pub fn held_bytes(&self) -> usize {
+        self.input.len() + self.out.capacity()
     }
 }
 
@@ -234,18 +248,16 @@ pub async fn run(core: Rc<RefCell<Core>>, pipe: Rc<Pipe>, mut source: AsyncFd<Rc
         }
         let hung_up = ready.as_ref().is_some_and(|guard| guard.ready().is_read_closed());
         let now = clock::now();
-        let last = pipe.ending.get() || (hung_up && fifo::hung_up(&pipe.fd));
-        let (step, bytes) = core.borrow_mut().step(&pipe, last, now);
-        if let (Some(guard), Step::Idle | Step::Moved { all: true }) = (&mut ready, step) {
-            // Without having seen WouldBlock: whatever is written after the look above is a new edge.
+        let (step, moved) = step_twice(&core, &pipe, now);
+        if let (Some(guard), Step::Idle) = (&mut ready, step) {
             guard.clear_ready();
         }
         drop(ready);
         match step {
             Step::Ended => pipe.end(),
             Step::Held => pause(&pipe, RETRY).await,
-            Step::Moved { all: true } if !last && pipe.is_fast(now, bytes) => pause(&pipe, REST).await,
-            Step::Moved { .. } => tokio::task::yield_now().await,
+            Step::Idle | Step::Moved(_) if moved > 0 && !pipe.ending.get() && pipe.is_fast(now, moved) => pause(&pipe, REST).await,
+            Step::Moved(_) => tokio::task::yield_now().await,
             Step::Idle if hung_up => {
                 // A hang-up stays set for ever: another writer came after it (a creation repeated), so watch anew.
                 drop(source);
@@ -259,6 +271,19 @@ pub async fn run(core: Rc<RefCell<Core>>, pipe: Rc<Pipe>, mut source: AsyncFd<Rc
             }
             Step::Idle => {}
         }
+    }
+}
+
+/// A FIFO must be seen empty before it is waited for (see `journal`), and after one step it mostly is.
+fn step_twice(core: &Rc<RefCell<Core>>, pipe: &Pipe, now: Now) -> (Step, usize) {
+    let mut core = core.borrow_mut();
+    match core.step(pipe, now) {
+        Step::Moved(first) if first < LOOK_BYTES => match core.step(pipe, now) {
+            Step::Moved(second) => (Step::Moved(second), first + second),
+            other => (other, first),
+        },
+        Step::Moved(first) => (Step::Moved(first), first),
+        other => (other, 0),
     }
 }
 

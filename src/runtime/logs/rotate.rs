@@ -45,7 +45,7 @@ pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
                 }
             }
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) if is_gone(&e) => {}
         Err(e) => return Err(e),
     }
     found.sort();
@@ -56,11 +56,16 @@ pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
 pub fn remove(path: &Path) -> io::Result<()> {
     for file in rotated(path)?.iter().map(PathBuf::as_path).chain([path]) {
         match fs::remove_file(file) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Err(e) if !is_gone(&e) => return Err(e),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// There is nothing of that name, or (too long a name, a file on the way) there can be nothing.
+pub fn is_gone(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

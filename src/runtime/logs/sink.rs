@@ -10,6 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::journal::{Journal, Note};
+use super::line::Which;
 use super::rotate;
 use crate::clock::{Moment, Now};
 
@@ -37,7 +39,7 @@ pub struct Bounds {
     pub max_files: u32,
 }
 
-/// The file, and the mark that says how much of it stands for output already taken from the FIFOs.
+/// The file, and the journal that says how much of it stands for output already taken from the FIFOs.
 #[derive(Debug)]
 pub struct Sink {
     path: PathBuf,
@@ -46,8 +48,9 @@ pub struct Sink {
     len: u64,
     ino: u64,
     rotate_at: u64,
-    mark: Option<File>,
+    journal: Journal,
     patience: Duration,
+    unsafe_said: bool,
     trouble: Option<Trouble>,
 }
 
@@ -58,31 +61,17 @@ struct Trouble {
     bytes: u64,
 }
 
-/// What the mark says: this many bytes of the file with this inode number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The log file's.
-    pub ino: u64,
-    /// Its length when the last chunk had left its FIFO.
-    pub len: u64,
-}
-
 impl Sink {
-    /// Opens or makes the log and its mark. A log that cannot be opened now is tried again with the first line.
-    pub fn open(path: PathBuf, mark: &Path, bounds: Bounds, now: Now) -> Sink {
-        let mark = match File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(mark) {
-            Ok(file) => Some(file),
-            Err(e) => {
-                log::warn!("open `{}`: {e}: after a crash of plinth, lines of this container may stand in its log twice", mark.display());
-                None
-            }
-        };
+    /// Opens or makes the log and its journal, and what was noted there. A log that cannot be opened now is tried again with the first line.
+    pub fn open(path: PathBuf, journal: &Path, bounds: Bounds, now: Now) -> (Sink, Option<Note>) {
+        let (journal, note) = Journal::open(journal);
         let rotate_at = bounds.max_bytes;
-        let mut sink = Sink { path, bounds, file: None, len: 0, ino: 0, rotate_at, mark, patience: HOLD, trouble: None };
+        let mut sink =
+            Sink { path, bounds, file: None, len: 0, ino: 0, rotate_at, journal, patience: HOLD, unsafe_said: false, trouble: None };
         if let Err(e) = sink.reopen() {
             sink.say_trouble(&e, now);
         }
-        sink
+        (sink, note)
     }
 
     /// The log file.
@@ -125,45 +114,56 @@ impl Sink {
         }
     }
 
-    /// Notes that everything in the file has left its FIFO. In the page cache only: it must survive our death, not the host's.
-    pub fn note(&self) {
-        let text = Mark { ino: self.ino, len: self.len }.to_bytes();
-        if let Some(mark) = &self.mark {
-            let _ = rustix::io::pwrite(mark, &text, 0);
+    /// Lines dropped in the trouble that goes on.
+    #[cfg(test)]
+    pub fn lost_lines(&self) -> u64 {
+        self.trouble.as_ref().map_or(0, |t| t.lines)
+    }
+
+    /// Notes that the file stands for everything up to `chunk`, which is the front of a FIFO, but for `carry`.
+    pub fn about_to_take(&mut self, which: Which, chunk: &[u8], carry: &[u8]) {
+        let noted = self.journal.about_to_take((self.ino, self.len), which, chunk, carry);
+        self.heed(noted);
+    }
+
+    /// Notes that the chunk has left its FIFO.
+    pub fn taken(&mut self) {
+        let noted = self.journal.taken();
+        self.heed(noted);
+    }
+
+    /// Notes the file as it stands.
+    pub fn settle(&mut self) -> io::Result<()> {
+        self.journal.settle(self.present())
+    }
+
+    /// Inode number and length of the file.
+    pub fn present(&self) -> (u64, u64) {
+        (self.ino, self.len)
+    }
+
+    /// A journal that cannot be written costs safety against a crash, nothing else: said once.
+    fn heed(&mut self, noted: io::Result<()>) {
+        if let Err(e) = noted
+            && !std::mem::replace(&mut self.unsafe_said, true)
+        {
+            log::warn!("note the progress of `{}`: {e}: should plinth crash, lines may be lost or doubled", self.path.display());
         }
     }
 
-    /// What was noted last, if anything ever was.
-    pub fn noted(&self) -> Option<Mark> {
-        let mut text = [0; 16];
-        let got = rustix::io::pread(self.mark.as_ref()?, &mut text, 0).ok()?;
-        if got == text.len() { Mark::from_bytes(&text) } else { None }
-    }
-
-    /// The file as it stands.
-    pub fn present(&self) -> Mark {
-        Mark { ino: self.ino, len: self.len }
-    }
-
-    /// What the file holds from `from` on; `None` if that is nothing, or more than `most` bytes.
-    pub fn tail(&self, from: u64, most: usize) -> io::Result<Option<Vec<u8>>> {
-        let size = usize::try_from(self.len.saturating_sub(from)).unwrap_or(usize::MAX);
-        let Some(file) = self.file.as_ref().filter(|_| size > 0 && size <= most) else { return Ok(None) };
-        let mut text = vec![0; size];
-        file.read_exact_at(&mut text, from)?;
-        Ok(Some(text))
-    }
-
-    /// Ends a line that a crash tore, where the rest of it is lost.
+    /// Ends a line that the host's end tore; the rest of it is lost.
     pub fn end_line(&mut self) -> io::Result<()> {
-        if let Some(mut file) = self.file.as_ref() {
+        let mut last = [b'\n'];
+        let Some(mut file) = self.file.as_ref().filter(|_| self.len > 0) else { return Ok(()) };
+        file.read_exact_at(&mut last, self.len - 1)?;
+        if last != [b'\n'] {
             file.write_all(b"\n")?;
             self.len += 1;
         }
         Ok(())
     }
 
-    /// Cuts the file back to `len`: a line torn by a crash goes, it still stands in its FIFO.
+    /// Cuts the file back to `len`: what goes still stands in its FIFO.
     pub fn cut_back(&mut self, len: u64) -> io::Result<()> {
         if let Some(file) = &self.file {
             file.set_len(len)?;
@@ -240,16 +240,5 @@ impl Sink {
             );
             self.trouble = Some(Trouble { since: now.mono, lines: 0, bytes: 0 });
         }
-    }
-}
-
-impl Mark {
-    fn to_bytes(self) -> [u8; 16] {
-        ((u128::from(self.ino) << 64) | u128::from(self.len)).to_le_bytes()
-    }
-
-    fn from_bytes(text: &[u8; 16]) -> Option<Mark> {
-        let both = u128::from_le_bytes(*text);
-        Some(Mark { ino: u64::try_from(both >> 64).ok()?, len: u64::try_from(both & u128::from(u64::MAX)).ok()? })
     }
 }
