@@ -23,7 +23,6 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use super::oci::SandboxFacts;
 use super::paths::Paths;
@@ -47,13 +46,13 @@ pub async fn create(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Resu
     match scan::state(paths, &pod.uid) {
         ready @ Sandbox::Ready { .. } => return Ok(ready),
         // Half of a sandbox is no use: its namespaces may be of another boot, its address of another network.
-        Sandbox::Partial => delete(settings, paths, &pod.uid, None, true).await?,
+        Sandbox::Partial => delete(settings, paths, &pod.uid, true).await?,
         Sandbox::Absent => {}
     }
     match make(settings, paths, pod).await {
         Ok(sandbox) => Ok(sandbox),
         Err(e) => {
-            if let Err(undo) = delete(settings, paths, &pod.uid, None, true).await {
+            if let Err(undo) = delete(settings, paths, &pod.uid, true).await {
                 log::warn!("pod={} undo a half-made sandbox: {}", pod.key, super::error::chain(&undo));
             }
             Err(e)
@@ -139,13 +138,7 @@ pub fn facts(settings: &Settings, paths: &Paths, pod: &WantedPod, ips: &[IpAddr]
 
 /// Undoes all of a sandbox that is there; nothing there is success. With `keep` the data directory stays (its pod will be made anew,
 /// and an emptyDir on disk lives as long as its pod), but nothing mounted.
-pub async fn delete(
-    settings: &Settings,
-    paths: &Paths,
-    uid: &Uid,
-    _made_from: Option<&Rc<WantedPod>>,
-    keep: bool,
-) -> Result<(), SandboxError> {
+pub async fn delete(settings: &Settings, paths: &Paths, uid: &Uid, keep: bool) -> Result<(), SandboxError> {
     let (data, run) = (paths.pod(uid), paths.run_pod(uid));
     files::uncommit(paths, uid)?;
     net::detach(settings, paths, uid).await?;

@@ -89,7 +89,7 @@ impl Node {
     }
 
     async fn delete(&self, pod: &WantedPod, keep: bool) {
-        delete(&self.settings, &self.paths, &pod.uid, None, keep).await.unwrap();
+        delete(&self.settings, &self.paths, &pod.uid, keep).await.unwrap();
     }
 
     /// Nothing of any pod: no mount, record, lease, interface, cgroup, directory.
@@ -443,7 +443,7 @@ fn a_crash_anywhere_in_create_or_delete_is_cleaned_up() {
         assert!(polls > 3, "{polls}");
         assert_eq!(node.leases(), 1);
         let mut polls = 0;
-        while !cut_short(delete(&node.settings, &node.paths, &pod.uid, None, false), polls).await {
+        while !cut_short(delete(&node.settings, &node.paths, &pod.uid, false), polls).await {
             polls += 1;
             let left = scan_one(&node.paths, &pod.uid).map(|s| s.sandbox);
             assert!(polls == 1 || !matches!(left, Some(Sandbox::Ready { .. })), "after {polls} polls: {left:?}");
