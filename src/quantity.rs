@@ -2,6 +2,8 @@
 //!
 //! Pure; knows no other room. Does not judge whether a quantity makes sense where it stands.
 
+pub mod written;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
@@ -14,27 +16,7 @@ pub struct Amount(i128);
 impl Amount {
     /// Reads one; `None` if it is none. Finer than a billionth is rounded up, as `resource.Quantity` does.
     pub fn parse(text: &str) -> Option<Amount> {
-        let split = text.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '+' | '-')).unwrap_or(text.len());
-        let (number, suffix) = text.split_at_checked(split)?;
-        let (negative, digits) = match number.strip_prefix('-') {
-            Some(rest) => (true, rest),
-            None => (false, number.strip_prefix('+').unwrap_or(number)),
-        };
-        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        if whole.len() + fraction.len() == 0 || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        let (times, tens) = scale(suffix)?;
-        let mantissa: i128 = format!("0{whole}{fraction}").parse().ok()?;
-        let mantissa = mantissa.checked_mul(times)?;
-        let power = tens.checked_add(9)?.checked_sub(i32::try_from(fraction.len()).ok()?)?;
-        let factor = 10i128.checked_pow(power.unsigned_abs());
-        let nano = match (power >= 0, factor) {
-            (true, factor) => mantissa.checked_mul(factor?)?,
-            (false, Some(factor)) => mantissa.div_euclid(factor) + i128::from(mantissa.rem_euclid(factor) != 0),
-            (false, None) => i128::from(mantissa != 0),
-        };
-        Some(Amount(if negative { -nano } else { nano }))
+        written::Written::parse(text).map(|q| Amount(q.nanos()))
     }
 
     /// So many whole units.
@@ -65,29 +47,6 @@ impl Amount {
     fn plus(self, other: Amount) -> Amount {
         Amount(self.0.saturating_add(other.0))
     }
-}
-
-/// (factor, power of ten) of a suffix.
-fn scale(suffix: &str) -> Option<(i128, i32)> {
-    Some(match suffix {
-        "n" => (1, -9),
-        "u" => (1, -6),
-        "m" => (1, -3),
-        "" => (1, 0),
-        "k" => (1, 3),
-        "M" => (1, 6),
-        "G" => (1, 9),
-        "T" => (1, 12),
-        "P" => (1, 15),
-        "E" => (1, 18),
-        "Ki" => (1 << 10, 0),
-        "Mi" => (1 << 20, 0),
-        "Gi" => (1 << 30, 0),
-        "Ti" => (1 << 40, 0),
-        "Pi" => (1 << 50, 0),
-        "Ei" => (1 << 60, 0),
-        _ => (1, suffix.strip_prefix(['e', 'E'])?.parse().ok()?),
-    })
 }
 
 /// The kubelet's three classes, by what containers ask for.

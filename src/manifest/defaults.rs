@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 
 use super::image::default_pull_policy;
-use super::quantity::Quantity;
+use crate::quantity::written::Written;
 
 type Amounts = BTreeMap<String, Amount>;
 
@@ -95,7 +95,7 @@ fn field_ref(f: &mut ObjectFieldSelector) {
 /// The divisor is no pointer in Go and so always shown.
 fn resource_ref(r: &mut ResourceFieldSelector) {
     let divisor = r.divisor.get_or_insert_default();
-    match Quantity::parse(&divisor.0) {
+    match Written::parse(&divisor.0) {
         Some(q) => divisor.0 = q.to_string(),
         None if divisor.0.is_empty() => divisor.0 = "0".into(),
         None => {}
@@ -191,14 +191,14 @@ fn is_sourceless(v: &Volume) -> bool {
 /// A resource list as defaulting leaves it: rounded up to thousandths, canonical.
 fn amounts(list: &mut Amounts) {
     for amount in list.values_mut() {
-        if let Some(q) = Quantity::parse(&amount.0) {
+        if let Some(q) = Written::parse(&amount.0) {
             amount.0 = q.rounded_to_milli().to_string();
         }
     }
 }
 
 fn canonical(amount: &mut Amount) {
-    if let Some(q) = Quantity::parse(&amount.0) {
+    if let Some(q) = Written::parse(&amount.0) {
         amount.0 = q.to_string();
     }
 }
@@ -224,10 +224,10 @@ fn pod_resources(spec: &mut PodSpec) {
 }
 
 /// Requests of all containers: the larger of the running set and the heaviest moment of initialisation.
-pub(super) fn requested_together(spec: &PodSpec) -> BTreeMap<String, Quantity> {
+pub(super) fn requested_together(spec: &PodSpec) -> BTreeMap<String, Written> {
     let mut running = BTreeMap::new();
     let mut sidecars = BTreeMap::new();
-    let mut peak: BTreeMap<String, Quantity> = BTreeMap::new();
+    let mut peak: BTreeMap<String, Written> = BTreeMap::new();
     for c in &spec.containers {
         add(&mut running, &requests_of(c));
     }
@@ -254,12 +254,12 @@ pub(super) fn requested_together(spec: &PodSpec) -> BTreeMap<String, Quantity> {
     running
 }
 
-fn requests_of(c: &Container) -> BTreeMap<String, Quantity> {
+fn requests_of(c: &Container) -> BTreeMap<String, Written> {
     let requests = c.resources.iter().flat_map(|r| r.requests.iter().flatten());
-    requests.filter_map(|(name, amount)| Some((name.clone(), Quantity::parse(&amount.0)?))).collect()
+    requests.filter_map(|(name, amount)| Some((name.clone(), Written::parse(&amount.0)?))).collect()
 }
 
-fn add(sum: &mut BTreeMap<String, Quantity>, more: &BTreeMap<String, Quantity>) {
+fn add(sum: &mut BTreeMap<String, Written>, more: &BTreeMap<String, Written>) {
     for (name, amount) in more {
         sum.entry(name.clone()).and_modify(|s| *s = s.plus(*amount)).or_insert(*amount);
     }

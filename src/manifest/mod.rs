@@ -5,7 +5,6 @@
 //! - `parse`: the way in, one file to its pods and findings
 //! - `yaml`, `json`, `scalar`, `value`: text to a tree with places, as Kubernetes reads it
 //! - `typed`: tree to the Kubernetes types, with every mismatch and unknown field named
-//! - `quantity`: amounts (`100m`, `1Gi`)
 //! - `defaults`, `image`: what the API server fills in
 //! - `validate`: what the API server refuses; `references`: what a static pod may not refer to
 //! - `identity`: suffix, namespace, UID, the kubelet's annotations
@@ -20,7 +19,6 @@ pub mod live;
 pub mod news;
 mod omit;
 pub mod parse;
-pub mod quantity;
 pub mod read;
 mod references;
 mod rivals;

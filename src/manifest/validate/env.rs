@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, ObjectFieldSelector, PodSpec, ResourceFieldSelector};
 
 use super::{Wrong, blank, each, names};
-use crate::manifest::quantity::{FORMAT, Quantity};
+use crate::quantity::written::{FORMAT, Written};
 
 const FIELDS: [&str; 9] = [
     "metadata.name",
@@ -146,7 +146,7 @@ pub fn resource(at: &str, r: &ResourceFieldSelector, in_volume: bool, wrong: &mu
         wrong.one_of(field, &r.resource, &RESOURCES);
     }
     let divisor = r.divisor.as_ref().map_or("0", |d| d.0.as_str());
-    let Some(q) = Quantity::parse(divisor) else {
+    let Some(q) = Written::parse(divisor) else {
         return wrong.invalid(format!("{at}.divisor"), divisor, FORMAT);
     };
     let canonical = q.to_string();

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 
 use super::{Wrong, each, names};
 use crate::manifest::defaults::requested_together;
-use crate::manifest::quantity::{FORMAT, Quantity};
+use crate::quantity::written::{FORMAT, Written};
 
 type Amounts = BTreeMap<String, Amount>;
 
@@ -46,7 +46,7 @@ pub fn pod(spec: &PodSpec, wrong: &mut Wrong) {
     };
     both("spec.resources", r, supported, wrong);
     for (name, sum) in requested_together(spec) {
-        let own = r.requests.as_ref().and_then(|m| m.get(&name)).and_then(|a| Quantity::parse(&a.0));
+        let own = r.requests.as_ref().and_then(|m| m.get(&name)).and_then(|a| Written::parse(&a.0));
         if let Some(own) = own.filter(|own| *own < sum) {
             let why = format!("must be greater than or equal to aggregate container requests of {sum}");
             wrong.invalid(format!("spec.resources.requests[{name}]"), own.to_string(), why);
@@ -54,8 +54,8 @@ pub fn pod(spec: &PodSpec, wrong: &mut Wrong) {
     }
     for (at, c) in each("spec", "containers", Some(&spec.containers)) {
         for (name, limit) in c.resources.iter().flat_map(|r| r.limits.iter().flatten()) {
-            let most = r.limits.as_ref().and_then(|m| m.get(name)).and_then(|a| Quantity::parse(&a.0));
-            let (Some(most), Some(own)) = (most, Quantity::parse(&limit.0)) else { continue };
+            let most = r.limits.as_ref().and_then(|m| m.get(name)).and_then(|a| Written::parse(&a.0));
+            let (Some(most), Some(own)) = (most, Written::parse(&limit.0)) else { continue };
             if own > most {
                 let why = format!("must be less than or equal to pod limits of {most}");
                 wrong.invalid(format!("{at}.resources.limits[{name}]"), &limit.0, why);
@@ -103,7 +103,7 @@ fn within_limits(at: &str, limits: &Amounts, requests: &Amounts, wrong: &mut Wro
             }
             continue;
         };
-        let (Some(r), Some(l)) = (Quantity::parse(&request.0), Quantity::parse(&limit.0)) else { continue };
+        let (Some(r), Some(l)) = (Written::parse(&request.0), Written::parse(&limit.0)) else { continue };
         if !overcommit && r != l {
             wrong.invalid(at, &request.0, format!("must be equal to {name} limit of {l}"));
         } else if r > l {
@@ -113,7 +113,7 @@ fn within_limits(at: &str, limits: &Amounts, requests: &Amounts, wrong: &mut Wro
 }
 
 fn quantity(at: &str, name: &str, amount: &Amount, wrong: &mut Wrong) {
-    match Quantity::parse(&amount.0) {
+    match Written::parse(&amount.0) {
         None => wrong.invalid(at, &amount.0, FORMAT),
         Some(q) if q.nanos() < 0 => wrong.invalid(at, &amount.0, "must be greater than or equal to 0"),
         Some(q) if is_extended(name) && !q.is_whole() => wrong.invalid(at, &amount.0, "must be an integer"),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, PodSpec, ProjectedVolumeSource, Volume};
 
 use super::{Wrong, blank, each, env, names};
-use crate::manifest::quantity::{FORMAT, Quantity};
+use crate::quantity::written::{FORMAT, Written};
 
 /// A pod's volumes by name.
 pub type Volumes<'a> = BTreeMap<&'a str, &'a Volume>;
@@ -79,7 +79,7 @@ fn required(at: &str, fields: &[(&str, Option<&str>)], wrong: &mut Wrong) {
 fn local(at: &str, v: &Volume, wrong: &mut Wrong) {
     if let Some(limit) = v.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) {
         let field = format!("{at}.emptyDir.sizeLimit");
-        match Quantity::parse(&limit.0) {
+        match Written::parse(&limit.0) {
             None => wrong.invalid(field, &limit.0, FORMAT),
             Some(q) if q.nanos() < 0 => wrong.forbidden(field, "SizeLimit field must be a valid resource quantity"),
             Some(_) => {}

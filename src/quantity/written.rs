@@ -1,4 +1,4 @@
-//! Kubernetes' quantities: `100m`, `1Gi`, `1e3`, `0.1`. Exact to the nano, rounded up, capped at 2^63-1, written canonically.
+//! Quantities as they are written: `100m`, `1Gi`, `1e3`, `0.1`. Exact to the nano, rounded up, capped at 2^63-1, written canonically.
 //!
 //! Matches apimachinery's `resource.Quantity`: what it parses, what it refuses, and the form it writes back.
 
@@ -14,7 +14,7 @@ enum Form {
 
 /// An amount, in billionths.
 #[derive(Clone, Copy, Debug)]
-pub struct Quantity {
+pub struct Written {
     nanos: i128,
     form: Form,
 }
@@ -28,9 +28,9 @@ const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 /// What apimachinery says of a text that is none.
 pub const FORMAT: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 
-impl Quantity {
+impl Written {
     /// Reads one; `None` where apimachinery refuses.
-    pub fn parse(text: &str) -> Option<Quantity> {
+    pub fn parse(text: &str) -> Option<Written> {
         let (negative, unsigned) = match text.as_bytes().first()? {
             b'-' => (true, text.get(1..)?),
             b'+' => (false, text.get(1..)?),
@@ -49,7 +49,7 @@ impl Quantity {
         let nanos = nanos(whole, fraction, exponent, binary);
         // Below one, binary suffixes make no sense: `0.5Mi` keeps them, `0.0000001Ki` does not.
         let form = if form == Form::Binary && nanos < NANO { Form::Decimal } else { form };
-        Some(Quantity { nanos: if negative { -nanos } else { nanos }, form })
+        Some(Written { nanos: if negative { -nanos } else { nanos }, form })
     }
 
     /// In billionths, for comparing and adding.
@@ -58,16 +58,16 @@ impl Quantity {
     }
 
     /// The sum, in this one's form.
-    pub fn plus(self, other: Quantity) -> Quantity {
-        Quantity { nanos: (self.nanos + other.nanos).clamp(-CAP, CAP), form: self.form }
+    pub fn plus(self, other: Written) -> Written {
+        Written { nanos: (self.nanos + other.nanos).clamp(-CAP, CAP), form: self.form }
     }
 
     /// Rounded up to thousandths, as API defaulting does to every resource list.
-    pub fn rounded_to_milli(self) -> Quantity {
+    pub fn rounded_to_milli(self) -> Written {
         let milli = NANO / 1000;
         let rest = self.nanos % milli;
         let away = if rest == 0 { 0 } else { milli * rest.signum() - rest };
-        Quantity { nanos: self.nanos + away, form: self.form }
+        Written { nanos: self.nanos + away, form: self.form }
     }
 
     /// Whether it is a whole number.
@@ -76,14 +76,14 @@ impl Quantity {
     }
 }
 
-impl PartialEq for Quantity {
-    fn eq(&self, other: &Quantity) -> bool {
+impl PartialEq for Written {
+    fn eq(&self, other: &Written) -> bool {
         self.nanos == other.nanos
     }
 }
 
-impl PartialOrd for Quantity {
-    fn partial_cmp(&self, other: &Quantity) -> Option<std::cmp::Ordering> {
+impl PartialOrd for Written {
+    fn partial_cmp(&self, other: &Written) -> Option<std::cmp::Ordering> {
         self.nanos.partial_cmp(&other.nanos)
     }
 }
@@ -153,9 +153,9 @@ fn nanos(whole: &str, fraction: &str, exponent: i64, binary: u32) -> i128 {
     units.saturating_mul(factor).saturating_add(scaled / sub.1 + up).min(CAP)
 }
 
-impl fmt::Display for Quantity {
+impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Quantity { nanos, form } = *self;
+        let Written { nanos, form } = *self;
         if nanos == 0 {
             return f.write_str("0");
         }
@@ -218,7 +218,7 @@ mod tests {
             ("1.1Ki", "1126400m"),
             ("00012", "12"),
         ] {
-            let got = Quantity::parse(text).map(|q| q.to_string());
+            let got = Written::parse(text).map(|q| q.to_string());
             let want = if text == "1e-400" { "1e-9" } else { canonical };
             assert_eq!(got.as_deref(), Some(want), "{text}");
         }
@@ -227,14 +227,14 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for text in ["", "x", "1x", "1 ", " 1", "1.2.3", "1K", "1mi", "1e", "1ee3", "--1", ".", "1Kib", "e3", "1e99999999999999999999"] {
-            assert!(Quantity::parse(text).is_none(), "{text}");
+            assert!(Written::parse(text).is_none(), "{text}");
         }
     }
 
     #[test]
     fn resources_round_up_to_milli() {
-        assert_eq!(Quantity::parse("0.1m").unwrap().rounded_to_milli().to_string(), "1m");
-        assert_eq!(Quantity::parse("1001u").unwrap().rounded_to_milli().to_string(), "2m");
-        assert_eq!(Quantity::parse("3m").unwrap().rounded_to_milli().to_string(), "3m");
+        assert_eq!(Written::parse("0.1m").unwrap().rounded_to_milli().to_string(), "1m");
+        assert_eq!(Written::parse("1001u").unwrap().rounded_to_milli().to_string(), "2m");
+        assert_eq!(Written::parse("3m").unwrap().rounded_to_milli().to_string(), "3m");
     }
 }
