@@ -1,0 +1,348 @@
+//! Reads a case: one fact a line, words and `key=value`, indented lines belong to the line above. Unknown words are errors.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use plinth::clock::{Moment, Now, Wall};
+use plinth::plan::action::{Action, Effect, Event, Outcome, Why};
+use plinth::plan::apply;
+use plinth::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenImage, SeenPod, State, Stop, Wanted, World};
+use plinth::pod::{ImageRef, Kind, Origin, PodKey, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+
+/// The sandbox of every seen pod was completed then; a container that is `old` belongs to another.
+const SANDBOX: Wall = Wall(1_000_000_000);
+
+/// One line: its words, and its `key=value`s, each to be used up.
+struct Line<'a> {
+    words: Vec<&'a str>,
+    values: BTreeMap<&'a str, &'a str>,
+    indented: bool,
+}
+
+impl<'a> Line<'a> {
+    fn read(text: &'a str) -> Line<'a> {
+        let (mut words, mut values) = (Vec::new(), BTreeMap::new());
+        for word in text.split('#').next().unwrap_or("").split_whitespace() {
+            match word.split_once('=') {
+                Some((key, value)) => drop(values.insert(key, value)),
+                None => words.push(word),
+            }
+        }
+        Line { words, values, indented: text.starts_with(' ') }
+    }
+
+    fn word(&mut self) -> Result<&'a str, String> {
+        if self.words.is_empty() { Err("a word is missing".into()) } else { Ok(self.words.remove(0)) }
+    }
+
+    fn flag(&mut self, flag: &str) -> bool {
+        let at = self.words.iter().position(|w| *w == flag);
+        at.map(|at| self.words.remove(at)).is_some()
+    }
+
+    fn time(&mut self, key: &str) -> Result<Option<Moment>, String> {
+        self.values.remove(key).map(|v| ms(v).map(Moment)).transpose()
+    }
+
+    fn number(&mut self, key: &str) -> Result<Option<u32>, String> {
+        self.values.remove(key).map(|v| v.parse().map_err(|_| format!("`{v}` is not a number"))).transpose()
+    }
+
+    fn end(self) -> Result<(), String> {
+        let left: Vec<&str> = self.words.into_iter().chain(self.values.into_keys()).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("does not know `{}`", left.join(" "))) }
+    }
+}
+
+fn ms(text: &str) -> Result<u64, String> {
+    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| format!("`{text}` is not a time like 20s"))?;
+    Ok((seconds * 1000.0).round() as u64)
+}
+
+/// A moment as a case writes it.
+pub fn seconds(moment: Moment) -> String {
+    let (s, ms) = (moment.0 / 1000, moment.0 % 1000);
+    if ms == 0 { format!("{s}s") } else { format!("{s}.{ms:03}s") }
+}
+
+fn wall(moment: Moment) -> Wall {
+    Wall(i64::try_from(moment.0 + 1_000_000).unwrap() * 1_000_000)
+}
+
+struct Case {
+    now: Now,
+    complete: bool,
+    link: Link,
+    wanted: Vec<WantedPod>,
+    seen: BTreeMap<Uid, SeenPod>,
+    images: Vec<(ImageRef, SeenImage)>,
+    shutdown: Option<(Moment, Duration, Duration)>,
+    /// Lines that change memory, done last.
+    memory: Vec<(Uid, String)>,
+    preparing: Vec<(ImageRef, PullPolicy)>,
+}
+
+/// The world of a case.
+pub fn world(text: &str) -> Result<(World, Now), String> {
+    let mut case = Case {
+        now: at(Moment(100_000)),
+        complete: true,
+        link: Link::Up { version: "v2.1.9".into() },
+        wanted: Vec::new(),
+        seen: BTreeMap::new(),
+        images: Vec::new(),
+        shutdown: None,
+        memory: Vec::new(),
+        preparing: Vec::new(),
+    };
+    let mut above = String::new();
+    for (number, text) in text.lines().enumerate() {
+        let line = Line::read(text);
+        if line.words.is_empty() {
+            continue;
+        }
+        let say = |e: String| format!("line {}: {e}", number + 1);
+        if line.indented {
+            case.inner(&above, line, text).map_err(say)?;
+        } else {
+            above = line.words[..line.words.len().min(3)].join(" ");
+            case.outer(line).map_err(say)?;
+        }
+    }
+    case.build()
+}
+
+fn at(mono: Moment) -> Now {
+    Now { mono, wall: wall(mono) }
+}
+
+fn key(name: &str) -> PodKey {
+    PodKey { namespace: "default".into(), name: name.into() }
+}
+
+fn policy(word: &str) -> Result<RestartPolicy, String> {
+    match word {
+        "Always" => Ok(RestartPolicy::Always),
+        "OnFailure" => Ok(RestartPolicy::OnFailure),
+        "Never" => Ok(RestartPolicy::Never),
+        _ => Err(format!("`{word}` is no restart policy")),
+    }
+}
+
+fn pull(word: &str) -> Result<PullPolicy, String> {
+    match word {
+        "Always" => Ok(PullPolicy::Always),
+        "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
+        "Never" => Ok(PullPolicy::Never),
+        _ => Err(format!("`{word}` is no pull policy")),
+    }
+}
+
+impl Case {
+    fn outer(&mut self, mut line: Line<'_>) -> Result<(), String> {
+        match line.word()? {
+            "now" => self.now = at(Moment(ms(line.word()?)?)),
+            "layers" => self.complete = line.word()? != "incomplete",
+            "link" => {
+                if line.flag("down") {
+                    self.link = Link::default();
+                }
+            }
+            "shutdown" => {
+                let time = |line: &mut Line<'_>, k: &str| Ok::<_, String>(Duration::from_millis(line.time(k)?.unwrap_or_default().0));
+                self.shutdown =
+                    Some((line.time("since")?.unwrap_or(self.now.mono), time(&mut line, "grace")?, time(&mut line, "critical")?));
+            }
+            "pod" => self.pod(&mut line)?,
+            "image" => {
+                let image = ImageRef(line.word()?.into());
+                let ready = SeenImage::Ready { id: "sha256:1".into() };
+                self.images.push((image, if line.word()? == "ready" { ready } else { SeenImage::Absent }));
+            }
+            "preparing" => self.preparing.push((ImageRef(line.word()?.into()), pull(line.word()?)?)),
+            "seen" => self.seen(&mut line)?,
+            "memory" => {
+                let uid = Uid(line.word()?.into());
+                let rest = line
+                    .words
+                    .drain(..)
+                    .map(str::to_owned)
+                    .chain(std::mem::take(&mut line.values).into_iter().map(|(k, v)| format!("{k}={v}")));
+                self.memory.push((uid, rest.collect::<Vec<_>>().join(" ")));
+            }
+            other => return Err(format!("does not know `{other}`")),
+        }
+        line.end()
+    }
+
+    fn pod(&mut self, line: &mut Line<'_>) -> Result<(), String> {
+        let pod = WantedPod {
+            key: key(line.word()?),
+            uid: Uid(line.word()?.into()),
+            object: Rc::new(Pod::default()),
+            origin: Origin::default(),
+            containers: Vec::new(),
+            host_network: false,
+            grace_s: line.number("grace")?.unwrap_or(30),
+            critical: line.flag("critical"),
+        };
+        self.wanted.push(pod);
+        Ok(())
+    }
+
+    fn seen(&mut self, line: &mut Line<'_>) -> Result<(), String> {
+        let uid = Uid(line.word()?.into());
+        let sandbox = match line.values.remove("sandbox").unwrap_or("absent") {
+            "absent" => Sandbox::Absent,
+            "partial" => Sandbox::Partial,
+            "ready" => Sandbox::Ready { ips: vec!["10.0.0.2".parse().unwrap()], since: SANDBOX },
+            other => return Err(format!("does not know sandbox `{other}`")),
+        };
+        let mut made_from = self.wanted.iter().find(|p| p.uid == uid).cloned();
+        if let Some(name) = line.values.remove("name") {
+            let template = made_from.take().or_else(|| self.wanted.first().cloned()).ok_or("a pod line comes first")?;
+            let grace_s = line.number("grace")?.unwrap_or(30);
+            made_from = Some(WantedPod { key: key(name), uid: uid.clone(), grace_s, critical: line.flag("critical"), ..template });
+        }
+        let stale = line.flag("stale");
+        let pod = SeenPod {
+            key: made_from.as_ref().map(|p| p.key.clone()),
+            made_from: made_from.map(Rc::new),
+            sandbox,
+            stale,
+            ..SeenPod::default()
+        };
+        self.seen.insert(uid, pod);
+        Ok(())
+    }
+
+    fn inner(&mut self, above: &str, line: Line<'_>, text: &str) -> Result<(), String> {
+        let mut above = above.split(' ');
+        match (above.next(), above.next()) {
+            (Some("pod"), _) => self.wanted_container(line),
+            (Some("seen"), Some(uid)) => self.seen_container(&Uid(uid.into()), line),
+            (Some("memory"), Some(uid)) => {
+                self.memory.push((Uid(uid.into()), text.to_owned()));
+                Ok(())
+            }
+            _ => Err("is indented under nothing".into()),
+        }
+    }
+
+    fn wanted_container(&mut self, mut line: Line<'_>) -> Result<(), String> {
+        let kind = match line.word()? {
+            "init" => Kind::Init,
+            "sidecar" => Kind::Sidecar,
+            "main" => Kind::Main,
+            other => return Err(format!("does not know `{other}`")),
+        };
+        let (name, image) = (line.word()?, line.values.remove("image").unwrap_or("a"));
+        let default = if kind == Kind::Init { "OnFailure" } else { "Always" };
+        let restart = policy(line.values.remove("restart").unwrap_or(default))?;
+        let pull = pull(line.values.remove("pull").unwrap_or("IfNotPresent"))?;
+        let container = WantedContainer { name: name.into(), kind, image: ImageRef(image.into()), pull, restart };
+        self.wanted.last_mut().ok_or("a pod line comes first")?.containers.push(container);
+        line.end()
+    }
+
+    fn seen_container(&mut self, uid: &Uid, mut line: Line<'_>) -> Result<(), String> {
+        let (name, attempt) = (line.word()?, line.word()?.parse().map_err(|_| "an attempt is a number")?);
+        let word = line.word()?;
+        let code = line.number("code")?.unwrap_or(0);
+        let finished = wall(line.time("ended")?.unwrap_or(self.now.mono));
+        let exit =
+            Exit { code, started: Some(SANDBOX), finished, reason: if code == 0 { "Completed" } else { "Error" }.into(), message: None };
+        let state = match word {
+            "record" => State::Record,
+            "created" => State::Created,
+            "running" => State::Running { since: SANDBOX },
+            "exited" => State::Exited(exit),
+            "lost" => State::Lost(exit),
+            "dead" => State::Dead(exit),
+            other => return Err(format!("does not know `{other}`")),
+        };
+        let sandbox = if line.flag("old") { Wall(1) } else { SANDBOX };
+        let pod = self.seen.get_mut(uid).ok_or("a seen line comes first")?;
+        let spec = pod.made_from.as_ref().and_then(|p| p.containers.iter().find(|c| &*c.name == name));
+        let kind = spec.map_or(Kind::Main, |c| c.kind);
+        let image = spec.map_or(ImageRef("a".into()), |c| c.image.clone());
+        let id: Rc<str> = format!("{uid}-{name}-{attempt}").into();
+        let created = wall(self.now.mono);
+        let seen = SeenContainer {
+            id: id.clone(),
+            name: name.into(),
+            kind,
+            attempt,
+            image,
+            image_id: "sha256:1".into(),
+            created,
+            sandbox: Some(sandbox),
+            state,
+        };
+        pod.containers.insert(id, seen);
+        line.end()
+    }
+
+    fn build(self) -> Result<(World, Now), String> {
+        let mut world = World::default();
+        let pods = self.wanted.into_iter().map(|p| (p.key.clone(), Rc::new(p))).collect();
+        let up = matches!(self.link, Link::Up { .. });
+        apply(&mut world, Event::Wanted(Wanted { complete: self.complete, pods, shutdown: None }), self.now);
+        apply(&mut world, Event::Link(self.link), self.now);
+        if up {
+            let stale: Vec<Uid> = self.seen.iter().filter(|(_, p)| p.stale).map(|(uid, _)| uid.clone()).collect();
+            apply(&mut world, Event::Started(Action::LookAll, Why("".into())), self.now);
+            apply(&mut world, Event::Ended(Action::LookAll, Outcome::Done(Effect::All(self.seen))), self.now);
+            stale.into_iter().for_each(|uid| apply(&mut world, Event::Hint(uid), self.now));
+        }
+        world.seen.images.extend(self.images);
+        for (image, pull) in self.preparing {
+            world.memory.images.entry(image).or_default().in_flight = Some(pull);
+        }
+        for (uid, text) in &self.memory {
+            remember(&mut world, uid, Line::read(text)).map_err(|e| format!("memory {uid}: {e}"))?;
+        }
+        if let Some((since, grace, critical)) = self.shutdown {
+            apply(&mut world, Event::Shutdown { grace, critical }, at(since));
+        }
+        Ok((world, self.now))
+    }
+}
+
+/// `terminating`, `busy`, `stop ID asked= kill= killed=`, `crash NAME delay= booked=`, `failed sandbox|NAME times= until=`, `pulled NAME N`.
+fn remember(world: &mut World, uid: &Uid, mut line: Line<'_>) -> Result<(), String> {
+    let memory = world.memory.pods.entry(uid.clone()).or_default();
+    memory.terminating |= line.flag("terminating");
+    if line.flag("busy") {
+        memory.in_flight = Some(Action::Look { uid: uid.clone() });
+    }
+    match line.word().unwrap_or("") {
+        "stop" => {
+            let id = line.word()?;
+            let stop =
+                Stop { asked: line.time("asked")?, kill_at: line.time("kill")?, killed: line.time("killed")?, retry: Retry::default() };
+            memory.stops.insert(id.into(), stop);
+        }
+        "crash" => {
+            let crash = &mut memory.containers.entry(line.word()?.into()).or_default().crash;
+            crash.delay_ms = line.time("delay")?.unwrap_or_default().0;
+            crash.at = line.time("booked")?;
+        }
+        "failed" => {
+            let what = line.word()?;
+            let retry = if what == "sandbox" { &mut memory.sandbox } else { &mut memory.containers.entry(what.into()).or_default().create };
+            retry.failures = line.number("times")?.unwrap_or(1);
+            retry.not_before = line.time("until")?;
+            retry.message = Some("no luck".into());
+        }
+        "pulled" => {
+            let container = memory.containers.entry(line.word()?.into()).or_default();
+            container.pulled_for = Some(line.word()?.parse().map_err(|_| "an attempt is a number")?);
+        }
+        "" => {}
+        other => return Err(format!("does not know `{other}`")),
+    }
+    line.end()
+}
