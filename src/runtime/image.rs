@@ -162,22 +162,12 @@ fn damaged(archive: &Archive, e: Error) -> Error {
     }
 }
 
-/// A refused registry is told apart from a refused image, as the kubelet does.
+/// `ErrImagePull` whatever it was: the kubelet knows `RegistryUnavailable` too, but containerd's CRI never gives it cause to say so.
 fn failed_pull(e: Error) -> Failure {
-    const UNREACHABLE: [&str; 7] = [
-        "connection refused",
-        "no such host",
-        "no route to host",
-        "network is unreachable",
-        "i/o timeout",
-        "server misbehaving",
-        "503 Service Unavailable",
-    ];
-    let text = super::error::chain(&e);
-    let registry = UNREACHABLE.iter().any(|u| text.contains(u));
-    let failure = e.into_failure(if registry { "RegistryUnavailable" } else { "ErrImagePull" });
-    // What a registry does not have may come; only what this host holds is judged for good.
-    Failure { class: if failure.class == Class::Gone { Class::Retry } else { failure.class }, ..failure }
+    let failure = e.into_failure("ErrImagePull");
+    // What a registry does not have may come, and an archive may be replaced: nothing of this is for good.
+    let class = if failure.class == Class::Unreachable { Class::Unreachable } else { Class::Retry };
+    Failure { class, ..failure }
 }
 
 /// Reads manifest and config of what a name stands for.

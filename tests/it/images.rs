@@ -142,7 +142,8 @@ fn a_registry_that_fails_three_times_or_stalls_mid_blob_is_got_over() {
         n.put("a.yaml", &from("127.0.0.1:5001/x/busybox:1"));
         if mode == "stall" {
             n.until("the stall is said", 20, |n| {
-                n.said(&["events", "a"]).contains("no progress") || waiting(n, "a").1.contains("no progress")
+                let events = n.plinth(&["events", "a"]).stdout;
+                String::from_utf8_lossy(&events).contains("no progress") || waiting(n, "a").1.contains("no progress")
             });
             fs::write(n.dir.join("work/STOP-STALLING"), "").unwrap();
         }
