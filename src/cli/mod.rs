@@ -21,6 +21,9 @@ pub mod version;
 pub mod why;
 pub mod yaml;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, Write};
 
 use args::Args;

@@ -131,7 +131,7 @@ pub const VERBS: &[Verb] = &[
         flags: &[
             output(&["wide", "json", "yaml", "name"], "wide, json, yaml or name"),
             short('w', flag("watch", Takes::Nothing, "go on, with a line for each change")),
-            flag("wait", Takes::Maybe("TIME", "30s"), "wait until all pods (or POD) are ready; also waits for the socket"),
+            flag("wait", Takes::Maybe("TIME", "30s"), "wait until all pods (or POD) are ready, and for the socket"),
             SOCKET,
         ],
         text: &[
