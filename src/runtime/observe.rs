@@ -92,8 +92,9 @@ impl Runtime {
             }
             self.watch_container(&id, task.pid);
         }
-        // What an earlier plinth started writes into FIFOs nobody reads until they are opened again.
-        if matches!(state, State::Created | State::Running { .. })
+        // What an earlier plinth started writes into FIFOs nobody reads until they are opened again; of what has ended meanwhile,
+        // the last lines still stand in FIFOs that came back from the service manager, until `end` takes them.
+        if matches!(state, State::Created | State::Running { .. } | State::Exited(_) | State::Lost(_))
             && let Err(e) = self.logs.open(&super::task::target(labels, &id))
         {
             log::warn!("container={id} {}", chain(&e));

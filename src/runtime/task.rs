@@ -233,6 +233,7 @@ impl Runtime {
     /// An attempt whose task was refused: over before it began, and written down as such.
     async fn never_ran(&self, client: &Client, record: &Container, labels: &Labels, why: &Error) -> Result<SeenContainer> {
         let now = clock::now().wall;
+        self.logs.abandon(&target(labels, &record.id.as_str().into()));
         let exit = Exit { code: START_ERROR, started: Some(now), finished: now, reason: "StartError".into(), message: Some(chain(why)) };
         self.write_down(client, record, labels, exit).await
     }
@@ -291,6 +292,7 @@ impl Runtime {
         let mut exit = match (&labels.exit, &task) {
             (Some(exit), _) => exit.clone(),
             (None, Some(t)) if t.status() == Status::Created => {
+                self.logs.abandon(&target(&labels, id));
                 self.clear(&client, id).await?;
                 return Ok(self.seen(&record, &labels, None));
             }

@@ -149,7 +149,7 @@ impl Logs {
     /// with a task; opening twice is opening once. To be called within the loop's runtime.
     pub fn open(&self, target: &LogTarget) -> Result<FifoPaths, LogsError> {
         let paths = self.fifo_paths(target);
-        let opened = self.0.slots.borrow().get(&target.id).is_some_and(|slot| slot.pipes.iter().all(|p| !p.has_ended()));
+        let opened = self.0.slots.borrow().get(&target.id).is_some_and(|slot| slot.pipes.iter().all(|p| p.is_sound()));
         if !opened {
             self.close(&target.id);
             self.open_anew(target, &paths)?;
@@ -272,7 +272,7 @@ impl Logs {
         }
         let mut fresh = Vec::new();
         for (pipe, path) in pipes.iter().zip([&paths.stdout, &paths.stderr]) {
-            let source = readable_shared(pipe.fd.clone()).map_err(|source| LogsError::Watch { path: path.clone(), source })?;
+            let source = readable_shared(pipe.fd()).map_err(|source| LogsError::Watch { path: path.clone(), source })?;
             fresh.push(Box::pin(pump::run(self.0.core.clone(), pipe.clone(), source)) as LocalBoxFuture<'static, ()>);
         }
         self.0.fresh.borrow_mut().append(&mut fresh);
@@ -291,7 +291,7 @@ impl Logs {
                 fd
             }
         };
-        Ok(Rc::new(Pipe::new(which, fd, sink.clone())))
+        Ok(Rc::new(Pipe::new(which, path, fd, sink.clone())))
     }
 
     fn drain(&self, slot: &Slot) {

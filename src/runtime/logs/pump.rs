@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::journal::Sample;
 use super::line::{self, FRAME_BYTES, Stamp, TEXT_BYTES, Which};
 use super::sink::{Sink, Written};
 use crate::clock::{self, Now};
-use crate::sys::fifo::{Glass, LOOK_BYTES};
+use crate::sys::fifo::{self, Glass, LOOK_BYTES};
 use crate::sys::readable_shared;
 
 /// A write is no longer than this; text beyond it waits for the next step.
@@ -44,8 +45,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Pipe {
     /// Which of the two.
     pub which: Which,
-    /// The read end.
-    pub fd: Rc<OwnedFd>,
+    path: PathBuf,
+    fd: RefCell<Rc<OwnedFd>>,
     sink: Rc<RefCell<Sink>>,
     carry: RefCell<Vec<u8>>,
     ending: Cell<bool>,
@@ -66,14 +67,35 @@ pub enum Step {
     Held,
     /// The last writer has gone and everything it wrote is written.
     Ended,
+    /// It cannot be read.
+    Broken,
 }
 
 impl Pipe {
-    /// A stream that flows from `fd` into `sink`.
-    pub fn new(which: Which, fd: OwnedFd, sink: Rc<RefCell<Sink>>) -> Pipe {
+    /// A stream that flows from `fd`, the read end of the FIFO at `path`, into `sink`.
+    pub fn new(which: Which, path: &Path, fd: OwnedFd, sink: Rc<RefCell<Sink>>) -> Pipe {
         let (ending, ended) = (Cell::new(false), Cell::new(false));
         let (poke, done) = (Notify::new(), Notify::new());
-        Pipe { which, fd: Rc::new(fd), sink, carry: RefCell::default(), ending, ended, poke, done, pace: Cell::default() }
+        let (path, fd) = (path.to_owned(), RefCell::new(Rc::new(fd)));
+        Pipe { which, path, fd, sink, carry: RefCell::default(), ending, ended, poke, done, pace: Cell::default() }
+    }
+
+    /// The read end.
+    pub fn fd(&self) -> Rc<OwnedFd> {
+        self.fd.borrow().clone()
+    }
+
+    /// Whether it is read, and what is read lies where a writer would find it.
+    pub fn is_sound(&self) -> bool {
+        !self.has_ended() && fifo::is_at(&self.fd.borrow(), &self.path)
+    }
+
+    /// Opens the read end anew: a hang-up stays with the descriptor that saw it, and another writer may come (a creation
+    /// repeated). The old one is closed after that, so the FIFO keeps what stands in it.
+    fn renew(&self) -> io::Result<AsyncFd<Rc<OwnedFd>>> {
+        let fresh = Rc::new(fifo::open(&self.path)?);
+        self.fd.replace(fresh.clone());
+        readable_shared(fresh)
     }
 
     /// The task has ended: what stands in the FIFO is the last of it.
@@ -141,9 +163,9 @@ impl Core {
     pub fn step(&mut self, pipe: &Pipe, now: Now) -> Step {
         let mut carry = pipe.carry.borrow_mut();
         let held = carry.len();
-        let Some((front, space)) = self.input.split_at_mut_checked(held) else { return Step::Ended };
+        let Some((front, space)) = self.input.split_at_mut_checked(held) else { return Step::Broken };
         front.copy_from_slice(&carry);
-        let seen = match self.glass.look(&pipe.fd, space) {
+        let seen = match self.glass.look(&pipe.fd.borrow(), space) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Step::Idle,
             Err(e) => return broken(pipe, "read", &e),
@@ -161,7 +183,7 @@ impl Core {
         let rest = self.input.get(cut.end..gone).unwrap_or_default();
         sink.about_to_take(pipe.which, self.input.get(held..gone).unwrap_or_default(), rest);
         *carry = rest.to_vec();
-        let taken = self.glass.take(&pipe.fd, gone - held, &mut self.input);
+        let taken = self.glass.take(&pipe.fd.borrow(), gone - held, &mut self.input);
         sink.taken();
         drop(sink);
         match taken {
@@ -191,12 +213,12 @@ impl Core {
 
     /// Takes what an earlier plinth was about to take, if it is still there.
     pub fn take_again(&mut self, pipe: &Pipe, sample: &Sample) -> io::Result<()> {
-        let seen = match self.glass.look(&pipe.fd, self.input.get_mut(..LOOK_BYTES).unwrap_or_default()) {
+        let seen = match self.glass.look(&pipe.fd.borrow(), self.input.get_mut(..LOOK_BYTES).unwrap_or_default()) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
             other => other?,
         };
         let same = self.input.get(..sample.len.min(seen)).is_some_and(|front| Sample::of(front) == *sample);
-        if same { self.glass.take(&pipe.fd, sample.len, &mut self.input) } else { Ok(()) }
+        if same { self.glass.take(&pipe.fd.borrow(), sample.len, &mut self.input) } else { Ok(()) }
     }
 
     /// Moves what stands there now, at most `steps` chunks.
@@ -204,7 +226,7 @@ impl Core {
         for _ in 0..steps {
             match self.step(pipe, clock::now()) {
                 Step::Moved(_) => {}
-                Step::Ended => return pipe.end(),
+                Step::Ended | Step::Broken => return pipe.end(),
                 Step::Idle | Step::Held => return,
             }
         }
@@ -229,8 +251,8 @@ impl Core {
 }
 
 fn broken(pipe: &Pipe, verb: &str, e: &io::Error) -> Step {
-    log::error!("{verb} the {} FIFO behind `{}`: {e}: the rest of it is lost", pipe.which.name(), pipe.sink.borrow().path().display());
-    Step::Ended
+    log::error!("{verb} FIFO `{}`: {e}: the rest of this output is lost", pipe.path.display());
+    Step::Broken
 }
 
 /// Drives one stream to its end.
@@ -254,22 +276,21 @@ pub async fn run(core: Rc<RefCell<Core>>, pipe: Rc<Pipe>, mut source: AsyncFd<Rc
         }
         drop(ready);
         match step {
-            Step::Ended => pipe.end(),
+            Step::Ended if pipe.ending.get() => pipe.end(),
+            Step::Broken => pipe.end(),
             Step::Held => pause(&pipe, RETRY).await,
             Step::Idle | Step::Moved(_) if moved > 0 && !pipe.ending.get() && pipe.is_fast(now, moved) => pause(&pipe, REST).await,
             Step::Moved(_) => tokio::task::yield_now().await,
-            Step::Idle if hung_up => {
-                // A hang-up stays set for ever: another writer came after it (a creation repeated), so watch anew.
-                drop(source);
-                source = match readable_shared(pipe.fd.clone()) {
-                    Ok(fresh) => fresh,
-                    Err(e) => {
-                        broken(&pipe, "watch", &e);
-                        return pipe.end();
-                    }
-                };
-            }
-            Step::Idle => {}
+            Step::Ended | Step::Idle if hung_up => match pipe.renew() {
+                Ok(fresh) => source = fresh,
+                // Cleared away with its container.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return pipe.end(),
+                Err(e) => {
+                    broken(&pipe, "open", &e);
+                    return pipe.end();
+                }
+            },
+            Step::Ended | Step::Idle => {}
         }
     }
 }

@@ -166,13 +166,21 @@ fn a_container_that_closes_its_output_costs_nothing_and_ends_well() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(thread_cpu() - cpu < Duration::from_millis(50), "it is waited for busily");
         assert_eq!(text_of(&logs.log_path(&target), Which::Stdout), b"bye");
-        // Created again under the same id: the FIFOs are watched anew.
+        // Created again under the same id: another writer comes, more than once.
+        for n in 0..3 {
+            let mut fds = writer(&paths.stdout);
+            writeln!(fds.0, " again {n}").unwrap();
+            drop(fds);
+            tokio::time::sleep(Duration::from_millis(n * 10)).await;
+        }
+        // And its FIFOs were cleared away: they are made again.
+        fs::remove_dir_all(paths.stdout.parent().unwrap()).unwrap();
         logs.open(&target).unwrap();
         let mut fds = writer(&paths.stdout);
-        fds.0.write_all(b" again\n").unwrap();
+        fds.0.write_all(b"anew").unwrap();
         drop(fds);
         logs.finish(&target, Duration::from_millis(100)).await;
-        assert_eq!(text_of(&logs.log_path(&target), Which::Stdout), b"bye again\n");
+        assert_eq!(text_of(&logs.log_path(&target), Which::Stdout), b"bye again 0\n again 1\n again 2\nanew");
     });
 }
 
