@@ -1,10 +1,12 @@
-//! One lock a pod, held by the plugins themselves: when plinth dies while one runs, the next plinth waits for its end.
+//! One lock a pod, held by the children themselves: when plinth dies while one runs, the next plinth waits for its end.
 //!
-//! Without it a DEL could overtake the ADD it is to undo, and the address would never be given back. The lock belongs to an open file
-//! that plugins inherit (flock), so it ends with the last of them and nothing has to be cleaned.
+//! Without it a DEL could overtake the ADD it is to undo, and the address would never be given back; or a pin appear behind the
+//! unmounting. The lock belongs to an open file that children inherit (flock), so it ends with the last of them and nothing has to
+//! be cleaned.
 
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -14,14 +16,17 @@ use crate::pod::Uid;
 use crate::runtime::paths::Paths;
 use crate::settings::Settings;
 
+/// In the pod's run directory.
+pub const NAME: &str = "lock";
 /// Between two looks at a lock somebody else holds: only after a crash.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Takes the pod's lock, waiting as long as a plugin may run.
 pub async fn take(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<OwnedFd, NetError> {
     let dir = paths.run_pod(uid);
-    let path = dir.join("cni.lock");
-    let opened = std::fs::create_dir_all(&dir).and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
+    let path = dir.join(NAME);
+    let opened =
+        DirBuilder::new().recursive(true).mode(0o750).create(&dir).and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
     let lock: OwnedFd = opened.map_err(|source| NetError::File { verb: "open", path: path.clone(), source })?.into();
     let mut left = settings.cni_timeout;
     loop {

@@ -10,7 +10,7 @@
 
 pub mod cache;
 mod conf;
-mod lock;
+pub mod lock;
 mod plugin;
 
 use std::collections::BTreeSet;
@@ -67,7 +67,7 @@ pub enum NetError {
         /// Its message.
         said: String,
     },
-    /// A plugin started before our last end still runs.
+    /// A child started before our last end still runs.
     #[error("wait for a CNI plugin of pod {uid} that an earlier plinth started: it still runs after {seconds} s; end it, or wait")]
     Busy {
         /// Whose.
@@ -96,17 +96,16 @@ impl NetError {
 }
 
 /// Adds the pod to the network and answers its addresses, primary first. What a failure left behind is given back before it returns.
-pub async fn attach(settings: &Settings, paths: &Paths, pod: &WantedPod, group: &Path) -> Result<Vec<IpAddr>, NetError> {
+pub async fn attach(settings: &Settings, paths: &Paths, pod: &WantedPod, group: &Path, lock: &OwnedFd) -> Result<Vec<IpAddr>, NetError> {
     let dir = paths.cni_results();
     if let Some(known) = cache::of(&dir, &pod.uid).into_iter().find(|a| a.result.is_some()) {
         return Ok(addresses(known.result.as_ref()));
     }
     let list = conf::first(&settings.cni_conf_dir)?;
-    let lock = lock::take(settings, paths, &pod.uid).await?;
     let netns = paths.namespace(&pod.uid, "net");
     let mut made = Attachment::new(&list, pod, &netns, conf::capabilities(pod, group));
     made.save(&dir)?;
-    match add(settings, &made, &lock).await {
+    match add(settings, &made, lock).await {
         Ok(result) => {
             let ips = addresses(Some(&result));
             made.result = Some(result);
@@ -114,7 +113,7 @@ pub async fn attach(settings: &Settings, paths: &Paths, pod: &WantedPod, group: 
             Ok(ips)
         }
         Err(e) => {
-            if let Err(undo) = release(settings, &dir, &made, &lock).await {
+            if let Err(undo) = release(settings, &dir, &made, lock).await {
                 log::warn!("pod={} give back what a failed ADD took: {undo}; it is tried again when the pod is removed", pod.key);
             }
             Err(e)
@@ -140,19 +139,15 @@ fn parse(made: &Attachment, plugin: &Value, said: &[u8]) -> Result<Value, NetErr
 }
 
 /// Gives back everything the pod has on any network. Nothing on record is success.
-pub async fn detach(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<(), NetError> {
+pub async fn detach(settings: &Settings, paths: &Paths, uid: &Uid, lock: &OwnedFd) -> Result<(), NetError> {
     let dir = paths.cni_results();
-    if !cache::holds(&dir, uid) {
-        return Ok(());
-    }
-    let lock = lock::take(settings, paths, uid).await?;
     for attachment in cache::of(&dir, uid) {
-        release(settings, &dir, &attachment, &lock).await?;
+        release(settings, &dir, &attachment, lock).await?;
     }
     for record in cache::broken(&dir, uid) {
         // As libcni does without a record: the present configuration is the best guess.
         let made = Attachment::of_uid(&conf::first(&settings.cni_conf_dir)?, uid);
-        release(settings, &dir, &made, &lock).await?;
+        release(settings, &dir, &made, lock).await?;
         std::fs::remove_file(&record).or_else(ignore_absent).map_err(|source| NetError::File { verb: "remove", path: record, source })?;
     }
     Ok(())
@@ -160,6 +155,16 @@ pub async fn detach(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<(),
 
 fn ignore_absent(e: io::Error) -> io::Result<()> {
     if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}
+
+async fn release_pod(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<(), NetError> {
+    let lock = lock::take(settings, paths, uid).await?;
+    detach(settings, paths, uid, &lock).await?;
+    // If there was nothing but the lock, there is nothing now; else the rest is for the sandbox to undo.
+    let run = paths.run_pod(uid);
+    let _ = std::fs::remove_file(run.join(lock::NAME));
+    let _ = std::fs::remove_dir(run);
+    Ok(())
 }
 
 async fn release(settings: &Settings, dir: &Path, made: &Attachment, lock: &OwnedFd) -> Result<(), NetError> {
@@ -175,7 +180,7 @@ pub async fn release_stale(settings: &Settings, paths: &Paths, keep: &BTreeSet<U
     let dir = paths.cni_results();
     let mut outcome = Ok(());
     for uid in cache::scan(&dir).into_iter().filter(|uid| !keep.contains(uid)) {
-        outcome = outcome.and(detach(settings, paths, &uid).await);
+        outcome = outcome.and(release_pod(settings, paths, &uid).await);
     }
     if let Ok(list) = conf::first(&settings.cni_conf_dir)
         && conf::can_collect(&list)

@@ -65,6 +65,7 @@ async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<San
     let names = hosts::names(&pod.object, &settings.cluster_domain)?;
     directory(&paths.pod(&pod.uid))?;
     files::write_pod(paths, pod)?;
+    let lock = net::lock::take(settings, paths, &pod.uid).await?;
     let run = paths.run_pod(&pod.uid);
     for dir in [paths.pod(&pod.uid).join("volumes"), paths.pod(&pod.uid).join("containers"), run.join("ns"), run.join("io")] {
         directory(&dir)?;
@@ -79,7 +80,7 @@ async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<San
         let known = settings.node_ips.clone();
         if known.is_empty() { net::default_address().into_iter().collect() } else { known }
     } else {
-        net::attach(settings, paths, pod, &cgroup::pod_group(paths, pod)).await?
+        net::attach(settings, paths, pod, &cgroup::pod_group(paths, pod), &lock).await?
     };
     files::write_texts(settings, paths, pod, &names, &ips)?;
     files::commit(paths, &pod.uid, ips, clock::now().wall)
@@ -141,7 +142,9 @@ pub fn facts(settings: &Settings, paths: &Paths, pod: &WantedPod, ips: &[IpAddr]
 pub async fn delete(settings: &Settings, paths: &Paths, uid: &Uid, keep: bool) -> Result<(), SandboxError> {
     let (data, run) = (paths.pod(uid), paths.run_pod(uid));
     files::uncommit(paths, uid)?;
-    net::detach(settings, paths, uid).await?;
+    // What a crash left running for the pod ends first; the children made for it below hold this too.
+    let lock = net::lock::take(settings, paths, uid).await?;
+    net::detach(settings, paths, uid, &lock).await?;
     for mount in mounts::below(&[&run, &data]).map_err(file("read", Path::new("/proc/thread-self/mountinfo")))? {
         mounts::detach(&mount).map_err(file("unmount", &mount))?;
     }

@@ -512,7 +512,7 @@ fn a_plugin_that_outlived_us_is_waited_for() {
         let pod = pod(13, json!({}));
         node.create(&pod).await.unwrap();
         // Somebody else's open of the lock file, held by a process that is no child of ours to wait for.
-        let file = std::fs::OpenOptions::new().append(true).open(node.paths.run_pod(&pod.uid).join("cni.lock")).unwrap();
+        let file = std::fs::OpenOptions::new().append(true).open(node.paths.run_pod(&pod.uid).join(net::lock::NAME)).unwrap();
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
         let script = format!("sleep 0.3; touch {}", done.display());
         let mut orphan = std::process::Command::new("sh").args(["-c", &script]).stdin(file).spawn().unwrap();
