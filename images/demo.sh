@@ -35,9 +35,9 @@ cat >"$node/config.yaml" <<C
 apiVersion: plinth.dev/v1alpha1
 kind: PlinthConfiguration
 nodeName: demo
-manifests: [$node/work/image, $node/work/overlay]
+layers: [$node/work/image, $node/work/overlay]
 imageDirs: [$node/work/archives]
-containerd: $node/containerd.sock
+containerRuntimeEndpoint: unix://$node/containerd.sock
 dataDir: $node/data
 runDir: $node/run
 socket: $node/plinth.sock

@@ -7,6 +7,7 @@
 #   node.sh containerd DIR start|stop|kill|wipe
 #   node.sh leaks DIR [stopped]       print what of pods is still there; exit 1 if anything is. `stopped`: after a shutdown, when
 #                                     records and data of pods that are still wanted stay
+#   node.sh reboot DIR               what a power cut does: processes, mounts, /run; a new boot id
 #   node.sh down DIR                  end every process inside, remove the namespaces and DIR's state
 #
 # DIR: root (containerd's data), state, data, run (tmpfs), logs, cni (conf), work. Cgroups under /plinth-<basename DIR>.
@@ -114,6 +115,22 @@ leaks)
   )
   [ -z "$out" ] || { echo "$out"; exit 1; }
   ;;
+reboot)
+  # All that a power cut takes: processes, mounts, /run, containerd's state. containerd starts anew on its data.
+  p=$(members)
+  # shellcheck disable=SC2086
+  [ -z "$p" ] || kill -KILL $p 2>/dev/null || true
+  for _ in $(seq 100); do [ -n "$(members)" ] || break; sleep 0.02; done
+  echo "$(cat /proc/sys/kernel/random/uuid)" >"$dir/work/boot-id"
+  inside sh -c "
+    awk -v d='$dir/' 'index(\$5, d) == 1 && \$5 != d \"run\" { print \$5 }' /proc/self/mountinfo | sort -r | while read -r m; do umount -l \"\$m\"; done
+    rm -rf '$dir'/run/* '$dir/state'
+    umount -l /run/containerd; mount -t tmpfs -o mode=711 shims /run/containerd
+    ip -o link | awk -F'[:@ ]+' '{ print \$2 }' | grep -v '^lo$' | while read -r l; do ip link del \"\$l\" 2>/dev/null; done
+    mount --bind '$dir/work/boot-id' /proc/sys/kernel/random/boot_id"
+  for c in $(cgroups); do find "$c" -depth -mindepth 1 -type d -exec rmdir {} + 2>/dev/null || true; done
+  start_containerd
+  ;;
 down)
   for sig in TERM KILL; do
     p=$(members)
@@ -132,7 +149,7 @@ down)
   rmdir /run/containerd 2>/dev/null || true
   ;;
 *)
-  sed -n '5,12s/^# //p' "$0" >&2
+  sed -n '5,13s/^# //p' "$0" >&2
   exit 2
   ;;
 esac

@@ -112,6 +112,10 @@ const fn short(letter: char, flag: Flag) -> Flag {
     Flag { short: Some(letter), ..flag }
 }
 
+const fn repeated(flag: Flag) -> Flag {
+    Flag { repeat: true, ..flag }
+}
+
 const fn output(words: &'static [&'static str], help: &'static str) -> Flag {
     Flag { offer: Offer::Words(words), ..short('o', flag("output", Takes::Value("FORMAT"), help)) }
 }
@@ -123,7 +127,31 @@ const POD_TEXT: &str = "POD is a name or namespace/name, with or without the nod
 
 /// Every verb, in the order of the help.
 pub const VERBS: &[Verb] = &[
-    Verb { name: "run", summary: "run the supervisor", operands: &[], flags: &[], text: &[], examples: &[], run: super::run::run },
+    Verb {
+        name: "run",
+        summary: "run the supervisor",
+        operands: &[],
+        flags: &[
+            repeated(flag("config", Takes::Value("FILE|DIR"), "settings instead of those in /usr/lib/plinth and /etc/plinth")),
+            repeated(flag("manifests", Takes::Value("DIR"), "a manifest layer, lowest first; replaces the list")),
+            flag("node-name", Takes::Value("NAME"), "suffix of pod names; the host's name when not given"),
+            repeated(flag("node-ip", Takes::Value("IP"), "address of the node, primary first")),
+            flag("container-runtime-endpoint", Takes::Value("URL"), "containerd's socket, as unix:///run/containerd/containerd.sock"),
+            repeated(flag("set", Takes::Value("KEY=VALUE"), "any setting, by its name in /etc/plinth/config.yaml")),
+            flag("pod-manifest-path", Takes::Value("DIR"), "as the kubelet's: one layer instead of the list"),
+            flag("hostname-override", Takes::Value("NAME"), "as the kubelet's: --node-name"),
+        ],
+        text: &[
+            "Reads the layers, drives containerd, keeps the pods running. SIGTERM leaves the pods running, and the next start adopts them; \
+             SIGHUP reads the layers again; plinth shutdown stops everything.",
+            "Flags win over files, and plinth.KEY=VALUE words of the kernel command line over both.",
+        ],
+        examples: &[(
+            "plinth run --manifests /usr/lib/plinth/manifests --manifests /etc/plinth/manifests",
+            "two layers, the second over the first",
+        )],
+        run: super::run::run,
+    },
     Verb {
         name: "status",
         summary: "show pods, and manifests that need attention",

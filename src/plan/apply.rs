@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::{Moment, Now, Wall};
-use crate::plan::action::{Action, Effect, Event, Failure, Outcome, Why};
+use crate::plan::action::{Action, Class, Effect, Event, Failure, Outcome, Why};
 use crate::plan::backoff::moment_of;
 use crate::plan::status;
 use crate::plan::sweep::{MIN_GRACE_MS, grace_ms};
@@ -170,7 +170,9 @@ fn prepared(world: &mut World, image: &ImageRef, pull: PullPolicy, outcome: Outc
             world.seen.images.insert(image.clone(), SeenImage::Absent);
         }
         Outcome::Failed(failure) => {
-            retry.fail(&failure, world.limits.pull_backoff_ms, now.mono);
+            // The kubelet's pace whatever is wrong: an archive is mended and a tag is pushed without plinth hearing of it.
+            let class = if failure.class == Class::Refused { Class::Retry } else { failure.class };
+            retry.fail(&Failure { class, ..failure.clone() }, world.limits.pull_backoff_ms, now.mono);
             if look && &*failure.reason == "ErrImageNeverPull" {
                 world.seen.images.insert(image.clone(), SeenImage::Absent);
             }
@@ -179,7 +181,7 @@ fn prepared(world: &mut World, image: &ImageRef, pull: PullPolicy, outcome: Outc
 }
 
 fn absent(image: &ImageRef, look: bool) -> Failure {
-    let class = crate::plan::action::Class::Retry;
+    let class = Class::Retry;
     if look {
         let message = format!("Container image \"{image}\" is not present with pull policy of Never");
         return Failure { class, reason: "ErrImageNeverPull".into(), message: message.into() };
@@ -300,7 +302,7 @@ fn failed(world: &mut World, uid: &Uid, action: &Action, failure: &Failure, now:
     if let Action::Term { id, .. } = action {
         memory.stops.entry(id.clone()).or_default().asked = Some(now.mono);
     }
-    if let (Action::CreateContainer { name, .. }, crate::plan::action::Class::Gone) = (action, failure.class) {
+    if let (Action::CreateContainer { name, .. }, Class::Gone) = (action, failure.class) {
         forget_image(world, uid, name);
     }
     // Whatever it did before it failed shows when the pod is looked at.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::UnixListener;
 
@@ -71,9 +71,10 @@ pub fn listen(path: &Path, group: Option<&str>) -> Result<Listener, ListenError>
         .mode(0o600)
         .open(&lock_path)
         .map_err(failed("open lock", &lock_path))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+    // A record lock, not flock(2): a child forked just before a crash would hold that one on.
+    match fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(ListenError::Taken(path.to_owned())),
+        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS) => return Err(ListenError::Taken(path.to_owned())),
         Err(e) => return Err(failed("lock", &lock_path)(e.into())),
     }
     judge_remains(path)?;

@@ -16,7 +16,7 @@ fn a_container_that_ignores_term_is_killed_after_its_grace() {
     n.until_ready("deaf");
     let t = Instant::now();
     n.remove("deaf.yaml");
-    n.until("it is gone", 15, |n| n.pod("deaf").is_none());
+    n.until("it is gone", 15, |n| n.gone("deaf"));
     let took = t.elapsed();
     assert!(took >= Duration::from_millis(2900) && took < Duration::from_secs(6), "its grace is 3 s; it took {took:?}");
     n.assert_clean();
@@ -39,7 +39,7 @@ fn a_thousand_children_a_closed_stdout_and_an_exit_while_stopping_leave_nothing(
     for p in ["forks.yaml", "closed.yaml", "leaving.yaml"] {
         n.remove(p);
     }
-    n.until("all are gone", 20, |n| ["forks", "closed", "leaving"].iter().all(|p| n.pod(p).is_none()));
+    n.until("all are gone", 20, |n| ["forks", "closed", "leaving"].iter().all(|p| n.gone(p)));
     n.assert_clean();
     n.shutdown();
 }
@@ -124,7 +124,7 @@ fn a_network_that_fails_says_so_and_recovers() {
     n.put("a.yaml", &crate::node::pod("a", "hostname: a", FOREVER));
     n.start();
     n.until("it says so", 15, |n| n.said(&["why", "a"]).contains("nosuch"));
-    assert!(n.said(&["events", "a"]).contains("FailedCreatePodSandBox"), "{}", n.said(&["events", "a"]));
+    assert!(n.said(&["events", "a"]).contains("NetworkNotReady"), "{}", n.said(&["events", "a"]));
     fs::write(&list, good).unwrap();
     n.until_ready("a");
     n.shutdown();

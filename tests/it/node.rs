@@ -116,7 +116,7 @@ impl Node {
             "it".into(),
         ];
         let mut set = vec![
-            format!("containerd={d}/containerd.sock"),
+            format!("containerRuntimeEndpoint=unix://{d}/containerd.sock"),
             format!("dataDir={d}/data"),
             format!("runDir={d}/run"),
             format!("socket={d}/plinth.sock"),
@@ -199,6 +199,17 @@ impl Node {
     pub fn pod(&self, name: &str) -> Option<Value> {
         let list: Value = serde_json::from_str(&self.get("/pods")?).unwrap();
         list["items"].as_array()?.iter().find(|p| p["metadata"]["name"] == format!("{name}-it")).cloned()
+    }
+
+    /// Nothing of that pod is left, as far as plinth knows: a pod no manifest wants is in no list, but shown until it is gone.
+    pub fn gone(&self, name: &str) -> bool {
+        self.get("/v1/status").is_some_and(|s| !s.contains(&format!("\"{name}-it\"")))
+    }
+
+    /// The machine loses its power and comes back, as far as plinth can tell: processes, mounts and /run are gone, the boot id is new.
+    pub fn reboot(&mut self) {
+        self.kill();
+        self.script("reboot", &[]);
     }
 
     pub fn ready(&self, name: &str) -> bool {

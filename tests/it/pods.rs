@@ -19,7 +19,7 @@ fn a_pod_comes_and_goes_without_a_trace() {
     assert_eq!(container(&p, "c")["restartCount"], 0);
     n.until("its log is there", 5, |n| n.said(&["logs", "a"]).contains("hello"));
     n.remove("a.yaml");
-    n.until("it is gone", 10, |n| n.pod("a").is_none());
+    n.until("it is gone", 10, |n| n.gone("a"));
     n.assert_clean();
     n.shutdown();
 }
@@ -142,7 +142,10 @@ fn a_crashing_container_restarts_with_the_kubelets_back_off() {
         "{c}"
     );
     assert_eq!(n.said(&["logs", "x", "-p"]), "run\n");
-    assert!(n.said(&["why", "x"]).contains("exited 3"), "{}", n.said(&["why", "x"]));
+    n.until("why tells the exit status and the wait", 5, |n| {
+        let why = n.said(&["why", "x"]);
+        why.contains("exited 3") && why.contains("back-off 10s")
+    });
     n.until("the second restart comes after 10 s", 15, |n| n.restarts("x") == 2);
     n.shutdown();
 }

@@ -144,10 +144,12 @@ fn image_trouble(v: &View<'_>, c: &WantedContainer, attempt: u32) -> Option<Cont
     let retry = if looked_for { &memory.look } else { &memory.pull };
     let mut waiting = failing(retry, "ErrImagePull")?;
     let fresh = retry.at.is_some_and(|at| v.now().since_ms(at) < FRESH_ERROR_MS);
-    if waiting.reason.as_deref() == Some("ErrImagePull") && !fresh && matches!(state, Image::Later(..)) {
+    let pulled = matches!(waiting.reason.as_deref(), Some("ErrImagePull" | "RegistryUnavailable"));
+    if pulled && !fresh && matches!(state, Image::Later(..)) {
         let message = waiting.message.unwrap_or_default();
         let spelled = v.wanted.and_then(|p| p.container(&c.name)).and_then(|s| s.image.clone()).unwrap_or_default();
-        waiting.message = Some(format!("Back-off pulling image \"{spelled}\": ErrImagePull: {message}"));
+        waiting.message =
+            Some(format!("Back-off pulling image \"{spelled}\": {}: {message}", waiting.reason.as_deref().unwrap_or_default()));
         waiting.reason = Some("ImagePullBackOff".into());
     }
     Some(waiting)
