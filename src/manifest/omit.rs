@@ -33,11 +33,11 @@ const POINTER_BOOLS: [&str; 12] = [
     "blockOwnerDeletion",
 ];
 
-/// `*string`: "" is a value, and mostly an invalid one. Probe ports and the gRPC service are here too.
-const POINTER_STRINGS: [&str; 14] = [
+/// `*string`: "" is a value, and mostly an invalid one; a probe's port is here too. `restartPolicy` is a pointer in a container and none in
+/// a pod: silence in both.
+const POINTER_STRINGS: [&str; 13] = [
     "mountPropagation",
     "recursiveReadOnly",
-    "restartPolicy",
     "runtimeClassName",
     "localhostProfile",
     "fsGroupChangePolicy",

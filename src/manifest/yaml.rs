@@ -165,6 +165,14 @@ mod tests {
     }
 
     #[test]
+    fn aliases_of_aliases_nest_no_deeper_than_text() {
+        let rung = |i: usize, inside: &str| format!("a{i}: &a{i} {}{inside}{}\n", "[".repeat(90), "]".repeat(90));
+        let ladder: String = (0..40).map(|i| rung(i, &if i == 0 { String::new() } else { format!("*a{}", i - 1) })).collect();
+        assert_eq!(error(&ladder).2, "nested deeper than 100 levels");
+        assert_eq!(read(format!("{}b: [[*a0]]\n", rung(0, "")).as_bytes()).errors, []);
+    }
+
+    #[test]
     fn keys_become_text() {
         let node = root("{1: a, yes: b, 0x10: c, 1.5: d, n: e}\n".trim_start_matches(' ').replace('{', " - {").as_str());
         let Value::List(items) = &node.value else { unreachable!() };

@@ -46,25 +46,41 @@ impl Budget {
         Ok(())
     }
 
-    /// A copy of a value, paid for.
-    pub fn copy(&mut self, node: &Node, place: Place) -> Result<Node, Fault> {
-        let (values, bytes) = size(node);
-        self.spend(values, place)?;
+    /// A copy of a value to stand so deep, paid for. Aliases of aliases would otherwise nest deeper than any text.
+    pub fn copy(&mut self, node: &Node, depth: usize, place: Place) -> Result<Node, Fault> {
+        let size = size(node);
+        if depth + size.depth > MAX_DEPTH + 1 {
+            return Err(too_deep(place));
+        }
+        self.spend(size.values, place)?;
         self.bytes = self
             .bytes
-            .checked_sub(bytes)
+            .checked_sub(size.bytes)
             .ok_or_else(|| Fault { message: format!("aliases expand to more than {MAX_ALIASED_BYTES} bytes of text"), place })?;
         Ok(node.clone())
     }
 }
 
-fn size(node: &Node) -> (usize, usize) {
-    let sum = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
+struct Size {
+    values: usize,
+    bytes: usize,
+    /// Levels, itself included.
+    depth: usize,
+}
+
+impl Size {
+    fn with(self, part: Size, key_bytes: usize) -> Size {
+        Size { values: self.values + part.values, bytes: self.bytes + part.bytes + key_bytes, depth: self.depth.max(part.depth + 1) }
+    }
+}
+
+fn size(node: &Node) -> Size {
+    let one = Size { values: 1, bytes: 0, depth: 1 };
     match &node.value {
-        Value::Null => (1, 0),
-        Value::Bool(_, t) | Value::Number(_, t) | Value::Text(t) => (1, t.len()),
-        Value::List(items) => items.iter().map(size).fold((1, 0), sum),
-        Value::Map(entries) => entries.iter().map(|e| sum(size(&e.node), (0, e.key.len()))).fold((1, 0), sum),
+        Value::Null => one,
+        Value::Bool(_, t) | Value::Number(_, t) | Value::Text(t) => Size { bytes: t.len(), ..one },
+        Value::List(items) => items.iter().fold(one, |sum, item| sum.with(size(item), 0)),
+        Value::Map(entries) => entries.iter().fold(one, |sum, e| sum.with(size(&e.node), e.key.len())),
     }
 }
 

@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
                     node
                 }
                 Event::Alias(id) => match self.anchors.get(&id) {
-                    Some(node) => self.budget.copy(node, place)?,
+                    Some(node) => self.budget.copy(node, self.frames.len(), place)?,
                     None => return Err(Fault { message: "an anchor contains itself".into(), place }),
                 },
                 Event::SequenceStart(_, anchor, _) => {
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
 
     fn keep(&mut self, anchor: usize, node: &Node, place: Place) -> Result<(), Fault> {
         if anchor != 0 {
-            let copy = self.budget.copy(node, place)?;
+            let copy = self.budget.copy(node, self.frames.len(), place)?;
             self.anchors.insert(anchor, copy);
         }
         Ok(())
