@@ -11,7 +11,7 @@ use crate::plan::order;
 use crate::plan::step::{Fate, On, earlier, fate};
 use crate::plan::view::{Scene, View};
 use crate::plan::world::{Retry, SeenImage, World};
-use crate::pod::{ImageRef, PullPolicy, Uid, WantedContainer};
+use crate::pod::{ImageRef, PullPolicy, Uid, WantedContainer, WantedPod};
 
 /// Where the image of one container's attempt is.
 pub enum Image<'a> {
@@ -56,12 +56,13 @@ pub fn prepare<'a>(scene: &'a Scene<'a>, pods: impl Iterator<Item = &'a Uid>, pl
     let mut planned: BTreeSet<&ImageRef> = BTreeSet::new();
     for uid in pods {
         let v = scene.pod(uid);
-        let Some(pod) = v.wanted.filter(|_| will_run(&v)) else { continue };
-        if v.is_over(pod) {
-            continue;
-        }
+        let Some(pod) = v.wanted else { continue };
         for (index, container) in pod.containers.iter().enumerate() {
             let Some(attempt) = order::upcoming(&v, pod, index, container) else { continue };
+            // Asked last, and only of the few pods that lack something: this runs on every event.
+            if !will_run(&v, pod) {
+                break;
+            }
             let pull = match state(&v, container, attempt) {
                 Image::Needs(pull) => pull,
                 Image::Later(due, _) => {
@@ -82,8 +83,8 @@ pub fn prepare<'a>(scene: &'a Scene<'a>, pods: impl Iterator<Item = &'a Uid>, pl
     }
 }
 
-fn will_run(v: &View<'_>) -> bool {
-    matches!(fate(v), Fate::Run(_) | Fate::Wait(On::Predecessor(_), _))
+fn will_run(v: &View<'_>, pod: &WantedPod) -> bool {
+    matches!(fate(v), Fate::Run(_) | Fate::Wait(On::Predecessor(_), _)) && !v.is_over(pod)
 }
 
 fn in_flight(world: &World) -> usize {

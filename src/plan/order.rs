@@ -113,16 +113,20 @@ fn create<'a>(v: &View<'a>, pod: &'a WantedPod, container: &'a WantedContainer, 
 
 /// The attempt a container needs its image for, if it needs one made now or soon: what `image` prepares ahead.
 pub fn upcoming(v: &View<'_>, pod: &WantedPod, index: usize, container: &WantedContainer) -> Option<u32> {
-    if container.kind == Kind::Init && index < reached(v, pod) {
-        return None;
-    }
-    let Some(last) = v.latest(&container.name) else { return Some(0) };
-    match &last.state {
-        State::Record => Some(last.attempt),
-        State::Exited(exit) | State::Dead(exit) if !v.is_present(last) || restarts(pod, container, exit) => {
-            let due = v.container(&container.name).crash.crash_due(v.ended_at(last));
-            (due <= v.now()).then(|| last.attempt.saturating_add(1))
-        }
-        State::Created | State::Running { .. } | State::Lost(_) | State::Exited(_) | State::Dead(_) => None,
-    }
+    let attempt = match v.latest(&container.name) {
+        None => 0,
+        Some(last) => match &last.state {
+            State::Record => last.attempt,
+            State::Exited(exit) | State::Dead(exit) if !v.is_present(last) || restarts(pod, container, exit) => {
+                let due = v.container(&container.name).crash.crash_due(v.ended_at(last));
+                if due > v.now() {
+                    return None;
+                }
+                last.attempt.saturating_add(1)
+            }
+            State::Created | State::Running { .. } | State::Lost(_) | State::Exited(_) | State::Dead(_) => return None,
+        },
+    };
+    let passed = container.kind == Kind::Init && index < reached(v, pod);
+    (!passed).then_some(attempt)
 }

@@ -61,7 +61,7 @@ fn delete_sandbox<'a>(v: &View<'a>, keep: Keep, why: &str) -> Step<'a> {
 /// Stops what runs in a running pod without belonging to it: of another sandbox, or of a name it does not have.
 pub fn strays<'a>(v: &View<'a>, pod: &WantedPod) -> Step<'a> {
     let stray = |c: &SeenContainer| !v.is_present(c) || !pod.containers.iter().any(|w| w.name == c.name) || is_doubled(v, c);
-    if v.seen.containers.values().any(|c| stray(c) && !matches!(c.state, State::Dead(_))) {
+    if v.seen.containers.values().any(|c| !matches!(c.state, State::Dead(_)) && stray(c)) {
         return stop(v, stray, "it belongs to no sandbox of this pod").beside(|| bury(v, |c| c.state == State::Record && stray(c)));
     }
     Step::Done

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod read;
+mod status;
 
 use std::fmt::Write;
 use std::path::Path;

@@ -1,0 +1,180 @@
+//! What pods look like from outside, in worlds written as the cases are.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+use plinth::clock::{Moment, Now};
+use plinth::plan::action::{Action, Class, Event, Failure, Outcome, Why};
+use plinth::plan::status::{pod_status, summary};
+use plinth::plan::world::World;
+use plinth::plan::{apply, record, why};
+use plinth::pod::{ImageRef, PullPolicy, Uid};
+
+use crate::read;
+
+fn world(text: &str) -> (World, Now) {
+    read::world(text).unwrap()
+}
+
+fn status(text: &str) -> PodStatus {
+    let (world, now) = world(text);
+    pod_status(&world, &Uid("u1".into()), now)
+}
+
+fn line(text: &str) -> String {
+    let (world, now) = world(text);
+    let s = summary(&world, &Uid("u1".into()), now);
+    format!("{}/{} {} {}", s.ready, s.total, s.status, s.restarts)
+}
+
+fn conditions(status: &PodStatus) -> String {
+    let told = status.conditions.iter().flatten().map(|c| {
+        let reason = c.reason.as_ref().map(|r| format!("({r})")).unwrap_or_default();
+        format!("{}={}{reason}", c.type_, c.status)
+    });
+    told.collect::<Vec<_>>().join(" ")
+}
+
+fn waiting(c: &ContainerStatus) -> (String, String) {
+    let w = c.state.clone().unwrap().waiting.unwrap();
+    (w.reason.unwrap_or_default(), w.message.unwrap_or_default())
+}
+
+const RUNNING: &str = "pod web u1\n  init one\n  sidecar proxy\n  main b\n  main a\nseen u1 sandbox=ready\n  one 0 dead code=0\n  proxy 0 running\n  b 2 running\n  a 0 running\n";
+
+#[test]
+fn a_running_pod_is_ready_in_every_way() {
+    let s = status(RUNNING);
+    assert_eq!(s.phase.as_deref(), Some("Running"));
+    assert_eq!(conditions(&s), "PodReadyToStartContainers=True Initialized=True Ready=True ContainersReady=True PodScheduled=True");
+    assert_eq!(s.pod_ip.as_deref(), Some("10.0.0.2"));
+    let names = |list: &Option<Vec<ContainerStatus>>| list.iter().flatten().map(|c| c.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&s.container_statuses), ["a", "b"], "by name");
+    assert_eq!(names(&s.init_container_statuses), ["one", "proxy"], "in spec order");
+    let b = &s.container_statuses.unwrap()[1];
+    assert_eq!((b.restart_count, b.ready, b.started), (2, true, Some(true)));
+    assert_eq!(b.container_id.as_deref(), Some("containerd://u1-b-2"));
+    assert_eq!(line(RUNNING), "3/3 Running 2");
+}
+
+#[test]
+fn a_pod_that_begins_is_pending_and_says_what_it_waits_for() {
+    let s = status("pod web u1\n  main app\n");
+    assert_eq!(s.phase.as_deref(), Some("Pending"));
+    assert_eq!(
+        conditions(&s),
+        "PodReadyToStartContainers=False Initialized=True Ready=False(ContainersNotReady) ContainersReady=False(ContainersNotReady) PodScheduled=True"
+    );
+    assert_eq!(s.conditions.unwrap()[2].message.as_deref(), Some("containers with unready status: [app]"));
+    assert_eq!(line("pod web u1\n  main app\n"), "0/1 ContainerCreating 0");
+}
+
+#[test]
+fn an_initialising_pod_counts_its_init_containers() {
+    let text =
+        "pod web u1\n  init one\n  init two\n  main app\nimage a ready\nseen u1 sandbox=ready\n  one 0 dead code=0\n  two 0 running\n";
+    let s = status(text);
+    assert_eq!(s.phase.as_deref(), Some("Pending"));
+    assert!(conditions(&s).contains("Initialized=False(ContainersNotInitialized)"));
+    assert_eq!(waiting(&s.container_statuses.unwrap()[0]).0, "PodInitializing");
+    assert_eq!(line(text), "0/1 Init:1/2 0");
+}
+
+#[test]
+fn a_crash_loop_reads_as_the_kubelets() {
+    let text = "pod web u1\n  main app\nimage a ready\nseen u1 sandbox=ready\n  app 3 dead code=1 ended=90s\nmemory u1\n  crash app delay=300s booked=85s\n";
+    let s = status(text);
+    assert_eq!(s.phase.as_deref(), Some("Running"));
+    let app = &s.container_statuses.unwrap()[0];
+    let message = "back-off 5m0s restarting failed container=app pod=web_default(u1)";
+    assert_eq!(waiting(app), ("CrashLoopBackOff".into(), message.into()));
+    assert_eq!(app.last_state.clone().unwrap().terminated.unwrap().exit_code, 1);
+    assert_eq!(app.restart_count, 3);
+    assert_eq!(line(text), "0/1 CrashLoopBackOff 3");
+    let (world, now) = world(text);
+    let why = why(&world, &Uid("u1".into()), now);
+    assert_eq!((why.on.as_deref(), why.next), (Some("the crash back-off of app"), Some(Moment(390_000))));
+}
+
+#[test]
+fn between_an_end_and_an_immediate_restart_the_end_is_shown() {
+    let s = status("pod web u1\n  main app\nimage a ready\nseen u1 sandbox=ready\n  app 0 exited code=7\n");
+    let state = s.container_statuses.unwrap()[0].state.clone().unwrap();
+    assert_eq!(state.terminated.unwrap().exit_code, 7);
+}
+
+#[test]
+fn a_pull_that_fails_is_err_image_pull_then_image_pull_back_off() {
+    let (mut world, now) = world("pod web u1\n  main app\nimage a absent\nseen u1 sandbox=ready\n");
+    let action = Action::PrepareImage { image: ImageRef("a".into()), pull: PullPolicy::IfNotPresent };
+    apply(&mut world, Event::Started(action.clone(), Why("".into())), now);
+    let failure = Failure { class: Class::Retry, reason: "ErrImagePull".into(), message: "no such host".into() };
+    let told = record::ended(&world, &action, &Outcome::Failed(failure.clone()), now);
+    assert_eq!(told.iter().map(|n| n.reason).collect::<Vec<_>>(), ["Failed", "BackOff"]);
+    apply(&mut world, Event::Ended(action, Outcome::Failed(failure)), now);
+    let at = |ms: u64| {
+        let now = Now { mono: Moment(now.mono.0 + ms), ..now };
+        waiting(&pod_status(&world, &Uid("u1".into()), now).container_statuses.unwrap()[0])
+    };
+    assert_eq!(at(0), ("ErrImagePull".into(), "no such host".into()));
+    assert_eq!(at(2_000).0, "ImagePullBackOff");
+    assert!(at(2_000).1.ends_with("ErrImagePull: no such host"), "{}", at(2_000).1);
+}
+
+#[test]
+fn finished_pods_have_succeeded_or_failed() {
+    for (code, phase, word) in [(0, "Succeeded", "Completed"), (3, "Failed", "Error")] {
+        let text = format!("pod job u1\n  main work restart=Never\nseen u1\n  work 0 dead code={code}\n");
+        let s = status(&text);
+        assert_eq!(s.phase.as_deref(), Some(phase));
+        let reason = if code == 0 { "PodCompleted" } else { "PodFailed" };
+        assert!(conditions(&s).contains(&format!("Ready=False({reason}) ContainersReady=False({reason})")), "{}", conditions(&s));
+        assert_eq!(line(&text), format!("0/1 {word} 0"));
+    }
+}
+
+#[test]
+fn an_unwanted_pod_is_terminating_and_keeps_its_phase() {
+    let text = "pod web u9\n  main app\nseen u1 sandbox=ready name=web\n  app 0 running\n";
+    assert_eq!(status(text).phase.as_deref(), Some("Running"));
+    assert_eq!(line(text), "1/1 Terminating 0");
+}
+
+#[test]
+fn a_transition_time_stays_until_the_condition_turns() {
+    let (mut world, now) = world(RUNNING);
+    let uid = Uid("u1".into());
+    let ready = |world: &World, now: Now| pod_status(world, &uid, now).conditions.unwrap()[2].clone();
+    let first = ready(&world, now);
+    let later = Now { mono: Moment(now.mono.0 + 5_000), wall: plinth::clock::Wall(now.wall.0 + 5_000_000_000) };
+    assert_eq!(ready(&world, later).last_transition_time, first.last_transition_time);
+    let mut gone = world.seen.pods[&uid].clone();
+    gone.containers.retain(|id, _| !id.contains("-a-"));
+    let look = Action::Look { uid: uid.clone() };
+    let effect = plinth::plan::action::Effect::Pod(Some(Box::new(gone)));
+    apply(&mut world, Event::Started(look.clone(), Why("".into())), later);
+    apply(&mut world, Event::Ended(look, Outcome::Done(effect)), later);
+    let turned = ready(&world, later);
+    assert_eq!(turned.status, "False");
+    assert_ne!(turned.last_transition_time, first.last_transition_time);
+}
+
+#[test]
+fn a_hundred_settled_pods_are_planned_in_no_time() {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for i in 0..100 {
+        writeln!(
+            text,
+            "pod web{i} u{i}\n  init one\n  main app\n  main log\nseen u{i} sandbox=ready\n  one 0 dead\n  app 0 running\n  log 0 running"
+        )
+        .unwrap();
+    }
+    let (world, now) = world(&text);
+    let begun = std::time::Instant::now();
+    for _ in 0..20 {
+        assert!(plinth::plan::plan(&world, now).actions.is_empty());
+    }
+    let each = begun.elapsed() / 20;
+    println!("{each:?} for 100 pods");
+    // Generous: other tests run beside this one, and without optimisation.
+    assert!(each.as_millis() < 20, "{each:?} for 100 pods");
+}
