@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::identity::SEEN;
 use super::rivals::{self, Candidate};
 use crate::clock::Moment;
 use crate::pod::{FileReport, Finding, PodKey, Verdict, WantedPod};
@@ -69,6 +70,8 @@ pub enum State {
     Removed,
     /// It is not there, and neither is its parent.
     Missing,
+    /// It is empty now, and on another file system than before: its own was unmounted, or an empty one was put over it.
+    Emptied,
     /// It cannot be read, and why.
     Unreadable(String),
 }
@@ -116,7 +119,10 @@ impl Memory {
                 found.entry((pod.origin.layer.clone(), name.to_owned())).or_default().push(pod.clone());
             }
         }
-        for ((layer, name), pods) in found {
+        for ((layer, name), mut pods) in found {
+            // Of two of one name, one was on its way out: the one seen later is what the file last said. RFC 3339 sorts by time.
+            pods.sort_by_cached_key(|p| (p.key.clone(), std::cmp::Reverse(seen_at(p))));
+            pods.dedup_by(|a, b| a.key == b.key);
             let layer = self.layers.entry(layer).or_default();
             match &mut layer.last {
                 Some(entries) if !entries.iter().any(|e| e.name == name && broken(&e.kind)) => {}
@@ -139,6 +145,10 @@ impl Memory {
     pub fn deadline(&self) -> Option<Moment> {
         self.layers.values().filter_map(|l| l.removed_since).map(|since| since + REMOVED_FOR).min()
     }
+}
+
+fn seen_at(pod: &WantedPod) -> String {
+    pod.object.metadata.annotations.as_ref().and_then(|a| a.get(SEEN)).cloned().unwrap_or_default()
 }
 
 fn entry_of(name: &OsStr, good: &Good) -> Entry {
@@ -177,7 +187,11 @@ impl LayerMemory {
             State::Missing if known => {
                 Some(Trouble { error: false, text: "layer is missing, and so is its parent: its pods stay until it is back".into() })
             }
-            State::Removed | State::Missing => None,
+            State::Emptied if known => {
+                let text = "layer's file system is gone and it is empty: its pods stay until it is back or the directory is removed".into();
+                Some(Trouble { error: false, text })
+            }
+            State::Removed | State::Missing | State::Emptied => None,
             State::Unreadable(why) => Some(Trouble { error: true, text: why.clone() }),
         }
     }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::fs::fstat;
+
 use super::disk::{Place, Resolved, Stamp, content, names, open_directory, resolve};
 use super::layer::{Entry, Kind, Listing, Revision, State};
 use crate::clock::{Moment, Now};
@@ -44,6 +46,8 @@ pub struct Reader {
     files: BTreeMap<OsString, Held>,
     published: Vec<Entry>,
     listed_before: bool,
+    /// The file system its names were on.
+    device: Option<u64>,
     gone_until: Option<Moment>,
     again: Option<Moment>,
 }
@@ -69,6 +73,7 @@ impl Reader {
             files: BTreeMap::new(),
             published: Vec::new(),
             listed_before: false,
+            device: None,
             gone_until: None,
             again: None,
         }
@@ -106,6 +111,11 @@ impl Reader {
             Ok(names) => names,
             Err(e) => return State::Unreadable(format!("list layer: {e}")),
         };
+        let device = fstat(&fd).ok().map(|s| s.st_dev);
+        if names.is_empty() && !self.published.is_empty() && self.device != device {
+            return State::Emptied;
+        }
+        self.device = device;
         let dir = self.path.clone();
         State::Listed(self.settled(&fd, &dir, names, pass))
     }

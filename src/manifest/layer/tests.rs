@@ -198,7 +198,7 @@ fn other_files_are_named_and_not_parsed() {
 
 #[test]
 fn missing_or_unreadable_layer_keeps_its_pods_and_masks_for_ever() {
-    for state in [State::Missing, State::Unreadable("denied".into())] {
+    for state in [State::Missing, State::Emptied, State::Unreadable("denied".into())] {
         let mut n = Node::new();
         n.see("a=x:1 b=y:1", "a=mask c=z:1");
         for s in [1, 59, 61, 100_000] {
@@ -274,6 +274,23 @@ fn running_pods_of_a_layer_lost_before_start_stay() {
     assert_eq!(n.at(1, &lost), "y-1");
     assert!(n.last.complete);
     assert_eq!(n.see("", ""), "");
+}
+
+#[test]
+fn of_two_running_pods_of_one_name_the_one_seen_later_counts() {
+    let seen = |content: &str, when: &str| {
+        let mut p = Rc::unwrap_or_clone(pod(HIGH, "b", "y", content));
+        Rc::make_mut(&mut p.object).metadata.annotations = Some([(SEEN.to_owned(), when.to_owned())].into());
+        Rc::new(p)
+    };
+    let (old, new) = (seen("1", "2026-01-01T00:00:00.000000000Z"), seen("2", "2026-01-02T00:00:00.000000000Z"));
+    for running in [[old.clone(), new.clone()], [new, old]] {
+        let mut n = Node::new();
+        n.see("", "b=!");
+        n.memory.adopt(&running);
+        assert_eq!(n.see("", "b=!"), "y-2");
+        assert_eq!(n.report("/etc/m/b").errors.len(), 1);
+    }
 }
 
 mod any {
