@@ -113,9 +113,9 @@ impl Runtime {
         let dir = &self.settings.registry_hosts_dir;
         let hosts = self.link.borrow().as_ref().is_some_and(|l| l.hosts) && dir.is_dir();
         let wish = self.wish(image, hosts.then(|| dir.display().to_string()));
-        let lease = Lease::take(client).await?;
+        let lease = self.lease(client).await?;
         let done = transfer::pull(client, &lease, &wish).await;
-        lease.give_back(client).await;
+        self.give_back(client, lease).await;
         done
     }
 
@@ -123,14 +123,28 @@ impl Runtime {
     async fn import(&self, client: &Client, image: &ImageRef, archive: &Rc<Archive>, root: &Descriptor) -> Result<()> {
         let parts = archive.image(root)?;
         let wish = self.wish(image, None);
-        let lease = Lease::take(client).await?;
+        let lease = self.lease(client).await?;
         let sent = transfer::import(client, &lease, &wish, |pipe| archive.send(parts, pipe)).await;
         let done = match sent {
             Ok(()) => name(client, &lease, image, root, &wish.labels).await,
             Err(e) => Err(damaged(archive, e)),
         };
-        lease.give_back(client).await;
+        self.give_back(client, lease).await;
         done
+    }
+
+    /// A lease that `look_all` knows to be in use.
+    async fn lease(&self, client: &Client) -> Result<Lease> {
+        let id = transfer::lease_id()?;
+        self.leases.borrow_mut().insert(id.clone());
+        Lease::take(client, id.clone()).await.inspect_err(|_| {
+            self.leases.borrow_mut().remove(&id);
+        })
+    }
+
+    async fn give_back(&self, client: &Client, lease: Lease) {
+        self.leases.borrow_mut().remove(&lease.0);
+        lease.give_back(client).await;
     }
 
     fn wish<'a>(&'a self, image: &'a ImageRef, hosts_dir: Option<String>) -> Wish<'a> {

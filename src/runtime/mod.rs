@@ -6,7 +6,7 @@
 //! - `events`: the link, and who says that something ended
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`, `archive`: images, pulled or imported
-//! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`: what it asks of the host
+//! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
 mod archive;
@@ -27,6 +27,7 @@ pub mod net;
 pub mod node;
 mod observe;
 pub mod oci;
+mod orphans;
 pub mod paths;
 pub mod qos;
 pub mod sandbox;
@@ -79,6 +80,7 @@ pub struct Runtime {
     warned_of_age: Cell<bool>,
     kept: RefCell<image::Kept>,
     making: RefCell<BTreeSet<Rc<str>>>,
+    leases: RefCell<BTreeSet<String>>,
     logs: Logs,
 }
 
@@ -126,6 +128,7 @@ impl Runtime {
             warned_of_age: Cell::new(false),
             kept: RefCell::default(),
             making: RefCell::default(),
+            leases: RefCell::default(),
             logs,
         }))
     }

@@ -9,7 +9,10 @@ use std::rc::Rc;
 
 use containerd_client::services::v1::sandbox::{StoreDeleteRequest, StoreListRequest};
 use containerd_client::services::v1::snapshots::{ListSnapshotsRequest, RemoveSnapshotRequest};
-use containerd_client::services::v1::{Container, CreateContainerRequest, GetRequest, ListContainersRequest, ListTasksRequest};
+use containerd_client::services::v1::{
+    Container, CreateContainerRequest, DeleteRequest as LeaseDelete, GetRequest, ListContainersRequest, ListRequest as LeaseList,
+    ListTasksRequest,
+};
 use containerd_client::types::Sandbox as SandboxRecord;
 use containerd_client::types::v1::{Process, Status};
 use futures_util::future::{join_all, try_join3};
@@ -43,6 +46,10 @@ impl Runtime {
         for key in snapshots.iter().filter(|key| !here.contains(*key) && !self.making.borrow().contains(key.as_str())) {
             self.remove_snapshot(&client, key).await?;
         }
+        self.release_leases(&client).await?;
+        let mut known = here.clone();
+        known.extend(records.iter().map(|r| r.id.clone()).chain(tasks.keys().cloned()));
+        self.end_orphans(&known).await;
         let mut pods: BTreeMap<Uid, SeenPod> = sandbox::scan(&self.paths).into_iter().map(|(uid, found)| (uid, scanned(found))).collect();
         for record in &records {
             let task = match tasks.get(record.id.as_str()) {
@@ -183,6 +190,17 @@ impl Runtime {
             keys.extend(page.tried("list snapshots of", &self.settings.snapshotter)?.info.into_iter().map(|i| i.name));
         }
         Ok(keys)
+    }
+
+    /// Leases of transfers that an earlier plinth began and did not end.
+    async fn release_leases(&self, client: &Client) -> Result<()> {
+        let request = LeaseList { filters: vec![OURS.to_owned()] };
+        let leases = client.leases().list(client.ask(request)).await.tried("list leases of", "containerd")?.leases;
+        for lease in leases.into_iter().filter(|l| !self.leases.borrow().contains(&l.id)) {
+            let request = LeaseDelete { id: lease.id.clone(), sync: false };
+            client.leases().delete(client.ask(request)).await.tried("delete lease", &lease.id).unless(Code::NotFound)?;
+        }
+        Ok(())
     }
 
     /// Removes a snapshot; one that is not there is removed.

@@ -49,10 +49,14 @@ pub struct Wish<'a> {
 /// The lease of one transfer, by id.
 pub struct Lease(pub String);
 
+/// A new lease's id.
+pub fn lease_id() -> Result<String> {
+    Ok(format!("plinth-{}", random()?))
+}
+
 impl Lease {
-    /// Takes a lease.
-    pub async fn take(client: &Client) -> Result<Lease> {
-        let id = format!("plinth-{}", random()?);
+    /// Takes a lease under this id.
+    pub async fn take(client: &Client, id: String) -> Result<Lease> {
         let mut expire = String::new();
         let _ = write!(expire, "{}", clock::Wall(clock::now().wall.0.saturating_add(LEASE_S * 1_000_000_000)));
         let labels = HashMap::from([

@@ -248,6 +248,16 @@ impl Drive {
         list.lines().find(|l| l.starts_with(id)).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// containerd killed, and all it knew removed; what is mounted below stays mounted, as after a removal by hand.
+    pub fn wipe(&self) {
+        self.node("kill");
+        self.shell(&format!(
+            "rm -rf {0}/root {0}/state/io.containerd.*/plinth/*/[a-q]* {0}/state/io.containerd.metadata* || true",
+            self.dir.display()
+        ));
+        self.shell(&format!("find {0}/state -xdev -type f -delete; true", self.dir.display()));
+    }
+
     /// `containerd start|stop|kill|wipe` of the node.
     pub fn node(&self, what: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node.sh");

@@ -88,6 +88,31 @@ fn what_runs_is_adopted_and_keeps_its_exit_code_over_a_containerd_crash() {
 }
 
 #[test]
+fn what_containerd_forgot_when_its_state_was_wiped_is_ended() {
+    inside("what_containerd_forgot_when_its_state_was_wiped_is_ended", "sid", async |mut d: Drive| {
+        d.up().await;
+        d.image(PullPolicy::IfNotPresent).await;
+        let pod = d.sandbox("wiped", SLEEP).await;
+        let c = d.create(&pod, 3).await;
+        d.start(&pod, &c.id).await;
+        let pid = d.pid(&c.id);
+        d.wipe();
+        d.until(|e| matches!(e, Event::Link(Link::Down { .. }))).await;
+        d.node("start");
+        d.until(|e| matches!(e, Event::Link(Link::Up { .. }))).await;
+        assert!(d.look_all().await[&pod.uid].containers.is_empty());
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "its process is gone");
+        d.image(PullPolicy::IfNotPresent).await;
+        let c = d.create(&pod, 3).await;
+        d.start(&pod, &c.id).await;
+        d.done(Action::Kill { uid: pod.uid.clone(), id: c.id.clone() }, Some(&pod)).await;
+        d.until_exited(&pod, &c.id).await;
+        d.end(&pod, &c.id).await;
+        d.gone(&pod, &c.id).await;
+    });
+}
+
+#[test]
 fn a_create_repeated_after_a_crash_finds_what_is_there() {
     inside("a_create_repeated_after_a_crash_finds_what_is_there", "sid", async |mut d: Drive| {
         d.up().await;
