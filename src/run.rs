@@ -31,6 +31,9 @@ use crate::sys::signal::Signals;
 
 /// Actions in flight are given this long to end before the process does: ending in the middle is harmless, but dull is better.
 const LAST_ACTIONS: Duration = Duration::from_secs(2);
+/// A socket that is taken is tried this often again, with this pause: two seconds in all.
+const TAKEN_TRIES: u32 = 40;
+const TAKEN_PAUSE: Duration = Duration::from_millis(50);
 /// Events kept for `plinth events`; 20 pods that crash for ever need about 5 each.
 const EVENTS_KEPT: usize = 1000;
 
@@ -81,7 +84,7 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
 
 async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
     let signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).map_err(RunError::Signals)?;
-    let listener = socket::listen(&settings.socket, settings.socket_group.as_deref())?;
+    let listener = listen(&settings).await?;
     let (hints, mut events) = unbounded_channel();
     let runtime = Runtime::new(settings.clone(), hints)?;
     let mut manifests = Manifests::new(&settings, &settings.node_name);
@@ -98,6 +101,18 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
         if end == End::Stopped { "every pod is stopped; ending" } else { "ending; the pods run on and are adopted by the next start" }
     );
     Ok(())
+}
+
+/// The socket; waited for a moment, because a child of a plinth that was just killed may hold it a little longer than its parent.
+async fn listen(settings: &Settings) -> Result<socket::Listener, socket::listen::ListenError> {
+    let mut tries = 0;
+    loop {
+        match socket::listen(&settings.socket, settings.socket_group.as_deref()) {
+            Err(socket::listen::ListenError::Taken(_)) if tries < TAKEN_TRIES => tries += 1,
+            done => return done,
+        }
+        tokio::time::sleep(TAKEN_PAUSE).await;
+    }
 }
 
 impl State {

@@ -12,7 +12,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -135,7 +135,6 @@ fn fork(steps: &[Step]) -> io::Result<(Child, OwnedFd)> {
     // SAFETY: the child only makes system calls on memory prepared here, allocates nothing and leaves by _exit.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => {
-            close_all_but(&tell);
             let (at, errno) = match run(steps) {
                 Ok(()) => (DONE, 0),
                 Err((at, errno)) => (at, errno.raw_os_error().cast_unsigned()),
@@ -152,16 +151,6 @@ fn fork(steps: &[Step]) -> io::Result<(Child, OwnedFd)> {
             let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::NotFound)?;
             Ok((Child::adopt(pid, false)?, report))
         }
-    }
-}
-
-/// What the parent has open is not for the child: were the parent killed now, its socket and locks would live on in here.
-fn close_all_but(kept: &OwnedFd) {
-    let kept = kept.as_raw_fd().cast_unsigned();
-    // SAFETY: in the child, which uses no descriptor but this one; a plain system call, and an old kernel's refusal is harmless.
-    unsafe {
-        libc::close_range(3, kept.saturating_sub(1), 0);
-        libc::close_range(kept.saturating_add(1), u32::MAX, 0);
     }
 }
 

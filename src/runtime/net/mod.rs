@@ -169,7 +169,11 @@ async fn release_pod(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<()
 
 async fn release(settings: &Settings, dir: &Path, made: &Attachment, lock: &OwnedFd) -> Result<(), NetError> {
     for plugin in made.plugins()?.iter().rev() {
-        call(settings, "DEL", made, plugin, made.result.as_ref(), Some(lock)).await?;
+        match call(settings, "DEL", made, plugin, made.result.as_ref(), Some(lock)).await {
+            // Why ADD failed: it was never there to add anything.
+            Err(NetError::NoPlugin { .. }) if made.result.is_none() => {}
+            done => drop(done?),
+        }
     }
     made.forget(dir)
 }
