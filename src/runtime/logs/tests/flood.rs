@@ -1,5 +1,7 @@
 //! Many lines, long lines, rotation under load, and what it costs.
 
+use std::io::Read;
+
 use super::*;
 use crate::sys::fifo::LOOK_BYTES;
 
@@ -41,7 +43,7 @@ fn twenty_thousand_lines_a_second_lose_nothing_and_slow_nobody_else() {
         logs.finish(&loud, LONG).await;
         logs.finish(&quiet, LONG).await;
         assert!(text_of(&logs.log_path(&loud), Which::Stdout) == text, "lines are missing");
-        assert!(worst < Duration::from_millis(250), "a quiet line waited {worst:?}");
+        assert!(worst < Duration::from_millis(500), "a quiet line waited {worst:?}");
     });
 }
 
@@ -103,34 +105,87 @@ fn rotation_loses_no_line_and_keeps_the_count() {
     assert!(text.ends_with(&text_of(&path, Which::Stdout)));
 }
 
-/// The yardstick: the shim's own copy of 524 MB from its pipe to its FIFO takes 310 ms of CPU. Run it optimised:
-/// `cargo nextest run --release --run-ignored only costs --no-capture`.
+/// Blocks of 4 KiB as a shim writes them, `total` bytes in all, in lines of `len` bytes.
+fn flood(path: PathBuf, len: usize, total: usize) -> thread::JoinHandle<()> {
+    let block: Vec<u8> = (0..LOOK_BYTES * 25).map(|at| if at % len == len - 1 { b'\n' } else { b'x' }).collect();
+    let block = block[..block.len() / len.min(block.len()) * len.min(block.len())].to_vec();
+    thread::spawn(move || {
+        let mut fds = writer(&path);
+        let mut sent = 0;
+        while sent < total {
+            block.chunks(4096).for_each(|c| fds.0.write_all(c).unwrap());
+            sent += block.len();
+        }
+    })
+}
+
+/// CPU of a copy from one pipe to another in blocks of 4 KiB: what the Go shim does for every byte (310 ms where the facts were found).
+fn shim_copy(total: usize) -> Duration {
+    let [(from, mut source), (mut sink, to)] = [std::io::pipe().unwrap(), std::io::pipe().unwrap()];
+    let [feed, drain] = [
+        thread::spawn(move || (0..total / 4096).for_each(|_| source.write_all(&[b'x'; 4096]).unwrap())),
+        thread::spawn(move || while sink.read(&mut [0; 65536]).unwrap() > 0 {}),
+    ];
+    let (mut from, mut to) = (from, to);
+    let (cpu, mut block) = (thread_cpu(), [0; 4096]);
+    loop {
+        match from.read(&mut block).unwrap() {
+            0 => break,
+            n => to.write_all(&block[..n]).unwrap(),
+        }
+    }
+    drop(to);
+    let spent = thread_cpu() - cpu;
+    [feed, drain].map(|t| t.join().unwrap());
+    spent
+}
+
+/// CPU of what a logger cannot do without: 64 KiB from a FIFO, as much into a file, five files of 10 MiB in turn.
+fn bare_write(root: &Root, total: usize) -> Duration {
+    let path = root.0.join("bare");
+    fifo::make(&path).unwrap();
+    let from = fifo::open(&path).unwrap();
+    let feed = flood(path, usize::MAX, total);
+    let (mut block, mut moved) = (vec![0; LOOK_BYTES], 0);
+    let mut file = File::create(root.0.join("0")).unwrap();
+    let cpu = thread_cpu();
+    while !feed.is_finished() {
+        match rustix::io::read(&from, &mut block) {
+            Ok(n) => {
+                file.write_all(&block[..n]).unwrap();
+                moved += n;
+            }
+            Err(_) => thread::sleep(Duration::from_micros(50)),
+        }
+        if moved > 10 << 20 {
+            moved = 0;
+            file = File::create(root.0.join("0")).unwrap();
+        }
+    }
+    thread_cpu() - cpu
+}
+
+/// Run it optimised: `cargo nextest run --release --run-ignored only what_524_mb --no-capture`.
 #[test]
 #[ignore = "a measurement"]
 fn what_524_mb_cost_of_cpu() {
+    let total = 524 << 20;
+    let root = Root::new();
+    println!("yardstick, the shim's copy: {:?}", shim_copy(total));
+    println!("floor, FIFO to file without looking: {:?}", bare_write(&root, total));
     for (name, len) in [("lines of 100 bytes", 100), ("lines of 1000 bytes", 1000), ("no newline", usize::MAX)] {
         let root = Root::new();
         let logs = root.logs();
         let target = target("a");
-        let total = 524 << 20;
         in_loop(&logs, async {
             let paths = logs.open(&target).unwrap();
-            let flood = thread::spawn(move || {
-                let mut fds = writer(&paths.stdout);
-                let mut block: Vec<u8> = (0..LOOK_BYTES * 25).map(|at| if at % len == len - 1 { b'\n' } else { b'x' }).collect();
-                block.truncate(block.len() / len.min(block.len()) * len.min(block.len()));
-                let mut sent = 0;
-                while sent < total {
-                    block.chunks(4096).for_each(|c| fds.0.write_all(c).unwrap());
-                    sent += block.len();
-                }
-            });
+            let flood = flood(paths.stdout, len, total);
             let (cpu, started) = (thread_cpu(), Instant::now());
             while !flood.is_finished() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             logs.finish(&target, LONG).await;
-            println!("{name}: {:?} CPU, {:?} in all, for {total} bytes", thread_cpu() - cpu, started.elapsed());
+            println!("{name}: {:?} of CPU, {:?} in all", thread_cpu() - cpu, started.elapsed());
         });
     }
 }
