@@ -5,9 +5,10 @@
 //! beside the files, and the boot loader is all an operator has. `--config FILE|DIR` stands in for all four places of files.
 //!
 //! - `keys`: every key, how it is set; `kubelet`: the kubelet's names for them, and its fields that mean nothing here
-//! - `input`: one value with its place to durations, paths, sizes; `fragments`: files, flags and words to values
+//! - `input`: one value with its place to durations, paths, sizes; `fragments`: files to values; `arguments`: flags and words to values
 //! - `node`: what is found out when nothing says it
 
+mod arguments;
 mod fragments;
 mod input;
 mod keys;
@@ -181,8 +182,8 @@ impl Settings {
     /// Loads the files and folds in flags and kernel command line. Answers the arguments that are no flags of its own, in order:
     /// whoever asked knows whether they mean something.
     pub fn load(args: &[String], cmdline: &str) -> Result<(Settings, Vec<String>), SettingsError> {
-        let given = fragments::arguments(args)?;
-        let words = fragments::words(cmdline)?;
+        let given = arguments::flags(args)?;
+        let words = arguments::words(cmdline)?;
         let mut settings = Settings::default();
         let named: Vec<&PathBuf> = given.config.iter().chain(&words.config).collect();
         let files = if named.is_empty() { fragments::default_files()? } else { fragments::named_files(&named)? };

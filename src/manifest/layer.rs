@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::identity::SEEN;
+use super::recall::{LayerMemory, Memory, Trouble};
 use super::rivals::{self, Candidate};
 use crate::clock::Moment;
 use crate::pod::{FileReport, Finding, PodKey, Verdict, WantedPod};
@@ -76,28 +76,6 @@ pub enum State {
     Unreadable(String),
 }
 
-/// What must be remembered from one decision to the next; without it only stand-ins are lost.
-#[derive(Debug, Default)]
-pub struct Memory {
-    layers: BTreeMap<Rc<str>, LayerMemory>,
-    adopted: bool,
-}
-
-#[derive(Debug, Default)]
-struct LayerMemory {
-    last: Option<Vec<Entry>>,
-    good: BTreeMap<OsString, Good>,
-    removed_since: Option<Moment>,
-}
-
-/// The last good revision of a file.
-#[derive(Debug)]
-struct Good {
-    pods: Vec<Rc<WantedPod>>,
-    /// The whole file was good at least once: it stands for all of its name, and nothing below it shows through.
-    whole: bool,
-}
-
 /// The outcome.
 #[derive(Debug, Default)]
 pub struct Decision {
@@ -107,129 +85,6 @@ pub struct Decision {
     pub pods: BTreeMap<PodKey, Rc<WantedPod>>,
     /// Every file, lowest layer first, by name; a layer that cannot be read has a row of its own.
     pub reports: Vec<FileReport>,
-}
-
-impl Memory {
-    /// Takes pods that were found running as the last good revisions of the files they came from, where this process has
-    /// never seen those good: so a file broken (or a layer lost) before we started costs no running pod either.
-    pub fn adopt(&mut self, running: &[Rc<WantedPod>]) {
-        let mut found: BTreeMap<(Rc<str>, OsString), Vec<Rc<WantedPod>>> = BTreeMap::new();
-        for pod in running {
-            if let Some(name) = pod.origin.path.file_name() {
-                found.entry((pod.origin.layer.clone(), name.to_owned())).or_default().push(pod.clone());
-            }
-        }
-        for ((layer, name), mut pods) in found {
-            // Of two of one name, one was on its way out: the one seen later is what the file last said. RFC 3339 sorts by time.
-            pods.sort_by_cached_key(|p| (p.key.clone(), std::cmp::Reverse(seen_at(p))));
-            pods.dedup_by(|a, b| a.key == b.key);
-            let layer = self.layers.entry(layer).or_default();
-            match &mut layer.last {
-                Some(entries) if !entries.iter().any(|e| e.name == name && broken(&e.kind)) => {}
-                Some(_) => {
-                    let good = layer.good.entry(name).or_insert(Good { pods: Vec::new(), whole: true });
-                    good.whole = true;
-                    let new: Vec<_> = pods.into_iter().filter(|p| !good.pods.iter().any(|g| g.key == p.key)).collect();
-                    good.pods.extend(new);
-                }
-                None => _ = layer.good.insert(name, Good { pods, whole: true }),
-            }
-        }
-        for layer in self.layers.values_mut().filter(|l| l.last.is_none() && !l.good.is_empty()) {
-            layer.last = Some(layer.good.iter().map(|(name, good)| entry_of(name, good)).collect());
-        }
-        self.adopted = true;
-    }
-
-    /// When a removed layer's time is up, if one is removed.
-    pub fn deadline(&self) -> Option<Moment> {
-        self.layers.values().filter_map(|l| l.removed_since).map(|since| since + REMOVED_FOR).min()
-    }
-}
-
-fn seen_at(pod: &WantedPod) -> String {
-    pod.object.metadata.annotations.as_ref().and_then(|a| a.get(SEEN)).cloned().unwrap_or_default()
-}
-
-fn entry_of(name: &OsStr, good: &Good) -> Entry {
-    Entry { name: name.to_owned(), kind: Kind::Manifest(Rc::new(Revision { pods: good.pods.clone(), ..Revision::default() })) }
-}
-
-fn broken(kind: &Kind) -> bool {
-    match kind {
-        Kind::Manifest(revision) => !revision.errors.is_empty(),
-        Kind::Unreadable(_) => true,
-        Kind::Mask | Kind::NotManifest => false,
-    }
-}
-
-impl LayerMemory {
-    /// Folds in what was found; answers the warning or error the layer itself deserves.
-    fn refresh(&mut self, state: &State, now: Moment) -> Option<Trouble> {
-        let known = self.last.as_ref().is_some_and(|l| !l.is_empty());
-        let since = self.removed_since.take();
-        match state {
-            State::Listed(entries) => {
-                self.remember(entries);
-                self.last = Some(entries.clone());
-                None
-            }
-            State::Removed if known => {
-                let since = since.unwrap_or(now);
-                if now.since_ms(since) >= millis(REMOVED_FOR) {
-                    *self = LayerMemory::default();
-                    return None;
-                }
-                self.removed_since = Some(since);
-                let text = format!("layer was removed: its pods stay until it has been gone for {} s", REMOVED_FOR.as_secs());
-                Some(Trouble { error: false, text })
-            }
-            State::Missing if known => {
-                Some(Trouble { error: false, text: "layer is missing, and so is its parent: its pods stay until it is back".into() })
-            }
-            State::Emptied if known => {
-                let text = "layer's file system is gone and it is empty: its pods stay until it is back or the directory is removed".into();
-                Some(Trouble { error: false, text })
-            }
-            State::Removed | State::Missing | State::Emptied => None,
-            State::Unreadable(why) => Some(Trouble { error: true, text: why.clone() }),
-        }
-    }
-
-    /// Keeps the last good revision of every file that is still there.
-    fn remember(&mut self, entries: &[Entry]) {
-        let mut old = std::mem::take(&mut self.good);
-        for e in entries {
-            let before = old.remove(&e.name);
-            let after = match &e.kind {
-                Kind::Manifest(r) if r.errors.is_empty() => Some(Good { pods: r.pods.clone(), whole: true }),
-                Kind::Manifest(r) => merged(r, before),
-                Kind::Unreadable(_) => before,
-                Kind::Mask | Kind::NotManifest => None,
-            };
-            if let Some(good) = after {
-                self.good.insert(e.name.clone(), good);
-            }
-        }
-    }
-}
-
-/// The good documents of a partly broken file, and the last good revision of those it no longer has: the rest may be what is broken.
-fn merged(revision: &Revision, before: Option<Good>) -> Option<Good> {
-    let whole = before.as_ref().is_some_and(|g| g.whole);
-    let keys: BTreeSet<&PodKey> = revision.pods.iter().map(|p| &p.key).collect();
-    let kept = before.into_iter().flat_map(|g| g.pods).filter(|p| !keys.contains(&p.key));
-    let pods: Vec<_> = revision.pods.iter().cloned().chain(kept).collect();
-    (whole || !pods.is_empty()).then_some(Good { pods, whole })
-}
-
-struct Trouble {
-    error: bool,
-    text: String,
-}
-
-fn millis(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Decides from the layers, lowest first, and what is remembered of them.

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::identity::{self, Source};
-use super::layer::{self, Memory, Revision};
+use super::layer::{self, Revision};
 use super::news;
 use super::parse::{self, Context};
 use super::read::{Pass, Reader};
+use super::recall::Memory;
 use super::watch::Watch;
 use crate::clock::{self, Moment, Now, Wall};
 use crate::plan::world::Wanted;

@@ -1,7 +1,7 @@
 //! Manifests: files and URLs to wanted pods. Pure but for the first line's: bytes in, pods and findings out.
 //!
 //! - `live`: the layers kept current, what the loop calls; `read`, `disk`: one layer off the disk; `watch`: inotify; `news`: the log
-//! - `layer`, `rivals`: layers, masks, last good revisions to one winner per file name and per pod name
+//! - `layer`, `recall`, `rivals`: layers, masks, last good revisions to one winner per file name and per pod name
 //! - `parse`: the way in, one file to its pods and findings
 //! - `yaml`, `json`, `scalar`, `value`: text to a tree with places, as Kubernetes reads it
 //! - `typed`: tree to the Kubernetes types, with every mismatch and unknown field named
@@ -20,6 +20,7 @@ pub mod news;
 mod omit;
 pub mod parse;
 pub mod read;
+pub mod recall;
 mod references;
 mod rivals;
 mod scalar;

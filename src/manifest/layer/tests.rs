@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use super::*;
+use crate::manifest::identity::SEEN;
 use crate::pod::Origin;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use std::path::Path;
