@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::rc::Rc;
@@ -307,6 +308,20 @@ fn wait_ends_when_all_are_ready_or_time_is_up() {
     assert!(out.ends_with("MANIFEST              VERDICT   PROBLEM\n/etc/m/bad.yaml:2:5   refused   is not YAML\n"), "{out}");
     let (_, _, err) = server.run(&["why", "nobody"]);
     assert!(err.contains("refused manifests: /etc/m/bad.yaml"), "{err}");
+}
+
+#[test]
+fn watch_goes_on_with_what_changed() {
+    let server = Server::start("watch");
+    let mut child = server.spawn(&["status", "-w"]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().starts_with("NAMESPACE "));
+    assert_eq!(lines.by_ref().take(4).filter(|l| l.contains("slow-n1")).count(), 1);
+    server.change(Change::Start("slow-n1"));
+    let next = lines.next().unwrap();
+    assert!(next.contains("slow-n1") && next.contains("Running"), "{next}");
+    server.change(Change::End);
+    assert_eq!(child.wait().unwrap().code(), Some(1), "the supervisor ended");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::args::Args;
 use super::{Fail, NOT_THERE};
+use crate::settings::Settings;
 
-const DEFAULT_SOCKET: &str = "/run/plinth/plinth.sock";
 /// An answer that does not begin, or stops in the middle, for so long means the server hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Our server's headers are a few hundred bytes.
@@ -29,11 +29,11 @@ pub struct Answer {
 }
 
 impl Client {
-    /// `--socket`, else PLINTH_SOCKET, else the usual place.
+    /// `--socket`, else PLINTH_SOCKET, else where `plinth run` would serve it on this machine.
     pub fn new(args: &Args) -> Client {
-        let env = std::env::var_os("PLINTH_SOCKET").filter(|v| !v.is_empty());
-        let socket = args.value("socket").map(PathBuf::from).or(env.map(PathBuf::from));
-        Client { socket: socket.unwrap_or_else(|| DEFAULT_SOCKET.into()) }
+        let given = args.value("socket").map(PathBuf::from);
+        let env = || std::env::var_os("PLINTH_SOCKET").filter(|v| !v.is_empty()).map(PathBuf::from);
+        Client { socket: given.or_else(env).unwrap_or_else(settled) }
     }
 
     /// Where it asks.
@@ -79,6 +79,12 @@ impl Client {
         };
         Fail { code, text: format!("connect to `{at}`: {}; {hint}", plain(e)) }
     }
+}
+
+/// The settings' socket; settings that cannot be read are `run`'s to complain about.
+fn settled() -> PathBuf {
+    let words = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    Settings::load(&[], &words).map_or_else(|_| Settings::default().socket, |(settings, _)| settings.socket)
 }
 
 /// The error without Rust's `(os error N)`.

@@ -9,7 +9,7 @@ use super::{Fail, note, print};
 use crate::socket::wire::Status;
 
 /// What a shutdown may take beyond its grace: KILLs, deletions, a slow disk.
-const SLACK: Duration = Duration::from_secs(60);
+const SLACK: Duration = Duration::from_secs(30);
 /// The longest the server lets a grace be, for when it is the settings'.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
@@ -34,6 +34,7 @@ pub fn run(args: &[String]) -> u8 {
         let until = Instant::now() + grace.unwrap_or(LONGEST) + SLACK;
         let mut lines = progress.lines();
         let mut left = usize::MAX;
+        let mut obstacle = String::new();
         loop {
             lines.get_ref().set_patience(Some(until.saturating_duration_since(Instant::now())));
             let mut line = String::new();
@@ -42,6 +43,7 @@ pub fn run(args: &[String]) -> u8 {
                 break;
             }
             let Ok(status) = serde_json::from_str::<Status>(&line) else { continue };
+            obstacle = status.containerd.message.map_or_else(String::new, |m| format!(" (containerd does not answer: {m})"));
             if status.pods.len() < left {
                 left = status.pods.len();
                 note(&format!("{left} pods left"));
@@ -49,7 +51,7 @@ pub fn run(args: &[String]) -> u8 {
         }
         match client.ask("GET", "/healthz") {
             Ok(_) if Instant::now() >= until => {
-                Err(Fail::failed("the supervisor still runs after its grace: `plinth status` shows what is left"))
+                Err(Fail::failed(format!("the supervisor still runs after its grace{obstacle}: `plinth status` shows what is left")))
             }
             Ok(_) => Err(Fail::failed("the connection was lost but the supervisor still runs: `plinth status` shows what is left")),
             Err(_) => print("all pods are stopped, and plinth has ended\n").map(|()| 0),

@@ -1,7 +1,7 @@
 //! The one table of verbs, operands and flags. Usage texts, completions and man pages are all made from it, and the
 //! verbs that talk to the socket read their arguments by it: what is not here does not exist.
 
-use super::{check, completions, events, logs, man, render, shutdown, status, version, why};
+use super::{check, completions, events, logs, man, render, run, shutdown, status, version, why};
 
 /// What a flag wants after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub const EXITS: [(u8, &str); 5] = [
 
 /// Environment variables.
 pub const ENVIRONMENT: [(&str, &str); 2] = [
-    ("PLINTH_SOCKET", "The status socket, where --socket is not given; /run/plinth/plinth.sock where neither is."),
+    ("PLINTH_SOCKET", "The status socket, where --socket is not given; that of the settings where neither is."),
     ("NO_COLOR", "Not empty: no colour, on a terminal either."),
 ];
 
@@ -132,25 +132,42 @@ pub const VERBS: &[Verb] = &[
         summary: "run the supervisor",
         operands: &[],
         flags: &[
-            repeated(flag("config", Takes::Value("FILE|DIR"), "settings instead of those in /usr/lib/plinth and /etc/plinth")),
-            repeated(flag("manifests", Takes::Value("DIR"), "a manifest layer, lowest first; replaces the list")),
-            flag("node-name", Takes::Value("NAME"), "suffix of pod names; the host's name when not given"),
-            repeated(flag("node-ip", Takes::Value("IP"), "address of the node, primary first")),
-            flag("container-runtime-endpoint", Takes::Value("URL"), "containerd's socket, as unix:///run/containerd/containerd.sock"),
+            repeated(Flag {
+                offer: Offer::Dir,
+                ..flag("manifests", Takes::Value("DIR"), "a manifest layer, lowest first; replaces the usual three")
+            }),
+            repeated(Flag { offer: Offer::File, ..flag("config", Takes::Value("FILE|DIR"), "settings; replaces the usual places") }),
             repeated(flag("set", Takes::Value("KEY=VALUE"), "any setting, by its name in /etc/plinth/config.yaml")),
-            flag("pod-manifest-path", Takes::Value("DIR"), "as the kubelet's: one layer instead of the list"),
+            flag("node-name", Takes::Value("NAME"), "suffix of pod names; the host's name when not given"),
+            repeated(flag("node-ip", Takes::Value("IP"), "address of the node, primary first; that of the default route when not given")),
+            Flag {
+                offer: Offer::File,
+                ..flag("container-runtime-endpoint", Takes::Value("URL"), "containerd's socket, as a path or unix:// URL")
+            },
+            Flag { offer: Offer::Dir, ..flag("data-dir", Takes::Value("DIR"), "what must survive a reboot") },
+            Flag { offer: Offer::Dir, ..flag("run-dir", Takes::Value("DIR"), "what must not") },
+            Flag { offer: Offer::File, ..flag("socket", Takes::Value("PATH"), "status socket to serve") },
+            flag("socket-group", Takes::Value("GROUP"), "group that may read it"),
+            Flag { offer: Offer::Words(&["error", "warn", "info", "debug"]), ..flag("log-level", Takes::Value("LEVEL"), "what is logged") },
+            Flag { offer: Offer::Words(&["stderr", "kmsg"]), ..flag("log-target", Takes::Value("WHERE"), "where to") },
+            Flag {
+                offer: Offer::Dir,
+                ..flag("pod-manifest-path", Takes::Value("DIR"), "as the kubelet's: one layer instead of the three")
+            },
             flag("hostname-override", Takes::Value("NAME"), "as the kubelet's: --node-name"),
         ],
         text: &[
-            "Reads the layers, drives containerd, keeps the pods running. SIGTERM leaves the pods running, and the next start adopts them; \
-             SIGHUP reads the layers again; plinth shutdown stops everything.",
-            "Flags win over files, and plinth.KEY=VALUE words of the kernel command line over both.",
+            "Reads manifests from the layers /usr/lib/plinth/manifests, /run/plinth/manifests and /etc/plinth/manifests, and keeps their pods running. \
+             SIGTERM ends it and leaves the pods running: the next start adopts them. SIGHUP reads the layers again. plinth shutdown stops the pods.",
+            "Settings come from /usr/lib/plinth/config.yaml, /etc/plinth/config.yaml and the config.d directories beside them (KubeletConfiguration and \
+             PlinthConfiguration), then flags, then plinth.KEY=VALUE words of the kernel command line; the later wins. Every KEY is a flag, too: dataDir is \
+             --data-dir.",
         ],
         examples: &[(
             "plinth run --manifests /usr/lib/plinth/manifests --manifests /etc/plinth/manifests",
             "two layers, the second over the first",
         )],
-        run: super::run::run,
+        run: run::run,
     },
     Verb {
         name: "status",

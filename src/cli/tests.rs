@@ -167,6 +167,29 @@ fn table_is_sound_and_every_text_comes_from_it() {
     }
 }
 
+#[test]
+fn flags_of_run_are_settings() {
+    let empty = std::env::temp_dir().join(format!("plinth-no-config-{}", std::process::id()));
+    std::fs::create_dir_all(&empty).unwrap();
+    let base = ["--config".to_owned(), empty.display().to_string()];
+    let run = VERBS.iter().find(|v| v.name == "run").unwrap();
+    for flag in run.flags {
+        let value = match flag.long {
+            "config" => base[1].as_str(),
+            "set" => "dataDir=/x",
+            "node-ip" => "10.0.0.1",
+            "node-name" | "hostname-override" | "socket-group" => "x",
+            "log-level" => "debug",
+            "log-target" => "kmsg",
+            _ => "/x",
+        };
+        let args: Vec<String> = base.iter().cloned().chain([format!("--{}", flag.long), value.to_owned()]).collect();
+        let (_, rest) = crate::settings::Settings::load(&args, "").unwrap();
+        assert!(rest.is_empty(), "{rest:?}");
+    }
+    std::fs::remove_dir(&empty).unwrap();
+}
+
 /// Runs a program over a text; standard output and error.
 fn through(program: &str, args: &[&str], input: &str) -> Option<(bool, String, String)> {
     let spawned = Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

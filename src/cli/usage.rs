@@ -2,22 +2,26 @@
 
 use super::table::{Count, ENVIRONMENT, EXITS, Flag, HELP, Operand, Takes, VERBS, Verb};
 
+/// Where help is folded.
+const COLUMNS: usize = 96;
+
 /// `usage: plinth status [POD] [-o FORMAT] ...`
 pub fn line(verb: &Verb) -> String {
-    format!("usage: {}\n", synopsis(verb))
-}
-
-/// The same without `usage:`.
-pub fn synopsis(verb: &Verb) -> String {
-    let mut out = format!("plinth {}", verb.name);
-    for flag in verb.flags {
-        let form = brief(flag);
-        out.push_str(&if flag.repeat { format!(" [{form}]...") } else { format!(" [{form}]") });
-    }
-    for operand in verb.operands {
+    let mut out = format!("usage: plinth {}", verb.name);
+    let indent = out.len();
+    let mut column = indent;
+    let flags = verb.flags.iter().map(|f| format!("[{}]{}", brief(f), if f.repeat { "..." } else { "" }));
+    for part in flags.chain(verb.operands.iter().map(operand_form)) {
+        if column + 1 + part.len() > COLUMNS {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = indent;
+        }
         out.push(' ');
-        out.push_str(&operand_form(operand));
+        out.push_str(&part);
+        column += 1 + part.len();
     }
+    out.push('\n');
     out
 }
 
@@ -79,11 +83,11 @@ pub fn page(verb: &Verb) -> String {
     let mut out = format!("plinth {}: {}\n\n{}\n", verb.name, verb.summary, line(verb));
     for flag in verb.flags.iter().chain([&HELP]) {
         let short = flag.short.map_or_else(|| "    ".into(), |c| format!("-{c}, "));
-        out.push_str(&format!("  {short}{:<20} {}\n", long_form(flag), flag_help(flag)));
+        out.push_str(&format!("  {short}{:<21} {}\n", long_form(flag), flag_help(flag)));
     }
     for paragraph in verb.text {
         out.push('\n');
-        out.push_str(&wrap(paragraph, 80));
+        out.push_str(&wrap(paragraph));
     }
     if !verb.examples.is_empty() {
         out.push_str("\nexamples:\n");
@@ -94,12 +98,12 @@ pub fn page(verb: &Verb) -> String {
     out
 }
 
-fn wrap(text: &str, columns: usize) -> String {
+fn wrap(text: &str) -> String {
     let mut out = String::new();
     let mut column = 0;
     for word in text.split_whitespace() {
         let long = word.chars().count();
-        if column > 0 && column + 1 + long > columns {
+        if column > 0 && column + 1 + long > COLUMNS {
             out.push('\n');
             column = 0;
         } else if column > 0 {

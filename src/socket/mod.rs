@@ -57,8 +57,11 @@ pub struct View<'a> {
     /// A pod's `v1.PodStatus`, derived by `plan`.
     pub status: &'a dyn Fn(&Uid) -> PodStatus,
     /// Visits the recorded events with a sequence number greater than the given one, oldest first.
-    pub events: &'a dyn Fn(u64, &mut dyn FnMut(u64, &Event)),
+    pub events: &'a Events<'a>,
 }
+
+/// See [`View::events`].
+pub type Events<'a> = dyn Fn(u64, &mut dyn FnMut(u64, &Event)) + 'a;
 
 /// The bytes of a log as they are read; an error ends it.
 pub type LogStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>>>>;

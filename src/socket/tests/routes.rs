@@ -187,12 +187,11 @@ fn logs_are_asked_for_as_the_query_says() {
         assert_eq!(reply.code, 200);
         assert!(reply.head.contains("transfer-encoding: chunked") && reply.head.contains("content-type: text/plain"), "{}", reply.head);
         assert_eq!(reply.body.matches("0123456789abcdef\n").count() + reply.body.matches("abcde\n").count(), 2);
-        let asked = fake.asked.borrow();
-        let (request, o) = (&asked[0], &asked[0].options);
+        let request = fake.asked.borrow()[0].clone();
+        let o = &request.options;
         assert_eq!((&*request.id, request.attempt, &*request.container), ("web-id", 2, "main"));
         assert_eq!((o.tail_lines, o.since, o.timestamps, o.limit_bytes), (Some(5), Some(second(70)), true, Some(9)));
         assert_eq!((o.previous, o.follow, o.output), (false, false, Output::All));
-        drop(asked);
         // The pod between two starts shows the run that ended.
         assert_eq!(get(&socket, "/containerLogs/default/crash-n1/main").await.code, 200);
         assert_eq!(&*fake.asked.borrow()[1].id, "crash-id");
