@@ -79,8 +79,9 @@ pub enum Action {
     DeleteSandbox {
         /// Whose.
         uid: Uid,
-        /// The pod will be made anew (after a reboot, a broken sandbox, a shutdown): its data directory stays, because an
-        /// emptyDir lives as long as its pod, as the kubelet's does. A pod with nothing but that is `Absent`.
+        /// The pod is still wanted: it will be made anew (after a reboot, a broken sandbox, a shutdown) or is over and shown as
+        /// such. Its data directory and logs stay, because an emptyDir lives as long as its pod, as the kubelet's does. A pod
+        /// with nothing but that is `Absent`.
         keep: bool,
     },
 }

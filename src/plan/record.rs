@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::clock::{Now, Wall};
+use crate::clock::{Moment, Now, Wall};
 use crate::plan::action::{Action, Effect, Failure, Outcome};
 use crate::plan::status::GoDuration;
 use crate::plan::view::{Scene, restarts};
@@ -46,7 +46,9 @@ pub fn started(world: &World, action: &Action) -> Vec<EventNote> {
         }
         Action::DeleteSandbox { uid, keep: true } if world.wanted.shutdown.is_none() => {
             let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
-            wanted(world, uid).map(|pod| note(pod, None, "SandboxChanged", message)).into_iter().collect()
+            let scene = Scene::new(world, Moment(0));
+            let anew = wanted(world, uid).filter(|pod| !scene.pod(uid).is_over(pod));
+            anew.map(|pod| note(pod, None, "SandboxChanged", message)).into_iter().collect()
         }
         _ => Vec::new(),
     }
@@ -82,10 +84,12 @@ pub fn ended(world: &World, action: &Action, outcome: &Outcome, now: Now) -> Vec
 }
 
 fn sandbox_failed(pod: &WantedPod, failure: &Failure) -> EventNote {
-    if &*failure.reason == "NetworkNotReady" {
-        return warn(pod, None, "NetworkNotReady", format!("network is not ready: {}", failure.message));
+    match &*failure.reason {
+        "NetworkNotReady" => warn(pod, None, "NetworkNotReady", format!("network is not ready: {}", failure.message)),
+        "FailedMount" => warn(pod, None, "FailedMount", failure.message.to_string()),
+        "SysctlForbidden" => warn(pod, None, "SysctlForbidden", failure.message.to_string()),
+        _ => warn(pod, None, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {}", failure.message)),
     }
-    warn(pod, None, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {}", failure.message))
 }
 
 fn image_ended(world: &World, image: &ImageRef, pull: PullPolicy, outcome: &Outcome) -> Vec<EventNote> {

@@ -10,7 +10,7 @@
 //!  shutdown; or unwanted; or its removal began    remove: Term, Kill at the deadline, DeleteTask, DeleteContainer, DeleteSandbox
 //!  not listed yet by every layer                  leave it alone
 //!  an older pod of its name is still there        wait for that to be gone
-//!  wanted, over (nothing of it runs again)        stop what is left, DeleteSandbox, keep the last record of each container
+//!  wanted, over (nothing of it runs again)        stop what is left, DeleteSandbox, keep the last record of each container, and logs
 //!  wanted, sandbox partial or of nobody           stop what is left, DeleteSandbox, then as absent
 //!  wanted, sandbox absent                         CreateSandbox
 //!  wanted, sandbox ready                          containers in order, as below; then sweep
@@ -173,7 +173,7 @@ pub fn step<'a>(v: &View<'a>) -> Step<'a> {
 fn run<'a>(v: &View<'a>, pod: &'a WantedPod) -> Step<'a> {
     if v.is_over(pod) {
         let why = if v.failed_init(pod).is_some() { "an init container failed for good" } else { "all its containers are done" };
-        return sweep::remove(v, Keep::Records, why);
+        return sweep::remove(v, Keep::History, why);
     }
     match v.seen.sandbox {
         Sandbox::Ready { .. } => sweep::strays(v, pod).beside(|| order::next(v, pod)).beside(|| sweep::housekeep(v, pod)),

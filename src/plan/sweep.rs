@@ -32,9 +32,7 @@ const TERM_TRIES: u32 = 5;
 pub enum Keep {
     /// Nothing: the pod is not wanted.
     Nothing,
-    /// The last record of each container: the pod is over, and must not run again.
-    Records,
-    /// Those and its data: it will be made anew.
+    /// The last record of each container, its data and logs: the pod is over and must not run again, or it will be made anew.
     History,
 }
 
