@@ -1,7 +1,7 @@
 //! The decision: what to do next, as a pure function of what is wanted, what is seen and what is remembered.
 //!
 //! No async, no clock, no I/O, no logging in this room. Contents:
-//! - `world`: the three inputs, `Wanted`, `Seen`, `Memory`
+//! - `world`: the three inputs, `Wanted`, `Seen`, `Memory`; `memory`: the last of them
 //! - `action`: what can be done, why, and what came of it
 //! - `view`: one pod of the world, side by side
 //! - `step`: the decision table: the next step of one pod
@@ -9,17 +9,20 @@
 //! - `sweep`: stopping, cleaning up, removing
 //! - `image`: which images are prepared now
 //! - `backoff`: how long a failure waits
-//! - `apply`: what happened, folded into the world
+//! - `apply`: what happened, folded into the world; `outcome`: what came of an action on a pod
 //! - `status`: what a pod looks like from outside
-//! - `record`: what is told of it as `v1.Event`
+//! - `record`: what is told of it as `v1.Event`; `ring`: the last of those
 //! - `why`: what it waits for
 
 pub mod action;
 pub mod apply;
 pub mod backoff;
 pub mod image;
+mod memory;
 pub mod order;
+mod outcome;
 pub mod record;
+mod ring;
 pub mod status;
 pub mod step;
 pub mod sweep;

@@ -11,15 +11,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use plinth::clock::{Moment, Now, Wall};
-use plinth::plan::action::{Action, Effect, Event, Outcome, Plan};
+use plinth::plan::action::{Action, Event, Outcome, Plan};
 use plinth::plan::apply;
-use plinth::plan::world::{Link, Sandbox, Seen, SeenPod, State, Wanted, World};
+use plinth::plan::world::{Link, Seen, State, Wanted, World};
 use plinth::pod::{PodKey, Uid, WantedPod};
 
 use crate::host::{Fault, Host, TruePod};
 use crate::laws::{Bench, Breach, alive, at_rest, breach, independent};
 use crate::mutate::Mutation;
 use crate::rng::Rng;
+use crate::story;
 use crate::wish::{IMAGES, wish};
 
 /// Virtual time starts here, ms: far from zero, so that a reboot can begin again at zero.
@@ -49,25 +50,9 @@ pub struct Knobs {
     pub trace: bool,
 }
 
-/// Kinds of chaos, in the order of the bits of `Knobs::off`.
-const CHAOS: [Chaos; 9] =
-    [Chaos::Edit, Chaos::Remove, Chaos::Add, Chaos::Amnesia, Chaos::Restart, Chaos::Reboot, Chaos::Wipe, Chaos::LoseImage, Chaos::Hint];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chaos {
-    Edit,
-    Remove,
-    Add,
-    Amnesia,
-    Restart,
-    Reboot,
-    Wipe,
-    LoseImage,
-    Hint,
-}
-
+/// What is due at a moment.
 #[derive(Debug)]
-enum Item {
+pub enum Item {
     Effect(u64),
     End(u64),
     Hint(Uid),
@@ -77,35 +62,36 @@ enum Item {
     Complete,
 }
 
-struct Job {
-    action: Action,
+/// One action in flight.
+pub(crate) struct Job {
+    pub(crate) action: Action,
     fault: Fault,
-    outcome: Option<Outcome>,
+    pub(crate) outcome: Option<Outcome>,
 }
 
 /// One run.
 pub struct Sim {
-    knobs: Knobs,
+    pub(crate) knobs: Knobs,
     mutation: Mutation,
     planner: fn(&World, Now) -> Plan,
-    rng: Rng,
+    pub(crate) rng: Rng,
     /// Virtual time, ms.
-    ms: u64,
+    pub(crate) ms: u64,
     /// When this boot began, ms.
-    boot: u64,
-    host: Host,
-    world: World,
-    wishes: BTreeMap<PodKey, Rc<WantedPod>>,
+    pub(crate) boot: u64,
+    pub(crate) host: Host,
+    pub(crate) world: World,
+    pub(crate) wishes: BTreeMap<PodKey, Rc<WantedPod>>,
     queue: BTreeMap<(u64, u64), Item>,
-    jobs: BTreeMap<u64, Job>,
+    pub(crate) jobs: BTreeMap<u64, Job>,
     serial: u64,
     revision: u64,
-    calm: bool,
+    pub(crate) calm: bool,
     /// And all is as it should be.
     settled: bool,
     /// Hints that were lost are made up for by a slow look before then, ms.
     quiet_from: u64,
-    bench: Bench,
+    pub(crate) bench: Bench,
     /// Actions that were started, looks not counted.
     pub acts: u64,
     /// What happened, if it is written down.
@@ -113,7 +99,7 @@ pub struct Sim {
 }
 
 /// Wall times are the virtual time plus a constant, so the judges can read them back; an unknown one is `None`.
-pub fn ms_of(wall: Wall, _host: &Host) -> Option<u64> {
+pub fn ms_of(wall: Wall) -> Option<u64> {
     u64::try_from(wall.0 / 1_000_000).ok()?.checked_sub(WALL_MS)
 }
 
@@ -176,24 +162,24 @@ impl Sim {
         self.check_amnesia()
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         let wall = i64::try_from((WALL_MS + self.ms) * 1_000_000).unwrap();
         Now { mono: Moment(self.ms - self.boot), wall: Wall(wall) }
     }
 
-    fn at(&mut self, after_ms: u64, item: Item) {
+    pub(crate) fn at(&mut self, after_ms: u64, item: Item) {
         self.serial += 1;
         self.queue.insert((self.ms + after_ms, self.serial), item);
     }
 
-    fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if self.knobs.trace {
             let line = format!("{:>9} {}", self.ms, line());
             self.trace.push(line);
         }
     }
 
-    fn apply(&mut self, event: Event) {
+    pub(crate) fn apply(&mut self, event: Event) {
         let now = self.now();
         apply(&mut self.world, event, now);
         self.mutation.spoil(&mut self.world);
@@ -283,7 +269,9 @@ impl Sim {
             Item::Effect(job) => self.effect(job),
             Item::End(job) => {
                 if let Some(Job { action, outcome: Some(outcome), .. }) = self.jobs.remove(&job) {
-                    self.note(|| format!("{} {action} ended: {}", action.uid().map_or(String::new(), ToString::to_string), tell(&outcome)));
+                    self.note(|| {
+                        format!("{} {action} ended: {}", action.uid().map_or(String::new(), ToString::to_string), story::tell(&outcome))
+                    });
                     self.bench.ends(&action, &outcome, self.ms);
                     self.apply(Event::Ended(action, outcome));
                 }
@@ -315,7 +303,7 @@ impl Sim {
         }
     }
 
-    fn effect(&mut self, job: u64) -> Result<(), Breach> {
+    pub(crate) fn effect(&mut self, job: u64) -> Result<(), Breach> {
         let now = self.now();
         let Some(Job { action, fault, .. }) = self.jobs.get(&job) else { return Ok(()) };
         let (action, fault) = (action.clone(), *fault);
@@ -354,7 +342,7 @@ impl Sim {
         }
     }
 
-    fn want(&mut self, index: u64) {
+    pub(crate) fn want(&mut self, index: u64) {
         self.revision += 1;
         let wish = wish(&mut self.rng, index, self.revision);
         for (name, temper) in wish.tempers {
@@ -364,7 +352,7 @@ impl Sim {
         self.wishes.insert(wish.pod.key.clone(), wish.pod);
     }
 
-    fn tell_wishes(&mut self, complete: bool) {
+    pub(crate) fn tell_wishes(&mut self, complete: bool) {
         let mut pods = self.wishes.clone();
         if !complete {
             pods.retain(|_, _| self.rng.percent(50));
@@ -374,7 +362,7 @@ impl Sim {
     }
 
     /// plinth starts, knowing nothing.
-    fn begin_life(&mut self) {
+    pub(crate) fn begin_life(&mut self) {
         let limits = self.world.limits.clone();
         self.world = World { limits, ..World::default() };
         self.jobs.clear();
@@ -385,102 +373,6 @@ impl Sim {
         self.at(link, Item::LinkUp);
         self.at(layers, Item::Complete);
         self.mutation.reborn();
-    }
-
-    fn chaos(&mut self) {
-        if self.calm {
-            return;
-        }
-        let which = usize::try_from(self.rng.below(CHAOS.len() as u64)).unwrap();
-        let rare = matches!(CHAOS[which], Chaos::Reboot | Chaos::Wipe) && self.rng.percent(50);
-        if self.knobs.off & (1 << which) == 0 && !rare {
-            self.note(|| format!("* {:?}", CHAOS[which]));
-            self.strike(CHAOS[which]);
-        }
-        let pause = self.rng.pick(&[1, 10, 40, 300, 2_000, 9_000, 60_000]);
-        self.at(pause, Item::Chaos);
-    }
-
-    fn strike(&mut self, chaos: Chaos) {
-        let index = self.rng.below(self.knobs.pods);
-        let key = PodKey { namespace: "default".into(), name: format!("pod{index}").into() };
-        match chaos {
-            Chaos::Edit => {
-                self.want(index);
-                self.tell_wishes(true);
-            }
-            Chaos::Remove => {
-                self.wishes.remove(&key);
-                self.tell_wishes(true);
-            }
-            // As it was before, if it was: the same uid, perhaps while it is still going.
-            Chaos::Add => {
-                let old = self.host.wishes.values().rfind(|p| p.key == key).cloned();
-                match old {
-                    Some(pod) => {
-                        self.wishes.insert(key, pod);
-                    }
-                    None => self.want(index),
-                }
-                self.tell_wishes(true);
-            }
-            Chaos::Amnesia => {
-                self.finish_jobs();
-                self.begin_life();
-            }
-            Chaos::Restart => self.restart_containerd(),
-            Chaos::Reboot => {
-                self.finish_jobs();
-                self.host.reboot();
-                self.boot = self.ms;
-                self.begin_life();
-            }
-            Chaos::Wipe => {
-                self.restart_containerd();
-                self.host.wipe();
-                self.bench.forget();
-            }
-            Chaos::LoseImage => {
-                let image = self.rng.pick(&IMAGES);
-                self.host.images.remove(&plinth::pod::ImageRef(image.into()));
-            }
-            Chaos::Hint => {
-                if let Some(pod) = self.wishes.get(&key) {
-                    self.apply(Event::Hint(pod.uid.clone()));
-                }
-            }
-        }
-    }
-
-    /// What is in flight when plinth or containerd ends was done, or was not.
-    fn finish_jobs(&mut self) {
-        let open: Vec<u64> = self.jobs.iter().filter(|(_, j)| j.outcome.is_none()).map(|(n, _)| *n).collect();
-        for job in open {
-            if self.rng.percent(50) {
-                // Whatever law that breaks is broken again when the pod is looked at; here only the truth moves on.
-                let _ = self.effect(job);
-            }
-        }
-    }
-
-    fn restart_containerd(&mut self) {
-        if matches!(self.world.seen.link, Link::Down { .. }) {
-            return;
-        }
-        self.finish_jobs();
-        let now = self.now();
-        for (_, job) in std::mem::take(&mut self.jobs) {
-            let outcome = self.host.act(&job.action, Fault::Refused, self.ms, now.wall);
-            let Ok(Outcome::Failed(mut failure)) = outcome else { continue };
-            failure.class = plinth::plan::action::Class::Unreachable;
-            let outcome = Outcome::Failed(failure);
-            self.bench.ends(&job.action, &outcome, self.ms);
-            self.apply(Event::Ended(job.action, outcome));
-        }
-        self.bench.relink();
-        self.apply(Event::Link(Link::Down { why: "gone".into(), since: now.mono }));
-        let away = self.rng.pick(&[1, 50, 3_000, 40_000]);
-        self.at(away, Item::LinkUp);
     }
 
     /// From here on nothing goes wrong any more.
@@ -575,39 +467,5 @@ impl Sim {
         }
         self.world.seen = Seen::default();
         Ok(())
-    }
-}
-
-/// An outcome in a few words.
-fn tell(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Done(Effect::All(all)) => format!("{} pods", all.len()),
-        Outcome::Done(Effect::Pod(None)) => "nothing".into(),
-        Outcome::Done(Effect::Pod(Some(pod))) => tell_pod(pod),
-        Outcome::Done(Effect::Container(c)) => tell_state(&c.state),
-        Outcome::Done(Effect::Image(image)) => format!("{image:?}"),
-        Outcome::Done(effect) => format!("{effect:?}"),
-        Outcome::Failed(f) => format!("{:?} {}", f.class, f.reason),
-    }
-}
-
-fn tell_pod(pod: &SeenPod) -> String {
-    let sandbox = match pod.sandbox {
-        Sandbox::Absent => "no sandbox",
-        Sandbox::Partial => "half a sandbox",
-        Sandbox::Ready { .. } => "a sandbox",
-    };
-    let containers: Vec<String> = pod.containers.values().map(|c| format!(", {} {} {}", c.name, c.attempt, tell_state(&c.state))).collect();
-    format!("{sandbox}{}", containers.concat())
-}
-
-fn tell_state(state: &State) -> String {
-    match state {
-        State::Record => "record".into(),
-        State::Created => "created".into(),
-        State::Running { .. } => "running".into(),
-        State::Exited(e) => format!("exited {}", e.code),
-        State::Lost(e) => format!("lost {}", e.code),
-        State::Dead(e) => format!("dead {}", e.code),
     }
 }

@@ -143,10 +143,11 @@ impl Bench {
                 let (count, delay, _) = self.failures.get(&key).copied().unwrap_or((0, 0, 0));
                 let (counts, earned, wait) = match f.class {
                     Class::Unreachable => (0, delay, delay.max(1_000)),
-                    Class::Refused => (1, cap, cap),
+                    // An image is tried at the registry's pace whatever is wrong with it.
+                    Class::Refused if !matches!(action, Action::PrepareImage { .. }) => (1, cap, cap),
                     // Somebody else did it: once more at once.
                     Class::Gone if count == 0 => (1, 0, 0),
-                    Class::Gone | Class::Retry => (1, (delay * 2).clamp(first, cap), (delay * 2).clamp(first, cap)),
+                    Class::Gone | Class::Retry | Class::Refused => (1, (delay * 2).clamp(first, cap), (delay * 2).clamp(first, cap)),
                 };
                 self.failures.insert(key, (count + counts, earned, ms + wait));
             }
@@ -257,7 +258,7 @@ impl Bench {
         let seen = host.pods.get(uid).map(|p| &p.seen);
         let last = seen.and_then(|s| s.containers.values().find(|c| c.name == *name && c.attempt + 1 == attempt));
         let Some(State::Exited(exit) | State::Lost(exit) | State::Dead(exit)) = last.map(|l| &l.state) else { return Ok(()) };
-        let Some(ended) = crate::drive::ms_of(exit.finished, host) else { return Ok(()) };
+        let Some(ended) = crate::drive::ms_of(exit.finished) else { return Ok(()) };
         if ended < at + 590_000 && ms < ended + delay {
             return breach(10, format!("{uid}: {name} restarts {} ms after its end, {delay} ms are due", ms - ended));
         }
@@ -277,7 +278,7 @@ impl Bench {
         let seen = &host.pods[uid].seen;
         let last = seen.containers.values().find(|c| c.name == *name && c.attempt + 1 == attempt);
         let ended = last.and_then(|l| match &l.state {
-            State::Exited(e) | State::Lost(e) | State::Dead(e) => crate::drive::ms_of(e.finished, host),
+            State::Exited(e) | State::Lost(e) | State::Dead(e) => crate::drive::ms_of(e.finished),
             _ => None,
         });
         // An end whose time nobody knows, or long after the last restart, may have closed the book: only the first delay is certain.

@@ -4,11 +4,13 @@
 //! default). A seed that ever failed goes into `seeds.txt` and is run first from then on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod chaos;
 mod drive;
 mod host;
 mod laws;
 mod mutate;
 mod rng;
+mod story;
 mod wish;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,175 @@
+//! What came of an action on a pod, folded into what is seen and remembered of that pod. Called by `apply` alone.
+
+use std::collections::BTreeMap;
+
+use crate::clock::{Moment, Now, Wall};
+use crate::plan::action::{Action, Class, Effect, Failure};
+use crate::plan::backoff::moment_of;
+use crate::plan::sweep::{MIN_GRACE_MS, grace_ms};
+use crate::plan::view::in_sandbox;
+use crate::plan::world::{ContainerMemory, Limits, PodMemory, Retry, Sandbox, SeenContainer, SeenPod, State, World};
+use crate::pod::{Kind, Uid};
+
+/// An action on a pod was done: what is there now.
+pub(super) fn done(world: &mut World, uid: &Uid, action: &Action, effect: Effect, now: Now) {
+    let hinted = world.memory.pods.get(uid).is_some_and(|m| m.hinted);
+    match (action, effect) {
+        (Action::Look { .. }, Effect::Pod(Some(pod))) => {
+            world.seen.pods.insert(uid.clone(), SeenPod { stale: hinted, ..*pod });
+        }
+        (Action::Look { .. }, Effect::Pod(None)) => {
+            world.seen.pods.remove(uid);
+        }
+        (Action::CreateSandbox { .. }, Effect::Sandbox(sandbox)) => seen(world, uid).sandbox = sandbox,
+        (_, Effect::Container(container)) => {
+            seen(world, uid).containers.insert(container.id.clone(), *container);
+        }
+        (Action::DeleteContainer { id, .. }, Effect::Gone) => {
+            seen(world, uid).containers.remove(id);
+        }
+        (Action::DeleteSandbox { keep, .. }, Effect::Gone) => {
+            let pod = seen(world, uid);
+            pod.sandbox = Sandbox::Absent;
+            if !keep && pod.containers.is_empty() {
+                world.seen.pods.remove(uid);
+            }
+        }
+        (Action::Term { .. }, Effect::Signalled) => {}
+        // It may have been gone before: look, rather than wait for a hint that has come already.
+        _ => seen(world, uid).stale = true,
+    }
+    succeeded(world, uid, action, now);
+}
+
+fn seen<'a>(world: &'a mut World, uid: &Uid) -> &'a mut SeenPod {
+    let wanted = || world.wanted.pods.values().find(|p| p.uid == *uid).cloned();
+    let pod = world.seen.pods.entry(uid.clone()).or_default();
+    if pod.made_from.is_none() {
+        pod.made_from = wanted();
+        pod.key = pod.key.take().or_else(|| pod.made_from.as_ref().map(|p| p.key.clone()));
+    }
+    pod
+}
+
+fn succeeded(world: &mut World, uid: &Uid, action: &Action, now: Now) {
+    let pod = world.seen.pods.get(uid);
+    let made_from = pod.and_then(|p| p.made_from.as_deref()).or_else(|| world.wanted.pods.values().find(|p| p.uid == *uid).map(|p| &**p));
+    let grace = grace_ms(made_from);
+    let container = |id: &str| pod.and_then(|p| p.containers.get(id)).map(|c| (c.name.clone(), c.kind));
+    let memory = world.memory.pods.entry(uid.clone()).or_default();
+    match action {
+        Action::Look { .. } => memory.look.succeed(),
+        Action::CreateSandbox { .. } => memory.sandbox.succeed(),
+        Action::DeleteSandbox { .. } => memory.other.succeed(),
+        Action::StartTask { id, .. } => {
+            if let Some((name, _)) = container(id) {
+                memory.containers.entry(name).or_default().create.succeed();
+            }
+        }
+        Action::Term { id, .. } => {
+            let budget = Moment(now.mono.0.saturating_add(grace));
+            let by = *memory.stop_by.get_or_insert(budget);
+            let sidecar = container(id).is_some_and(|(_, kind)| kind == Kind::Sidecar);
+            let stop = memory.stops.entry(id.clone()).or_default();
+            stop.retry.succeed();
+            // Main containers are asked together: each has the whole grace. Sidecars get what is left of it.
+            stop.kill_at = Some(if sidecar { by.max(Moment(now.mono.0.saturating_add(MIN_GRACE_MS))) } else { budget });
+        }
+        Action::Kill { id, .. } | Action::DeleteTask { id, .. } | Action::DeleteContainer { id, .. } => {
+            if let Some(stop) = memory.stops.get_mut(id) {
+                stop.retry.succeed();
+            }
+        }
+        Action::LookAll | Action::PrepareImage { .. } | Action::CreateContainer { .. } => {}
+    }
+}
+
+/// An action on a pod failed: what it waits, and that it is looked at first.
+pub(super) fn failed(world: &mut World, uid: &Uid, action: &Action, failure: &Failure, now: Now) {
+    let range = world.limits.create_backoff_ms;
+    let name = |id: &str| world.seen.pods.get(uid).and_then(|p| p.containers.get(id)).map(|c| c.name.clone());
+    let started = if let Action::StartTask { id, .. } = action { name(id) } else { None };
+    let memory = world.memory.pods.entry(uid.clone()).or_default();
+    let retry = match action {
+        Action::LookAll | Action::PrepareImage { .. } => return,
+        Action::Look { .. } => &mut memory.look,
+        Action::CreateSandbox { .. } => &mut memory.sandbox,
+        Action::DeleteSandbox { .. } => &mut memory.other,
+        Action::CreateContainer { name, .. } => &mut memory.containers.entry(name.clone()).or_default().create,
+        Action::StartTask { .. } => match started {
+            Some(name) => &mut memory.containers.entry(name).or_default().create,
+            None => &mut memory.other,
+        },
+        Action::Term { id, .. } | Action::Kill { id, .. } | Action::DeleteTask { id, .. } | Action::DeleteContainer { id, .. } => {
+            &mut memory.stops.entry(id.clone()).or_default().retry
+        }
+    };
+    retry.fail(failure, range, now.mono);
+    if let Action::Term { id, .. } = action {
+        memory.stops.entry(id.clone()).or_default().asked = Some(now.mono);
+    }
+    if let (Action::CreateContainer { name, .. }, Class::Gone) = (action, failure.class) {
+        forget_image(world, uid, name);
+    }
+    // Whatever it did before it failed shows when the pod is looked at.
+    seen(world, uid).stale = true;
+}
+
+/// Something a container is made of is gone, perhaps its image: have that looked for again.
+fn forget_image(world: &mut World, uid: &Uid, name: &str) {
+    let pod = world.wanted.pods.values().find(|p| p.uid == *uid);
+    if let Some(container) = pod.and_then(|p| p.containers.iter().find(|c| &*c.name == name)) {
+        world.seen.images.remove(&container.image);
+    }
+}
+
+/// After anything changed of a pod: what its containers' states say about memory, and what may be forgotten.
+pub(super) fn tidy(world: &mut World, uid: &Uid, now: Now) {
+    let wanted = world.wanted.pods.values().any(|p| p.uid == *uid);
+    let Some(pod) = world.seen.pods.get(uid) else {
+        forget(&mut world.memory.pods, uid, wanted, now.wall);
+        return;
+    };
+    let memory = world.memory.pods.entry(uid.clone()).or_default();
+    memory.stops.retain(|id, _| pod.containers.contains_key(id));
+    if !pod.containers.values().any(|c| matches!(c.state, State::Running { .. }) && memory.stops.contains_key(&c.id)) {
+        memory.stop_by = None;
+    }
+    for c in pod.containers.values() {
+        let newer = pod.containers.values().any(|o| o.name == c.name && o.attempt > c.attempt);
+        if !newer {
+            note(memory.containers.entry(c.name.clone()).or_default(), c, &pod.sandbox, &world.limits, now);
+        }
+    }
+}
+
+fn forget(pods: &mut BTreeMap<Uid, PodMemory>, uid: &Uid, wanted: bool, now: Wall) {
+    match pods.get_mut(uid) {
+        Some(memory) if memory.in_flight.is_some() => {}
+        Some(memory) if wanted && memory.terminating => *memory = PodMemory { known_since: Some(now), ..PodMemory::default() },
+        Some(_) if !wanted => {
+            pods.remove(uid);
+        }
+        _ => {}
+    }
+}
+
+/// Books restarts and ends of a container's newest attempt as they are first seen.
+fn note(memory: &mut ContainerMemory, c: &SeenContainer, sandbox: &Sandbox, limits: &Limits, now: Now) {
+    match memory.counted {
+        Some(counted) if counted < c.attempt => {
+            let exit = memory.exit.map(|(_, at)| at);
+            memory.crash.count_restart(exit, limits, now.mono);
+        }
+        None if c.attempt > 0 && in_sandbox(c, sandbox) => memory.crash = Retry::recalled(moment_of(c.created, now), limits),
+        // Everything of it was lost and it begins anew: the crash book stays, the end on it is of another life.
+        Some(counted) if counted > c.attempt => memory.exit = None,
+        Some(_) | None => {}
+    }
+    memory.counted = Some(c.attempt);
+    if let State::Exited(exit) | State::Lost(exit) | State::Dead(exit) = &c.state
+        && memory.exit.is_none_or(|(attempt, _)| attempt != c.attempt)
+    {
+        memory.exit = Some((c.attempt, moment_of(exit.finished, now)));
+    }
+}
