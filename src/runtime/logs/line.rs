@@ -95,16 +95,36 @@ impl Stamp {
     }
 }
 
-/// Appends one line to `out`.
-pub fn append(out: &mut Vec<u8>, time: &[u8; 30], which: Which, cut: &Cut<'_>) {
-    out.extend_from_slice(time);
-    let (full, part) = match which {
-        Which::Stdout => (b" stdout F ", b" stdout P "),
-        Which::Stderr => (b" stderr F ", b" stderr P "),
-    };
-    out.extend_from_slice(if cut.full { full } else { part });
-    out.extend_from_slice(cut.text);
-    out.push(b'\n');
+/// What stands before the texts of one chunk: they have one time and one stream.
+#[derive(Debug)]
+pub struct Prefix {
+    full: [u8; PREFIX_BYTES],
+    part: [u8; PREFIX_BYTES],
+}
+
+const PREFIX_BYTES: usize = 30 + " stdout F ".len();
+
+impl Prefix {
+    /// For lines of one stream, at one time.
+    pub fn new(time: &[u8; 30], which: Which) -> Prefix {
+        let of = |tag: &[u8; 10]| {
+            let mut text = [0; PREFIX_BYTES];
+            text.iter_mut().zip(time.iter().chain(tag)).for_each(|(to, from)| *to = *from);
+            text
+        };
+        match which {
+            Which::Stdout => Prefix { full: of(b" stdout F "), part: of(b" stdout P ") },
+            Which::Stderr => Prefix { full: of(b" stderr F "), part: of(b" stderr P ") },
+        }
+    }
+
+    /// Appends one line to `out`.
+    pub fn append(&self, out: &mut Vec<u8>, cut: &Cut<'_>) {
+        out.reserve(cut.text.len() + FRAME_BYTES);
+        out.extend_from_slice(if cut.full { &self.full } else { &self.part });
+        out.extend_from_slice(cut.text);
+        out.push(b'\n');
+    }
 }
 
 /// A line of a log file.
@@ -240,7 +260,7 @@ mod tests {
             let (mut at, mut stamp) = (0, Stamp::default());
             while let Some(cut) = cut(&data[at..], true) {
                 let mut out = Vec::new();
-                append(&mut out, &stamp.at(Wall(wall)), Which::Stderr, &cut);
+                Prefix::new(&stamp.at(Wall(wall)), Which::Stderr).append(&mut out, &cut);
                 prop_assert!(out.len() <= cut.text.len() + FRAME_BYTES);
                 let entry = parse(&out).unwrap();
                 prop_assert_eq!((entry.at(), entry.which, entry.full, entry.text), (Some(Wall(wall)), Which::Stderr, cut.full, cut.text));

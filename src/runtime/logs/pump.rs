@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::journal::Sample;
-use super::line::{self, FRAME_BYTES, Stamp, TEXT_BYTES, Which};
+use super::line::{self, FRAME_BYTES, Prefix, Stamp, TEXT_BYTES, Which};
 use super::sink::{Sink, Written};
 use crate::clock::{self, Now};
 use crate::sys::fifo::{self, Glass, LOOK_BYTES};
@@ -196,7 +196,7 @@ impl Core {
     /// Fills `out` with the lines of the first `len` bytes of `input`.
     fn format(&mut self, len: usize, which: Which, last: bool, now: Now) -> Cut {
         self.out.clear();
-        let time = self.stamp.at(now.wall);
+        let prefix = Prefix::new(&self.stamp.at(now.wall), which);
         let mut rest = self.input.get(..len).unwrap_or_default();
         let (mut lines, mut full) = (0, false);
         while let Some(cut) = line::cut(rest, last) {
@@ -204,7 +204,7 @@ impl Core {
                 full = true;
                 break;
             }
-            line::append(&mut self.out, &time, which, &cut);
+            prefix.append(&mut self.out, &cut);
             lines += 1;
             rest = rest.get(cut.taken..).unwrap_or_default();
         }
@@ -238,7 +238,7 @@ impl Core {
         let now = clock::now();
         if let Some(cut) = line::cut(&carry, true) {
             self.out.clear();
-            line::append(&mut self.out, &self.stamp.at(now.wall), pipe.which, &cut);
+            Prefix::new(&self.stamp.at(now.wall), pipe.which).append(&mut self.out, &cut);
             pipe.sink.borrow_mut().write(&self.out, 1, now);
         }
     }
