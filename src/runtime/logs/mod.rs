@@ -29,13 +29,15 @@ use crate::sys::fifo;
 use crate::sys::readable_shared;
 use line::Which;
 use park::Park;
-use pump::{Core, Pipe};
+use pipe::Pipe;
+use pump::Core;
 use sink::{Bounds, Sink};
 
 mod journal;
 pub mod line;
 mod links;
 mod park;
+mod pipe;
 mod pump;
 pub mod read;
 mod recover;
@@ -161,10 +163,11 @@ impl Logs {
     /// waits up to 10 s for a FIFO nobody reads. Opens what an earlier plinth left. Lasts until both streams ended, or `deadline`.
     pub async fn finish(&self, target: &LogTarget, deadline: Duration) {
         let paths = self.fifo_paths(target);
-        if !self.is_open(&target.id) && paths.stdout.exists() {
-            if let Err(e) = self.open(target) {
-                log::warn!("read the last output of container `{}`: {e}", target.id);
-            }
+        if !self.is_open(&target.id)
+            && paths.stdout.exists()
+            && let Err(e) = self.open(target)
+        {
+            log::warn!("read the last output of container `{}`: {e}", target.id);
         }
         let slot = self.0.slots.borrow().get(&target.id).cloned();
         if let Some(slot) = slot {

@@ -4,22 +4,20 @@
 //! In memory a stream holds such a line alone, so 1 GiB without a newline takes 16 KiB. Never blocks but in the write, which the
 //! page cache takes; a disk slower than a flood is felt once the dirty pages of `log_max_files` files pass the kernel's limit.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
 
 use super::journal::Sample;
 use super::line::{self, FRAME_BYTES, Prefix, Stamp, TEXT_BYTES, Which};
-use super::sink::{Sink, Written};
+use super::pipe::Pipe;
+use super::sink::Written;
 use crate::clock::{self, Now};
-use crate::sys::fifo::{self, Glass, LOOK_BYTES};
-use crate::sys::readable_shared;
+use crate::sys::fifo::{Glass, LOOK_BYTES};
 
 /// A write is no longer than this; text beyond it waits for the next step.
 pub const CHUNK_BYTES: usize = 128 << 10;
@@ -27,34 +25,11 @@ pub const CHUNK_BYTES: usize = 128 << 10;
 /// A carry, and behind it what one look sees.
 const INPUT_BYTES: usize = TEXT_BYTES + 1 + LOOK_BYTES;
 
-/// A stream read more often than this in one second is fast, and rests for `REST` between steps: a system call for many
-/// lines instead of one. Slow streams never rest, so their order against each other is kept.
-const FAST_STEPS: u32 = 200;
-
-/// Above this in one second a FIFO would fill while we rest and stall its writer.
-const FAST_BYTES: usize = 8 << 20;
-
-/// See `FAST_STEPS`.
+/// How long a fast stream rests between steps: see `pipe`.
 const REST: Duration = Duration::from_millis(3);
 
 /// How often a log that cannot be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// One stream of one container.
-#[derive(Debug)]
-pub struct Pipe {
-    /// Which of the two.
-    pub which: Which,
-    path: PathBuf,
-    fd: RefCell<Rc<OwnedFd>>,
-    sink: Rc<RefCell<Sink>>,
-    carry: RefCell<Vec<u8>>,
-    ending: Cell<bool>,
-    ended: Cell<bool>,
-    poke: Notify,
-    done: Notify,
-    pace: Cell<(i64, u32, usize)>,
-}
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,71 +44,6 @@ pub enum Step {
     Ended,
     /// It cannot be read.
     Broken,
-}
-
-impl Pipe {
-    /// A stream that flows from `fd`, the read end of the FIFO at `path`, into `sink`.
-    pub fn new(which: Which, path: &Path, fd: OwnedFd, sink: Rc<RefCell<Sink>>) -> Pipe {
-        let (ending, ended) = (Cell::new(false), Cell::new(false));
-        let (poke, done) = (Notify::new(), Notify::new());
-        let (path, fd) = (path.to_owned(), RefCell::new(Rc::new(fd)));
-        Pipe { which, path, fd, sink, carry: RefCell::default(), ending, ended, poke, done, pace: Cell::default() }
-    }
-
-    /// The read end.
-    pub fn fd(&self) -> Rc<OwnedFd> {
-        self.fd.borrow().clone()
-    }
-
-    /// Whether it is read, and what is read lies where a writer would find it.
-    pub fn is_sound(&self) -> bool {
-        !self.has_ended() && fifo::is_at(&self.fd.borrow(), &self.path)
-    }
-
-    /// Opens the read end anew: a hang-up stays with the descriptor that saw it, and another writer may come (a creation
-    /// repeated). The old one is closed after that, so the FIFO keeps what stands in it.
-    fn renew(&self) -> io::Result<AsyncFd<Rc<OwnedFd>>> {
-        let fresh = Rc::new(fifo::open(&self.path)?);
-        self.fd.replace(fresh.clone());
-        readable_shared(fresh)
-    }
-
-    /// The task has ended: what stands in the FIFO is the last of it.
-    pub fn expect_end(&self) {
-        self.ending.set(true);
-        self.poke.notify_one();
-    }
-
-    /// The unfinished line an earlier plinth held.
-    pub fn put_carry(&self, carry: Vec<u8>) {
-        self.carry.replace(carry);
-    }
-
-    /// Nothing will be read any more.
-    pub fn end(&self) {
-        self.ended.set(true);
-        self.poke.notify_one();
-        self.done.notify_one();
-    }
-
-    /// Whether nothing will be read any more.
-    pub fn has_ended(&self) -> bool {
-        self.ended.get()
-    }
-
-    /// Waits for that.
-    pub async fn wait_end(&self) {
-        while !self.has_ended() {
-            self.done.notified().await;
-        }
-    }
-
-    fn is_fast(&self, now: Now, bytes: usize) -> bool {
-        let (second, steps, sum) = self.pace.get();
-        let pace = if second == now.wall.secs() { (second, steps + 1, sum + bytes) } else { (now.wall.secs(), 1, bytes) };
-        self.pace.set(pace);
-        pace.1 > FAST_STEPS && pace.2 < FAST_BYTES
-    }
 }
 
 /// How far the lines of an input reach, how many they are, and whether the chunk took no more.
@@ -165,7 +75,7 @@ impl Core {
         let held = carry.len();
         let Some((front, space)) = self.input.split_at_mut_checked(held) else { return Step::Broken };
         front.copy_from_slice(&carry);
-        let seen = match self.glass.look(&pipe.fd.borrow(), space) {
+        let seen = match self.glass.look(&pipe.fd(), space) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Step::Idle,
             Err(e) => return broken(pipe, "read", &e),
@@ -183,7 +93,7 @@ impl Core {
         let rest = self.input.get(cut.end..gone).unwrap_or_default();
         sink.about_to_take(pipe.which, self.input.get(held..gone).unwrap_or_default(), rest);
         *carry = rest.to_vec();
-        let taken = self.glass.take(&pipe.fd.borrow(), gone - held, &mut self.input);
+        let taken = self.glass.take(&pipe.fd(), gone - held, &mut self.input);
         sink.taken();
         drop(sink);
         match taken {
@@ -213,12 +123,12 @@ impl Core {
 
     /// Takes what an earlier plinth was about to take, if it is still there.
     pub fn take_again(&mut self, pipe: &Pipe, sample: &Sample) -> io::Result<()> {
-        let seen = match self.glass.look(&pipe.fd.borrow(), self.input.get_mut(..LOOK_BYTES).unwrap_or_default()) {
+        let seen = match self.glass.look(&pipe.fd(), self.input.get_mut(..LOOK_BYTES).unwrap_or_default()) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
             other => other?,
         };
         let same = self.input.get(..sample.len.min(seen)).is_some_and(|front| Sample::of(front) == *sample);
-        if same { self.glass.take(&pipe.fd.borrow(), sample.len, &mut self.input) } else { Ok(()) }
+        if same { self.glass.take(&pipe.fd(), sample.len, &mut self.input) } else { Ok(()) }
     }
 
     /// Moves what stands there now, at most `steps` chunks.
@@ -274,7 +184,6 @@ pub async fn run(core: Rc<RefCell<Core>>, pipe: Rc<Pipe>, mut source: AsyncFd<Rc
         if let (Some(guard), Step::Idle) = (&mut ready, step) {
             guard.clear_ready();
         }
-        drop(ready);
         match step {
             Step::Ended if pipe.ending.get() => pipe.end(),
             Step::Broken => pipe.end(),

@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 
 use super::journal::Note;
-use super::pump::{CHUNK_BYTES, Core, Pipe};
+use super::pipe::Pipe;
+use super::pump::{CHUNK_BYTES, Core};
 use super::rotate;
 use super::sink::Sink;
 

@@ -69,7 +69,7 @@ fn a_gigabyte_without_a_newline_goes_through_in_parts() {
         drop(core);
         // Five files of 10 MiB at most are kept.
         let kept = text_of(&logs.log_path(&target), Which::Stderr);
-        assert!(kept.iter().all(|c| *c == b'z') && kept.len() % line::TEXT_BYTES == 0 && kept.len() > 40 << 20);
+        assert!(kept.iter().all(|c| *c == b'z') && kept.len().is_multiple_of(line::TEXT_BYTES) && kept.len() > 40 << 20);
     });
 }
 
@@ -136,7 +136,9 @@ fn shim_copy(total: usize) -> Duration {
     }
     drop(to);
     let spent = thread_cpu() - cpu;
-    [feed, drain].map(|t| t.join().unwrap());
+    for thread in [feed, drain] {
+        thread.join().unwrap();
+    }
     spent
 }
 
