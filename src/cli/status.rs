@@ -1,21 +1,24 @@
-//! `plinth status`: pods in kubectl's words, then manifests that need attention.
+//! `plinth status`: pods in kubectl's words, then manifests that need attention. `lines`: as text; `wait`: until all is ready.
+
+mod lines;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::args::Args;
 use super::client::Client;
 use super::resolve::{FullName, resolve};
-use super::text::{Paint, Tone, age, age_between, duration, table, tame};
+use super::text::{Paint, age, duration, tame};
 use super::{Fail, INVALID, NOT_THERE, note, output, print, print_as};
 use crate::pod::Verdict;
-use crate::socket::wire::{Manifest, PodRow, Status};
-
-/// While the socket is not there yet: a try costs one failed connect.
-const RETRY: Duration = Duration::from_millis(100);
+use crate::socket::wire::{PodRow, Status};
+use lines::watch_lines;
+pub use lines::{manifests_table, pods_table};
+use wait::wait;
 
 /// The verb.
 pub fn run(args: &[String]) -> u8 {
@@ -59,69 +62,6 @@ fn find<'a>(status: &'a Status, asked: &str) -> Result<&'a PodRow, Fail> {
     let names: Vec<FullName> = status.pods.iter().map(|p| (p.namespace.clone(), p.name.clone())).collect();
     let (ns, name) = resolve(asked, &status.node.name, &names)?;
     status.pods.iter().find(|p| p.namespace == ns && p.name == name).ok_or_else(|| Fail::not_there(format!("find pod {asked:?}")))
-}
-
-/// The first status with everything (or the pod) ready, or the last one before time is up.
-fn wait(client: &Client, pod: Option<&str>, patience: Duration) -> Result<Status, Fail> {
-    let until = Instant::now() + patience;
-    let mut last: Option<Status> = None;
-    loop {
-        let failure = match follow_until(client, pod, until, &mut last) {
-            Ok(true) => None,
-            Ok(false) => Some(Fail::not_there(format!("`{}` closed the connection: has `plinth run` ended?", client.socket().display()))),
-            Err(fail) => Some(fail),
-        };
-        match (failure, last.take()) {
-            (None, Some(status)) => return Ok(status),
-            (Some(fail), None) if fail.code != NOT_THERE || Instant::now() + RETRY >= until => return Err(fail),
-            (_, Some(status)) if Instant::now() + RETRY >= until => {
-                explain(&status, pod, patience);
-                return Ok(status);
-            }
-            // Not there yet, or gone: it may come (back) within the time.
-            _ => pause(RETRY),
-        }
-    }
-}
-
-/// True once ready; false when the server ended the stream or time was up.
-fn follow_until(client: &Client, pod: Option<&str>, until: Instant, last: &mut Option<Status>) -> Result<bool, Fail> {
-    let answer = client.get("/v1/status?follow=1")?;
-    let mut lines = answer.lines();
-    let mut line = String::new();
-    loop {
-        lines.get_ref().set_patience(Some(until.saturating_duration_since(Instant::now())));
-        line.clear();
-        if lines.read_line(&mut line).unwrap_or(0) == 0 {
-            return Ok(false);
-        }
-        let status: Status = serde_json::from_str(&line).map_err(|e| Fail::failed(format!("understand the status: {e}")))?;
-        let ready = match pod {
-            Some(pod) => find(&status, pod).is_ok_and(|row| row.ready && row.wanted),
-            None => status.ready,
-        };
-        *last = Some(status);
-        if ready {
-            return Ok(true);
-        }
-    }
-}
-
-fn explain(status: &Status, pod: Option<&str>, patience: Duration) {
-    let who: Vec<String> = status
-        .pods
-        .iter()
-        .filter(|p| p.wanted && !p.ready && pod.is_none_or(|asked| find(status, asked).is_ok_and(|f| f.uid == p.uid)))
-        .map(|p| format!("{}/{} ({})", p.namespace, p.name, tame(&p.status)))
-        .collect();
-    let what = match who.as_slice() {
-        [] if !status.containerd.up => "containerd does not answer".to_owned(),
-        [] if !status.layers_read => "the manifest layers were not all read".to_owned(),
-        [] if status.shutting_down => "all pods are being stopped".to_owned(),
-        [] => format!("{} is not there", pod.unwrap_or("a pod")),
-        who => who.join(", "),
-    };
-    note(&format!("not ready after {}: {what}; `plinth why POD` says more", age(patience)));
 }
 
 fn show(client: &Client, status: &Status, chosen: Option<&PodRow>, format: Option<&str>) -> Result<(), Fail> {
@@ -183,89 +123,6 @@ fn notes(status: &Status) {
     }
 }
 
-/// The pods; the namespace is a column only where one is not `default`, or with `wide`.
-pub fn pods_table(status: &Status, rows: &[&PodRow], wide: bool, paint: Paint) -> String {
-    if rows.is_empty() {
-        return String::new();
-    }
-    let namespaces = wide || rows.iter().any(|r| r.namespace != "default");
-    let mut lines = vec![header(namespaces, wide)];
-    lines.extend(rows.iter().map(|r| cells(r, &status.time, namespaces, wide, paint)));
-    table(&lines)
-}
-
-fn header(namespaces: bool, wide: bool) -> Vec<String> {
-    let first = if namespaces { Some("NAMESPACE") } else { None };
-    let last: &[&str] = if wide { &["UID", "MANIFEST"] } else { &[] };
-    let names = first.into_iter().chain(["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP"]).chain(last.iter().copied());
-    names.map(str::to_owned).collect()
-}
-
-fn cells(row: &PodRow, now: &str, namespaces: bool, wide: bool, paint: Paint) -> Vec<String> {
-    let restarts = match &row.last_restart {
-        Some(at) if row.restarts > 0 => format!("{} ({} ago)", row.restarts, age_between(Some(at), now)),
-        _ => row.restarts.to_string(),
-    };
-    let none = || "<none>".to_owned();
-    let mut cells = Vec::new();
-    if namespaces {
-        cells.push(row.namespace.clone());
-    }
-    cells.extend([
-        row.name.clone(),
-        format!("{}/{}", row.ready_containers, row.total_containers),
-        paint.tone(tone(row), &tame(&row.status)),
-        restarts,
-        age_between(row.start_time.as_deref(), now),
-        row.ips.first().cloned().unwrap_or_else(none),
-    ]);
-    if wide {
-        cells.extend([row.uid.clone(), row.path.clone().unwrap_or_else(none)]);
-    }
-    cells
-}
-
-fn tone(row: &PodRow) -> Tone {
-    let bad = ["Err", "BackOff", "Error", "Failed", "OOMKilled", "Unknown", "ExitCode", "Signal", "Invalid"];
-    match row {
-        _ if row.ready => Tone::Good,
-        _ if bad.iter().any(|word| row.status.contains(word)) => Tone::Bad,
-        _ => Tone::Busy,
-    }
-}
-
-/// Refused, stale and doubtful manifests, a line for each finding.
-pub fn manifests_table(status: &Status, chosen: Option<&PodRow>, paint: Paint) -> String {
-    let about = |m: &&Manifest| chosen.is_none_or(|row| row.path.as_ref() == Some(&m.path));
-    let mut lines = Vec::new();
-    for manifest in status.manifests.iter().filter(about) {
-        let verdict = match manifest.verdict {
-            Verdict::Rejected if manifest.stale => "refused, last good one runs",
-            Verdict::Rejected => "refused",
-            Verdict::Ignored => "ignored",
-            _ if manifest.stale => "missing, last good one runs",
-            _ if !manifest.errors.is_empty() => "refused in part",
-            _ => "warning",
-        };
-        let bad = !manifest.errors.is_empty() || manifest.verdict == Verdict::Rejected;
-        let verdict = paint.tone(if bad { Tone::Bad } else { Tone::Busy }, verdict);
-        let findings: Vec<_> = manifest.errors.iter().chain(&manifest.warnings).collect();
-        if findings.is_empty() {
-            lines.push(vec![manifest.path.clone(), verdict.clone(), String::new()]);
-        }
-        for finding in findings {
-            let place = if finding.line > 0 { format!(":{}:{}", finding.line, finding.column) } else { String::new() };
-            let field = if finding.field.is_empty() { String::new() } else { format!("{}: ", finding.field) };
-            lines.push(vec![format!("{}{place}", manifest.path), verdict.clone(), tame(&format!("{field}{}", finding.message))]);
-        }
-    }
-    if lines.is_empty() {
-        return String::new();
-    }
-    lines.insert(0, ["MANIFEST", "VERDICT", "PROBLEM"].map(str::to_owned).to_vec());
-    table(&lines)
-}
-
 /// A line for each pod that changed; with json or yaml, a whole document each time.
 fn watch(client: &Client, pod: Option<&str>, format: Option<&str>) -> Result<u8, Fail> {
     let answer = client.get("/v1/status?follow=1")?;
@@ -303,22 +160,4 @@ fn watch(client: &Client, pod: Option<&str>, format: Option<&str>) -> Result<u8,
         shown = status.pods.into_iter().map(|p| (p.uid.clone(), p)).collect();
     }
     Err(Fail::failed(format!("`{}` closed the connection: has `plinth run` ended?", client.socket().display())))
-}
-
-/// Later lines keep the first's columns: with a namespace, of a fixed least width, as nobody knows what comes.
-fn watch_lines(status: &Status, rows: &[&PodRow], first: bool, wide: bool) -> String {
-    let mut lines = vec![header(true, wide)];
-    lines.extend(rows.iter().map(|r| cells(r, &status.time, true, wide, Paint::stdout())));
-    for line in &mut lines {
-        for (cell, least) in line.iter_mut().zip([10, 30, 5, 18, 14, 5]) {
-            *cell = format!("{cell:<least$}");
-        }
-    }
-    let text = table(&lines);
-    if first { text } else { text.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned()) }
-}
-
-fn pause(d: Duration) {
-    let span = rustix::time::Timespec { tv_sec: 0, tv_nsec: d.subsec_nanos().into() };
-    let _ = rustix::thread::nanosleep(&span);
 }
