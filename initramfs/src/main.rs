@@ -1,0 +1,60 @@
+//! `/init` of the initramfs and PID 1 of the image, one static binary: this page is what the image is built against.
+//!
+//! ```text
+//!  kernel ─> /init (initrd): modules, partitions, verity, mounts ─> /usr/lib/plinth/init (root): PID 1, services, shutdown
+//! ```
+//!
+//! # Kernel command line
+//! ```text
+//!  plinth.root=WHERE            the root file system (erofs)                     [plinth-root]
+//!  plinth.roothash=HEX          dm-verity root hash of it: a root that does not match is refused; without it nothing is verified
+//!  plinth.manifests=WHERE       the read-only manifests (erofs)                  [plinth-manifests]
+//!  plinth.manifestshash=HEX     the same for the manifests
+//!  plinth.state=WHERE|tmpfs     what is kept (ext4)                              [plinth-state]
+//!  plinth.ip=dhcp|ADDR/PREFIX[,GATEWAY[,DNS]]   the first Ethernet port          [loopback only]
+//!  plinth.hostname=NAME         [/etc/hostname, else `plinth`]
+//!  plinth.fallback=shell|reboot|poweroff|halt   what a failure before PID 1 ends in   [reboot, after 10 s]
+//!  plinth.wait=SECONDS          how long a partition may take to appear          [10]
+//!  plinth.debug                 say more
+//! ```
+//! WHERE is a GPT partition name (`plinth-root`, `PARTLABEL=plinth-root`), `UUID=`/`PARTUUID=` a GPT partition GUID, or `/dev/…`.
+//!
+//! # Partitions
+//! `plinth-root` and `plinth-manifests` hold an erofs. Its hash tree (veritysetup's format, with superblock) is on the
+//! partition `<name>-verity` of the same disk if there is one, else on the same partition, right behind the erofs
+//! (`veritysetup format --hash-offset` = the image's size, a multiple of 4096). `plinth-state` is ext4; blank, it is made;
+//! smaller than its partition, it grows; beyond repair or missing, a tmpfs takes its place for this boot and
+//! `/run/init/degraded` says why.
+//!
+//! # In the initrd
+//! `/init` (this), `/etc/modules` (one `.ko` a line, absolute or below `/lib/modules`, in loading order, parameters behind it, `#` comments),
+//! `/sbin/e2fsck`, `/sbin/mke2fs` (static; without them the state is only mounted), `/bin/busybox` (for `plinth.fallback=shell`).
+//! Directories are made as needed.
+//!
+//! # In the root
+//! `/usr/lib/plinth/init` (this), `/etc/plinth-release` (`BUILD_TIME=<seconds>`: no clock is earlier), `/usr/lib/plinth/modules`
+//! (a second list, for after the switch, below `/usr/lib/modules`), `/usr/bin/{containerd,plinth}`, `/etc/containerd/config.toml`,
+//! `/bin/busybox` (DHCP client), and the empty directories `/dev /proc /sys /run /tmp /state /usr/lib/plinth/manifests`.
+//! `/etc/resolv.conf` should be a link to `../run/resolv.conf`.
+//! The state is on `/state`; `/etc` and `/var` are overlays of the root's with `/state/{etc,var}`; `/var/lib/containerd`,
+//! `/var/lib/plinth` and `/var/log` are binds from `/state`, since overlayfs does not stack as an upper layer.
+//!
+//! # To PID 1
+//! SIGTERM, SIGINT (ctrl-alt-del), SIGUSR2 and the power button power off, SIGUSR1 halts, SIGHUP reboots, each in order;
+//! `/usr/lib/plinth/init poweroff|halt|reboot` sends them. `/dev/watchdog` is fed if it is there.
+//! As `udhcpc -s /usr/lib/plinth/init` it is the lease script. On the console every line opens with the milliseconds since the kernel began.
+
+mod cmdline;
+mod console;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let text = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let (words, complaints) = cmdline::parse(&text);
+    for complaint in complaints {
+        console::say(&complaint);
+    }
+    console::say(&format!("{words:?}"));
+    ExitCode::SUCCESS
+}
