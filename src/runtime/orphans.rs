@@ -1,5 +1,5 @@
-//! Containers of ours that containerd knows nothing of any more, because its state was wiped: nobody can reach them by API, and
-//! the pod they belong to is about to be made anew.
+//! Containers of ours that containerd knows nothing of (any more), because its state was wiped or a create was cut short: nobody can
+//! reach them by API, and the pod they belong to is about to be made anew.
 //!
 //! Found by our own directory of the OCI runtime (`<run>/oci/<namespace>/<id>`), which no other containerd shares; ended by
 //! their cgroups, then their shim, then what is left mounted. A container with a record or a task is never touched.
@@ -19,43 +19,70 @@ const KILLS: (u32, Duration) = (100, Duration::from_millis(20));
 impl Runtime {
     /// Ends every container of our OCI runtime directory that is not among these. What fails is said and tried at the next look.
     pub(super) async fn end_orphans(&self, here: &BTreeSet<String>) {
-        let dir = self.settings.run_dir.join("oci").join(&self.settings.namespace);
-        let ids = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let ids = std::fs::read_dir(self.oci_states()).into_iter().flatten().flatten();
         for id in ids.filter_map(|e| e.file_name().into_string().ok()) {
             if !here.contains(&id) && !self.making.borrow().contains(id.as_str()) {
-                log::warn!("container={id} runs on without containerd, whose state was lost: ended");
-                if let Err(e) = self.end_orphan(&dir, &id).await {
+                log::warn!("container={id} is there without containerd's knowledge (its state was lost, or a create was cut short): ended");
+                if let Err(e) = self.end_orphan(&id).await {
                     log::warn!("container={id} end it: {e}");
                 }
             }
         }
     }
 
-    async fn end_orphan(&self, dir: &Path, id: &str) -> std::io::Result<()> {
-        let init = init(&dir.join(id));
-        let shim = init.and_then(parent).filter(|pid| is_shim(*pid, &self.settings.namespace));
-        for group in self.groups(id) {
-            for _ in 0..KILLS.0 {
-                if cgroup::kill(&group)? == 0 {
-                    break;
-                }
-                tokio::time::sleep(KILLS.1).await;
-            }
-        }
+    /// True if the OCI runtime has written anything down of it.
+    pub(super) fn has_oci_state(&self, id: &str) -> bool {
+        self.oci_states().join(id).exists()
+    }
+
+    /// Ends one: its processes, its shim unless that has others, its root mount, and what shim and OCI runtime keep of it on disk,
+    /// which else stands in the way of the next create of that id ("file exists").
+    pub(super) async fn end_orphan(&self, id: &str) -> std::io::Result<()> {
+        let state = self.oci_states().join(id);
+        let shim = init(&state).and_then(parent).filter(|pid| is_shim(*pid, &self.settings.namespace));
+        let beside = shim.and_then(|pid| std::fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).ok());
+        self.empty(id).await?;
         if let Some(shim) = shim
             && let Ok(fd) = pidfd_open(shim, PidfdFlags::empty())
             && is_shim(shim, &self.settings.namespace)
+            && !has_children(shim)
         {
             let _ = pidfd_send_signal(fd, Signal::KILL);
         }
-        let bundle = format!("/{}/{id}/rootfs", self.settings.namespace);
-        for mount in mounts::below(&[Path::new("/")])?.into_iter().filter(|m| m.to_string_lossy().ends_with(&bundle)) {
+        let root = format!("/{}/{id}/rootfs", self.settings.namespace);
+        let mut bundle = beside.and_then(|b| Some(b.parent()?.join(id)));
+        for mount in mounts::below(&[Path::new("/")])?.into_iter().filter(|m| m.to_string_lossy().ends_with(&root)) {
             mounts::detach(&mount)?;
+            bundle = mount.parent().map(Path::to_owned);
         }
-        for group in self.groups(id) {
-            std::fs::remove_dir(&group)?;
+        if let Some(bundle) = bundle.filter(|b| b.ends_with(format!("{}/{id}", self.settings.namespace))) {
+            if let Ok(work) = std::fs::read_link(bundle.join("work"))
+                && work.ends_with(id)
+            {
+                gone(std::fs::remove_dir_all(work))?;
+            }
+            gone(std::fs::remove_dir_all(bundle))?;
         }
-        std::fs::remove_dir_all(dir.join(id))
+        gone(std::fs::remove_dir_all(state))
+    }
+
+    /// Kills what is in its cgroups until they can be removed: a create that is still under way puts more in.
+    async fn empty(&self, id: &str) -> std::io::Result<()> {
+        let mut tries = 0;
+        loop {
+            let groups = self.groups(id);
+            let killed = groups.iter().try_for_each(|g| cgroup::kill(g).and_then(|_| gone(std::fs::remove_dir(g))));
+            match killed {
+                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy && tries < KILLS.0 => tries += 1,
+                other => return other,
+            }
+            tokio::time::sleep(KILLS.1).await;
+        }
+    }
+
+    /// The shim adds the namespace to the root it is given.
+    fn oci_states(&self) -> PathBuf {
+        self.settings.run_dir.join("oci").join(&self.settings.namespace)
     }
 
     /// The container's cgroups: one a hierarchy, below whichever pod has it.
@@ -67,6 +94,17 @@ impl Runtime {
         let pods = classes.flat_map(|class| std::fs::read_dir(class).into_iter().flatten().flatten());
         pods.map(|pod| pod.path().join(id)).filter(|group| group.is_dir()).collect()
     }
+}
+
+/// Not there is removed.
+fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    removed.or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
+}
+
+/// Whether a process has children, by all its threads.
+fn has_children(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    threads.map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default()).any(|c| !c.trim().is_empty())
 }
 
 /// The init of a container, from runc's or crun's own state.

@@ -9,6 +9,7 @@
 //! The snapshot comes before the record because the specification needs the image's /etc/passwd; a label of its own keeps
 //! garbage collection away. The sandbox record is what makes containerd keep exit codes over its own restart.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -166,7 +167,12 @@ impl Runtime {
                 Ok(self.seen(&record, labels, Some(&created)))
             }
             Err(e) if refused_by_runtime(&e) => self.never_ran(client, &record, labels, &e).await.map_err(failed),
-            Err(e) => Err(failed(e)),
+            Err(e) => {
+                if left_over(&e) {
+                    self.end_orphan(&id).await.unwrap_or_else(|e| log::warn!("container={id} end what is left of it: {e}"));
+                }
+                Err(failed(e))
+            }
         }
     }
 
@@ -254,15 +260,16 @@ impl Runtime {
                     containerd_client::types::v1::Process { pid: started.pid, status: Status::Running.into(), ..Default::default() };
                 Ok(self.seen(&record, &labels, Some(&process)))
             }
-            Err(e) if refused_by_runtime(&e) => match task(&client, id).await? {
+            Err(e) if e.code() == Some(Code::Unknown) => match task(&client, id).await? {
                 Some(found) if matches!(found.status(), Status::Running | Status::Paused | Status::Pausing) => {
                     Ok(self.seen(&record, &labels, Some(&found)))
                 }
                 // Somebody started it before, and it is over.
-                Some(found) if found.status() == Status::Stopped && e.to_string().contains("stopped") => {
+                Some(found) if found.status() == Status::Stopped && chain(&e).contains("stopped process") => {
                     Ok(self.seen(&record, &labels, Some(&found)))
                 }
-                _ => self.never_ran(&client, &record, &labels, &e).await,
+                _ if refused_by_runtime(&e) => self.never_ran(&client, &record, &labels, &e).await,
+                _ => Err(e),
             },
             // Whether it runs is not known; the mark says it may.
             Err(e) => Err(e),
@@ -321,6 +328,9 @@ impl Runtime {
     /// Removes all of a container but its record and its log.
     async fn clear(&self, client: &Client, id: &Rc<str>) -> Result<()> {
         delete_task(client, id).await?;
+        if self.has_oci_state(id) {
+            self.end_orphan(id).await.map_err(file("end what is left of", Path::new(&**id)))?;
+        }
         try_join(self.remove_snapshot(client, id), forget(client, id)).await?;
         let uid = self.known.borrow().get(id).map(|k| k.uid.clone());
         if let Some(uid) = uid {
@@ -391,12 +401,16 @@ async fn delete_task(client: &Client, id: &str) -> Result<()> {
     }
 }
 
-/// The shim or the OCI runtime said no (containerd passes all of their words on as `Unknown`); a broken link or a deadline says nothing.
+/// The OCI runtime itself said no, as it does to a command that is not there: the container's own fault, and an end of it. containerd
+/// passes its words on as `Unknown`. Whatever else went wrong (a broken link, a deadline, what an earlier create that was cut
+/// short still holds) says nothing of the container, and is tried again.
 fn refused_by_runtime(e: &Error) -> bool {
-    match e {
-        Error::Call { source, .. } => {
-            !source.broken && matches!(source.code, Code::Unknown | Code::InvalidArgument | Code::FailedPrecondition | Code::Internal)
-        }
-        _ => false,
-    }
+    e.code() == Some(Code::Unknown) && chain(e).contains("OCI runtime") && !left_over(e)
+}
+
+/// Shim or OCI runtime still have one of that id: a create that was cut short while the shim worked on it (containerd then gives
+/// it up; the shim does not).
+fn left_over(e: &Error) -> bool {
+    let text = chain(e);
+    e.code() == Some(Code::Unknown) && (text.contains("already exists") || text.contains("file exists"))
 }

@@ -177,6 +177,31 @@ impl Drive {
         }
     }
 
+    /// A create that is given up after so long, as if plinth were killed then.
+    pub async fn cut_create(&self, pod: &Rc<WantedPod>, attempt: u32, after: Duration) {
+        let seen = self.look(pod).await;
+        let action = Action::CreateContainer { uid: pod.uid.clone(), name: "c".into(), attempt };
+        let _ = tokio::time::timeout(after, self.perform(action, Some(pod), seen)).await;
+    }
+
+    /// As `plan` would: again after a failure, and after a look.
+    pub async fn create_in_the_end(&self, pod: &Rc<WantedPod>, attempt: u32) -> SeenContainer {
+        for _ in 0..20 {
+            let seen = self.look(pod).await;
+            let action = Action::CreateContainer { uid: pod.uid.clone(), name: "c".into(), attempt };
+            if let Outcome::Done(Effect::Container(c)) = self.perform(action, Some(pod), seen).await {
+                return *c;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let script = format!(
+            "cd {}; find state/io.containerd.runtime.v2.task root/io.containerd.runtime.v2.task run/oci | head -40; for f in state/io.containerd.runtime.v2.task/plinth/*/*; do echo \"== $f\"; [ -f $f ] && head -c 300 $f; done; ps axo pid,ppid,stat,args | grep {}; grep -c io.containerd /proc/self/mountinfo || true; tail -5 containerd.log",
+            self.dir.display(),
+            self.dir.display()
+        );
+        panic!("twenty creates failed: {}", self.shell(&script));
+    }
+
     pub async fn start(&self, pod: &Rc<WantedPod>, id: &Rc<str>) -> SeenContainer {
         self.container(Action::StartTask { uid: pod.uid.clone(), id: id.clone() }, pod).await
     }

@@ -113,6 +113,32 @@ fn what_containerd_forgot_when_its_state_was_wiped_is_ended() {
 }
 
 #[test]
+fn a_create_cut_short_at_any_moment_is_made_again_and_costs_no_attempt() {
+    inside("a_create_cut_short_at_any_moment_is_made_again_and_costs_no_attempt", "sid", async |mut d: Drive| {
+        d.up().await;
+        d.image(PullPolicy::IfNotPresent).await;
+        for n in 0..16u64 {
+            let pod = d.sandbox(&format!("cut{n}"), SLEEP).await;
+            d.cut_create(&pod, 0, Duration::from_millis(n * 6)).await;
+            d = d.reborn().await;
+            let id = plinth::runtime::labels::id(&pod.uid, "c", 0);
+            let found = d.look_all().await[&pod.uid].containers.get(&id).map(|c| c.state.clone());
+            if found == Some(State::Record) {
+                d.done(Action::DeleteContainer { uid: pod.uid.clone(), id: id.clone() }, Some(&pod)).await;
+            }
+            let c = d.create_in_the_end(&pod, 0).await;
+            assert_eq!(c.state, State::Created, "cut after {} ms", n * 6);
+            d.start(&pod, &c.id).await;
+            d.done(Action::Kill { uid: pod.uid.clone(), id: c.id.clone() }, Some(&pod)).await;
+            d.until_exited(&pod, &c.id).await;
+            d.end(&pod, &c.id).await;
+            d.gone(&pod, &c.id).await;
+        }
+        d.look_all().await;
+    });
+}
+
+#[test]
 fn a_create_repeated_after_a_crash_finds_what_is_there() {
     inside("a_create_repeated_after_a_crash_finds_what_is_there", "sid", async |mut d: Drive| {
         d.up().await;
