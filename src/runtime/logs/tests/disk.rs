@@ -1,36 +1,43 @@
 //! A log on a file system that is full: on a tmpfs of its own, in a mount namespace of the test's own thread.
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::super::sink::{HOLD, Written};
 use super::*;
 use crate::clock::{Moment, Now};
 
-/// Mounts a tmpfs of `bytes` at `dir` that this thread and its children alone see; `false`: not root.
-fn tiny_disk(dir: &Path, bytes: usize) -> bool {
+/// A mount, undone at the end.
+struct Disk(PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Mounts a tmpfs of `bytes` at `dir` that this thread and its children alone see; `None`: not root.
+fn tiny_disk(dir: &Path, bytes: usize) -> Option<Disk> {
     if !rustix::process::geteuid().is_root() {
         if let Some(list) = std::env::var_os("PLINTH_SKIPPED") {
             let mut list = File::options().append(true).create(true).open(list).unwrap();
             writeln!(list, "logs on a full disk: mounting a tmpfs needs root").unwrap();
         }
-        return false;
+        return None;
     }
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
     fs::create_dir_all(dir).unwrap();
     mount(none, dir, Some("tmpfs"), MsFlags::empty(), Some(format!("size={bytes}").as_str())).unwrap();
-    true
+    Some(Disk(dir.into()))
 }
 
 #[test]
 fn a_short_shortage_of_space_loses_nothing() {
     let root = Root::new();
     let disk = root.0.join("logs");
-    if !tiny_disk(&disk, 1 << 20) {
-        return;
-    }
+    let Some(_mounted) = tiny_disk(&disk, 1 << 20) else { return };
     let logs = root.logs();
     let target = target("a");
     in_loop(&logs, async {
@@ -74,9 +81,7 @@ fn a_log_that_cannot_be_made_does_not_keep_a_container_from_starting() {
 fn a_long_shortage_drops_and_counts_and_blocks_nobody_for_ever() {
     let root = Root::new();
     let disk = root.0.join("logs");
-    if !tiny_disk(&disk, 64 << 10) {
-        return;
-    }
+    let Some(_mounted) = tiny_disk(&disk, 64 << 10) else { return };
     let at = |ms: u64| Now { mono: Moment(5_000 + ms), ..clock::now() };
     let hold_ms = u64::try_from(HOLD.as_millis()).unwrap();
     let bounds = Bounds { max_bytes: 10 << 20, max_files: 5 };
