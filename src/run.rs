@@ -3,6 +3,7 @@
 //! Decides nothing and does nothing itself. Everything it awaits is a future it owns; nothing in it blocks.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::plan::action::{Action, Event, Outcome};
 use crate::plan::record::{self, EventNote, EventRing};
 use crate::plan::world::{Limits, Link, World};
 use crate::plan::{apply, plan, status};
-use crate::pod::{FileReport, WantedPod};
+use crate::pod::{FileReport, Uid, WantedPod};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
 use crate::runtime::{Job, Runtime};
@@ -153,6 +154,7 @@ impl State {
                 adopted = true;
                 manifests.adopt(&self.running());
                 self.read(manifests);
+                tokio::task::spawn_local(self.runtime.clone().collect_addresses(self.known()));
             }
             let wake = self.start(&mut in_flight);
             self.changes.send_modify(|n| *n = n.wrapping_add(1));
@@ -234,6 +236,12 @@ impl State {
         let (wanted, files) = manifests.read(clock::now());
         *self.files.borrow_mut() = files;
         self.happened(Event::Wanted(wanted));
+    }
+
+    /// Every pod that is wanted or there.
+    fn known(&self) -> BTreeSet<Uid> {
+        let world = self.world.borrow();
+        world.wanted.pods.values().map(|p| &p.uid).chain(world.seen.pods.keys()).cloned().collect()
     }
 
     /// What the pods that are there were made from: they stand in for manifests that are broken since before we started.

@@ -73,7 +73,7 @@ fn is_doubled(v: &View<'_>, c: &SeenContainer) -> bool {
 /// Deletes what a running pod no longer needs: tasks of the dead, and all dead records but the newest of each container.
 pub fn housekeep<'a>(v: &View<'a>, pod: &WantedPod) -> Step<'a> {
     let ended = |c: &SeenContainer| matches!(c.state, State::Exited(_) | State::Lost(_));
-    stop(v, ended, "it has ended").beside(|| bury(v, |c| is_surplus(v, c) || !pod.containers.iter().any(|w| w.name == c.name)))
+    stop(v, ended, ENDED).beside(|| bury(v, |c| is_surplus(v, c) || !pod.containers.iter().any(|w| w.name == c.name)))
 }
 
 /// Never ran, or dead with a newer dead one of the same name.
@@ -101,6 +101,9 @@ fn bury<'a>(v: &View<'a>, which: impl Fn(&SeenContainer) -> bool) -> Step<'a> {
     step
 }
 
+/// Why a task is deleted in a pod that goes on; its exit status is told beside it.
+const ENDED: &str = "it has ended";
+
 /// Stops containers and deletes their tasks, once all of them have ended.
 fn stop<'a>(v: &View<'a>, which: impl Fn(&SeenContainer) -> bool, why: &str) -> Step<'a> {
     signals(v, &which, why).then(|| {
@@ -108,7 +111,10 @@ fn stop<'a>(v: &View<'a>, which: impl Fn(&SeenContainer) -> bool, why: &str) -> 
         for c in v.seen.containers.values() {
             if matches!(c.state, State::Created | State::Exited(_) | State::Lost(_)) && which(c) {
                 let action = Action::DeleteTask { uid: v.uid.clone(), id: c.id.clone() };
-                step = step.beside(|| cleaning(v, c, action, why));
+                step = step.beside(|| match &c.state {
+                    State::Exited(exit) if why == ENDED => cleaning(v, c, action, &format!("{} exited {}", c.name, exit.code)),
+                    _ => cleaning(v, c, action, why),
+                });
             }
         }
         step

@@ -191,6 +191,13 @@ impl Runtime {
         Ok(Effect::Gone)
     }
 
+    /// Once, when it is known what is there and what is wanted: lets CNI plugins collect what no pod of these holds.
+    pub async fn collect_addresses(self: Rc<Runtime>, keep: BTreeSet<Uid>) {
+        if let Err(e) = net::release_stale(&self.settings, &self.paths, &keep).await {
+            log::warn!("give back addresses nobody holds: {}; done again at the next start", error::chain(&e));
+        }
+    }
+
     /// Keeps the link to containerd, turns what happens there into events, and moves the containers' output; never ends. To be called once.
     pub async fn watch(self: Rc<Runtime>) {
         let queues = self.queues.borrow_mut().take();

@@ -104,7 +104,9 @@ pub fn write_texts(settings: &Settings, paths: &Paths, pod: &WantedPod, names: &
     let from = dns::Sources { node: node.as_deref(), cluster_dns: &settings.cluster_dns, cluster_domain: &settings.cluster_domain };
     let made = dns::resolv_conf(spec, &pod.key.namespace, from);
     for (reason, text) in &made.warnings {
-        log::warn!("pod={} {reason}: {text}", pod.key);
+        // Without a cluster there is no cluster DNS, and ClusterFirst is the default: that is how it should be on such a node.
+        let level = if *reason == "MissingClusterDNS" { log::Level::Debug } else { log::Level::Warn };
+        log::log!(level, "pod={} {reason}: {text}", pod.key);
     }
     write(&paths.resolv_conf(&pod.uid), made.resolv.text().as_bytes())
 }
