@@ -274,23 +274,13 @@ fn network_failures_say_what_and_leave_no_address() {
         assert_eq!(&*failure.reason, "CreatePodSandboxError");
         assert_eq!(&*failure.message, "ADD network `pltest` by CNI plugin `fails`: bad: worse");
         node.network(json!([node.bridge(), { "type": "absent" }]));
-        let failure = refused_but_for_del(node, &pod).await;
+        let failure = refused(node, &pod).await;
         assert!(failure.message.contains("find CNI plugin `absent` in"), "{}", failure.message);
         std::fs::remove_file(node.dir.join("net.d/10-pltest.conflist")).unwrap();
         let failure = refused(node, &pod).await;
         assert_eq!((failure.class, &*failure.reason), (Class::Retry, "NetworkNotReady"));
         assert!(failure.message.contains("there is none"), "{}", failure.message);
     });
-}
-
-/// A plugin that is not installed can neither add nor delete: the record stays until it is there, then all is given back.
-async fn refused_but_for_del(node: &Node, pod: &WantedPod) -> crate::plan::action::Failure {
-    let failure = node.create(pod).await.unwrap_err().into_failure();
-    assert_eq!(scan_one(&node.paths, &pod.uid).map(|s| s.sandbox), Some(Sandbox::Partial));
-    node.plugin("absent", "exit 0");
-    node.delete(pod, false).await;
-    std::fs::remove_file(node.dir.join("bin/absent")).unwrap();
-    failure
 }
 
 #[test]
