@@ -181,7 +181,8 @@ pub async fn run(core: Rc<RefCell<Core>>, pipe: Rc<Pipe>, mut source: AsyncFd<Rc
         let hung_up = ready.as_ref().is_some_and(|guard| guard.ready().is_read_closed());
         let now = clock::now();
         let (step, moved) = step_twice(&core, &pipe, now);
-        if let (Some(guard), Step::Idle) = (&mut ready, step) {
+        if let (Some(guard), Step::Idle | Step::Ended) = (&mut ready, step) {
+            // Of an end seen before its hang-up was reported, that report is still to come.
             guard.clear_ready();
         }
         match step {

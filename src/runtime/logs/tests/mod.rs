@@ -185,6 +185,26 @@ fn a_container_that_closes_its_output_costs_nothing_and_ends_well() {
 }
 
 #[test]
+fn a_writer_that_goes_between_the_wake_and_the_look_stalls_nobody() {
+    let root = Root::new();
+    let logs = root.logs();
+    let target = target("a");
+    in_loop(&logs, async {
+        let paths = logs.open(&target).unwrap();
+        for _ in 0..50 {
+            let mut fds = writer(&paths.stdout);
+            fds.0.write_all(b"line\n").unwrap();
+            // The reactor has seen the line and not the end; half the time this side goes on before the pump does.
+            tokio::task::yield_now().await;
+            drop(fds);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        logs.finish(&target, LONG).await;
+    });
+    assert_eq!(text_of(&logs.log_path(&target), Which::Stdout), b"line\n".repeat(50));
+}
+
+#[test]
 fn a_child_that_keeps_the_output_open_holds_finish_no_longer_than_the_deadline() {
     let root = Root::new();
     let logs = root.logs();
