@@ -24,7 +24,7 @@ use crate::plan::{apply, plan, status};
 use crate::pod::{FileReport, Uid, WantedPod};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
-use crate::runtime::{Job, Runtime};
+use crate::runtime::{Job, Runtime, net};
 use crate::settings::Settings;
 use crate::socket::logs::Output;
 use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
@@ -233,6 +233,10 @@ impl State {
 
     /// Reads the layers: what is wanted, and what became of each file.
     fn read(&self, manifests: &mut Manifests) {
+        if self.world.borrow().host_ips.is_empty() {
+            let known = self.settings.node_ips.clone();
+            self.world.borrow_mut().host_ips = if known.is_empty() { net::default_address().into_iter().collect() } else { known };
+        }
         let (wanted, files) = manifests.read(clock::now());
         *self.files.borrow_mut() = files;
         self.happened(Event::Wanted(wanted));

@@ -1,6 +1,6 @@
 //! What a pod looks like from outside: `v1.PodStatus` as the kubelet fills it, derived from the world whenever somebody asks.
 //!
-//! Pure, and no decision reads it. `qosClass` is the manifest's if it names one; else the caller's to fill in (`runtime::qos`).
+//! Pure, and no decision reads it.
 
 mod condition;
 mod container;
@@ -19,6 +19,7 @@ use crate::clock::{Now, Wall};
 use crate::plan::view::{Scene, View};
 use crate::plan::world::{Sandbox, World};
 use crate::pod::{Kind, Uid, WantedPod};
+use crate::quantity::Qos;
 
 /// The status of a pod that is wanted, or on its way out; an empty one of a pod nobody knows.
 pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
@@ -39,7 +40,7 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
         start_time: started(&v).map(time),
-        qos_class: pod.object.status.as_ref().and_then(|s| s.qos_class.clone()),
+        qos_class: qos_class(pod),
         init_container_statuses: (!shown.init.is_empty()).then_some(shown.init),
         container_statuses: Some(shown.main),
         ..PodStatus::default()
@@ -65,6 +66,12 @@ impl Shown {
         main.sort_by(|a, b| a.name.cmp(&b.name));
         Shown { phase: phase::phase(v, pod, &init, &main), init, main }
     }
+}
+
+/// The class; one that the manifest's own status names wins, as with the kubelet.
+fn qos_class(pod: &WantedPod) -> Option<String> {
+    let named = pod.object.status.as_ref().and_then(|s| s.qos_class.clone());
+    named.or_else(|| pod.object.spec.as_ref().map(|spec| Qos::of(spec).as_str().to_owned()))
 }
 
 /// Since when the pod is known; after a restart of ours, at least since its sandbox is there.
