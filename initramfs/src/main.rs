@@ -46,15 +46,29 @@
 
 mod cmdline;
 mod console;
+mod disk;
+mod dm;
+mod failure;
+mod gpt;
+mod modules;
+mod mounts;
+mod stage1;
+mod state;
+mod sys;
+mod verity;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let text = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let (words, complaints) = cmdline::parse(&text);
-    for complaint in complaints {
-        console::say(&complaint);
+    let first = std::env::args().next().unwrap_or_default();
+    match (rustix::process::getpid().is_init(), first.as_str()) {
+        (true, "/init") => {
+            failure::last_words();
+            stage1::run()
+        }
+        _ => {
+            eprintln!("plinth-init: is PID 1, or nothing");
+            ExitCode::from(2)
+        }
     }
-    console::say(&format!("{words:?}"));
-    ExitCode::SUCCESS
 }

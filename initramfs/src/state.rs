@@ -1,0 +1,181 @@
+//! The state file system: blank it is made, unclean it is checked, small it grows; beyond repair a tmpfs takes its place.
+//!
+//! Nothing that may be somebody's data is ever made anew: only a partition that begins with zeros and has no backup superblock.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::mount::MountFlags;
+
+use crate::disk::Block;
+use crate::failure::{Doing, Done, Failure};
+use crate::gpt::{u32_at, u64_at};
+use crate::mounts::{INERT, Mount};
+
+/// Where an ext4 superblock is, and as much of it as is read here.
+const SUPERBLOCK: (u64, usize) = (1024, 1024);
+/// That much zero at its beginning makes a partition blank.
+const BLANK_BYTES: usize = 1 << 20;
+/// Up to that size a new file system is written out at once; above, the kernel does so in the background for a while.
+const EAGER_BYTES: u64 = 4 << 30;
+
+/// What a superblock says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ext4 {
+    /// Unmounted in order, without errors.
+    pub clean: bool,
+    /// Its size.
+    pub blocks: u64,
+    /// Bytes of a block.
+    pub block_bytes: u64,
+}
+
+/// Reads a superblock (linux/fs/ext4/ext4.h), `None` if there is none.
+pub fn ext4(sb: &[u8]) -> Option<Ext4> {
+    let log = u32_at(sb, 24);
+    if u32_at(sb, 56) & 0xffff != 0xef53 || log > 6 {
+        return None;
+    }
+    let (state, incompat) = (u32_at(sb, 56) >> 16 & 0xffff, u32_at(sb, 96));
+    let high = if incompat & 0x80 != 0 { u64::from(u32_at(sb, 336)) } else { 0 };
+    // EXT4_VALID_FS alone, and no journal to replay (needs_recovery).
+    let clean = state & 3 == 1 && incompat & 4 == 0;
+    Some(Ext4 { clean, blocks: u64_at(sb, 4) & 0xffff_ffff | high << 32, block_bytes: 1024 << log })
+}
+
+/// Blocks a file system should have to fill its partition; `None`: it does already, or nearly (a megabyte is not worth a write).
+pub fn grown(fs: Ext4, partition_bytes: u64) -> Option<u64> {
+    let blocks = partition_bytes / fs.block_bytes;
+    (blocks.saturating_sub(fs.blocks) * fs.block_bytes >= 1 << 20).then_some(blocks)
+}
+
+/// Mounts the state on `target`; what it did is told to `say`.
+pub fn mount(block: &Block, target: &str, say: &dyn Fn(&str)) -> Done {
+    prepare(block, say)?;
+    let state =
+        Mount { source: block.path(), target: target.into(), kind: "ext4", flags: INERT | MountFlags::NOATIME, data: String::new() };
+    if let Err(first) = state.make() {
+        // A journal that cannot be replayed, for one: the superblock looked well.
+        say(&format!("{first}; checking it"));
+        check(block, say)?;
+        state.make()?;
+    }
+    let sb = block.read(SUPERBLOCK.0, SUPERBLOCK.1)?;
+    if let Some((fs, blocks)) = ext4(&sb).and_then(|fs| Some((fs, grown(fs, block.size_bytes().ok()?)?))) {
+        let mib = |blocks| (blocks * fs.block_bytes) >> 20;
+        let grow = File::open(target).and_then(|dir| crate::sys::grow_ext4(dir, blocks));
+        // Smaller than it could be is still a state.
+        match grow {
+            Ok(()) => say(&format!("{}: grown from {} to {} MiB", block.path(), mib(fs.blocks), mib(blocks))),
+            Err(why) => say(&format!("grow the file system on {}: {why}", block.path())),
+        }
+    }
+    // Mounted, and yet nothing can be written to it: no state.
+    let probe = Path::new(target).join(".writable");
+    std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)).doing(|| format!("write to the state on {}", block.path()))
+}
+
+/// A file system that can be mounted, or the reason why there is none.
+fn prepare(block: &Block, say: &dyn Fn(&str)) -> Done {
+    match ext4(&block.read(SUPERBLOCK.0, SUPERBLOCK.1)?) {
+        Some(fs) if fs.clean => Ok(()),
+        Some(_) if program(&["e2fsck"]).is_none() => {
+            say(&format!("{} is not clean and there is no e2fsck: mounted as it is", block.path()));
+            Ok(())
+        }
+        Some(_) => check(block, say),
+        None => {
+            // e2fsck finds a backup superblock, where there is one.
+            let lost = match check(block, say) {
+                Ok(()) => return Ok(()),
+                Err(why) => why,
+            };
+            let head = block.read(0, usize::try_from(block.size_bytes()?).unwrap_or(BLANK_BYTES).min(BLANK_BYTES))?;
+            if head.iter().any(|b| *b != 0) {
+                return Err(lost);
+            }
+            make(block, say)
+        }
+    }
+}
+
+/// e2fsck: the sure repairs first, then all of them, because a repaired state is better than none.
+fn check(block: &Block, say: &dyn Fn(&str)) -> Done {
+    let program =
+        program(&["e2fsck"]).ok_or_else(|| Failure::new(format!("check the file system on {}", block.path()), "there is no e2fsck"))?;
+    let mut last = String::new();
+    for how in ["-p", "-y"] {
+        let out = Command::new(program).args([how, &block.path()]).output().doing(|| format!("start {program}"))?;
+        // 0: clean, 1: repaired, 2: repaired, and it would want a reboot if it were mounted.
+        let code = out.status.code().unwrap_or(8);
+        last = [out.stdout, out.stderr].iter().map(|b| String::from_utf8_lossy(b).trim().replace('\n', "; ")).collect::<Vec<_>>().join(" ");
+        if code < 4 {
+            if code > 0 {
+                say(&format!("{}: repaired: {last}", block.path()));
+            }
+            return Ok(());
+        }
+    }
+    Err(Failure::new(format!("check the file system on {}", block.path()), last))
+}
+
+fn make(block: &Block, say: &dyn Fn(&str)) -> Done {
+    let program = program(&["mke2fs", "mkfs.ext4"]);
+    let program =
+        program.ok_or_else(|| Failure::new(format!("make a file system on {}", block.path()), "it is blank and there is no mke2fs"))?;
+    let lazy =
+        if block.size_bytes()? > EAGER_BYTES { "lazy_itable_init=1,nodiscard" } else { "lazy_itable_init=0,lazy_journal_init=0,nodiscard" };
+    let args = ["-t", "ext4", "-q", "-F", "-m", "1", "-L", "plinth-state", "-E", lazy];
+    let out = Command::new(program).args(args).arg(block.path()).output().doing(|| format!("start {program}"))?;
+    if !out.status.success() {
+        let why = String::from_utf8_lossy(&out.stderr).trim().replace('\n', "; ");
+        return Err(Failure::new(format!("make a file system on {}", block.path()), why));
+    }
+    say(&format!("{}: blank, made a file system", block.path()));
+    Ok(())
+}
+
+fn program(names: &[&str]) -> Option<&'static str> {
+    const ALL: [&str; 6] =
+        ["/sbin/e2fsck", "/usr/sbin/e2fsck", "/sbin/mke2fs", "/usr/sbin/mke2fs", "/sbin/mkfs.ext4", "/usr/sbin/mkfs.ext4"];
+    ALL.into_iter().find(|p| names.iter().any(|n| p.rsplit('/').next() == Some(n)) && Path::new(p).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    fn superblock(blocks: u64, state: u16, incompat: u32) -> Vec<u8> {
+        let mut sb = vec![0u8; 1024];
+        sb[4..8].copy_from_slice(&(blocks as u32).to_le_bytes());
+        sb[24] = 2;
+        sb[56..58].copy_from_slice(&0xef53u16.to_le_bytes());
+        sb[58..60].copy_from_slice(&state.to_le_bytes());
+        sb[96..100].copy_from_slice(&incompat.to_le_bytes());
+        sb[336..340].copy_from_slice(&((blocks >> 32) as u32).to_le_bytes());
+        sb
+    }
+
+    #[test]
+    fn only_a_clean_file_system_skips_the_check() {
+        let clean = |state, incompat| ext4(&superblock(9, state, incompat)).unwrap().clean;
+        assert!(clean(1, 0x80));
+        assert!(!clean(0, 0), "mounted when the power went");
+        assert!(!clean(3, 0), "errors were seen");
+        assert!(!clean(1, 4), "a journal to replay");
+        assert_eq!(ext4(&[0; 1024]), None);
+    }
+
+    #[test]
+    fn it_grows_to_its_partition_and_never_shrinks() {
+        let fs = ext4(&superblock((1 << 33) + 5, 1, 0x80)).unwrap();
+        assert_eq!((fs.blocks, fs.block_bytes), ((1 << 33) + 5, 4096));
+        assert_eq!(grown(fs, fs.blocks * 4096), None);
+        assert_eq!(grown(fs, (fs.blocks + 255) * 4096), None, "less than a megabyte");
+        assert_eq!(grown(fs, (fs.blocks + 256) * 4096 + 100), Some(fs.blocks + 256));
+        assert_eq!(grown(fs, 4096), None);
+        assert_eq!(ext4(&superblock((1 << 33) + 5, 1, 0)).unwrap().blocks, 5, "without 64bit the high half means nothing");
+    }
+}
