@@ -56,7 +56,8 @@ for _ in $(seq 100); do [ -S "$node/plinth.sock" ] && break; kill -0 $agent; sle
 say "all Ready?"
 show plinth status --wait=60s
 show plinth status -o wide
-ip=$(PLINTH_SOCKET=$node/plinth.sock inside plinth status web -o json | jq -r '.. | .podIP? // empty' | head -1)
+ip_of_web() { PLINTH_SOCKET=$node/plinth.sock inside plinth status web -o json 2>/dev/null | jq -r '.status.podIP // empty' || true; }
+ip=$(ip_of_web)
 
 say "the web page by pod IP: the overlay's file won"
 show busybox wget -qO- "http://$ip:8080/"
@@ -69,8 +70,8 @@ echo "\$ sed s/overlay/edited/ 10-web.yaml   # written beside, then renamed in"
 sed "s|the overlay's page|the edited page|" "$node/work/overlay/10-web.yaml" >"$node/work/overlay/.new"
 mv "$node/work/overlay/.new" "$node/work/overlay/10-web.yaml"
 for _ in $(seq 100); do
-  ip=$(PLINTH_SOCKET=$node/plinth.sock inside plinth status web -o json 2>/dev/null | jq -r '.. | .podIP? // empty' | head -1)
-  if inside busybox wget -qO- -T 1 "http://$ip:8080/" 2>/dev/null | grep -q edited; then break; fi
+  ip=$(ip_of_web)
+  if inside timeout 1 busybox wget -qO- "http://$ip:8080/" 2>/dev/null | grep -q edited; then break; fi
   sleep 0.1
 done
 show busybox wget -qO- "http://$ip:8080/"
@@ -102,4 +103,5 @@ say "stop everything"
 show plinth shutdown
 wait "$agent" || true
 agent=
+inside umount "$node/work/image"
 "$here/../tests/node.sh" leaks "$node" stopped && echo "left behind: nothing"

@@ -30,6 +30,11 @@ members() {
     if [ "$(readlink "/proc/$p/ns/mnt" 2>/dev/null)" = "$m" ] || [ "$(readlink "/proc/$p/ns/net" 2>/dev/null)" = "$n" ]; then echo "$p"; fi
   done
 }
+# Containers have namespaces of their own: they are found by their cgroups.
+contained() {
+  local c
+  for c in $(cgroups); do find "$c" -name cgroup.procs -exec cat {} + 2>/dev/null; done | sort -u
+}
 cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name "$cgroup" 2>/dev/null; }
 
 start_containerd() {
@@ -117,9 +122,9 @@ leaks)
   ;;
 reboot)
   # All that a power cut takes: processes, mounts, /run, containerd's state. containerd starts anew on its data.
-  p=$(members)
+  p="$(members) $(contained)"
   # shellcheck disable=SC2086
-  [ -z "$p" ] || kill -KILL $p 2>/dev/null || true
+  [ "$p" = " " ] || kill -KILL $p 2>/dev/null || true
   for _ in $(seq 100); do [ -n "$(members)" ] || break; sleep 0.02; done
   echo "$(cat /proc/sys/kernel/random/uuid)" >"$dir/work/boot-id"
   inside sh -c "
@@ -133,7 +138,8 @@ reboot)
   ;;
 down)
   for sig in TERM KILL; do
-    p=$(members)
+    p="$(members) $(contained)"
+    [ "$p" != " " ] || p=
     [ -n "$p" ] || break
     # shellcheck disable=SC2086
     kill -$sig $p 2>/dev/null || true
