@@ -80,15 +80,19 @@ impl Node {
 #[derive(Debug)]
 pub struct Archive {
     path: PathBuf,
-    stamp: (i64, i64, u64),
+    stamp: Stamp,
     entries: BTreeMap<String, (u64, u64)>,
     images: Vec<(Option<ImageRef>, Descriptor)>,
 }
 
+/// Modification time, its nanoseconds, and size: while they stay, so does the file.
+type Stamp = (i64, i64, u64);
+
 /// All archives of the image directories.
 #[derive(Default)]
 pub struct Archives {
-    read: BTreeMap<PathBuf, std::result::Result<Rc<Archive>, (i64, i64, u64)>>,
+    /// What was read; of what cannot be read, which state of it.
+    read: BTreeMap<PathBuf, std::result::Result<Rc<Archive>, Stamp>>,
 }
 
 impl Archives {
@@ -120,7 +124,7 @@ fn tars(dir: &Path) -> Vec<PathBuf> {
 }
 
 impl Archive {
-    fn read(path: &Path, stamp: (i64, i64, u64)) -> Result<Archive> {
+    fn read(path: &Path, stamp: Stamp) -> Result<Archive> {
         let mut file = open(path)?;
         let entries = entries(&mut file, path)?;
         let mut archive = Archive { path: path.to_owned(), stamp, entries, images: Vec::new() };

@@ -17,7 +17,7 @@ fn a_killed_plinth_adopts_what_runs() {
     }
     let mut n = Node::up();
     n.start();
-    n.put("a.yaml", &script("a", &format!("i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 0.02; done")));
+    n.put("a.yaml", &script("a", "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 0.02; done"));
     n.put("b.yaml", &script("b", FOREVER));
     n.until_ready("a");
     n.until_ready("b");
