@@ -4,7 +4,7 @@ release := target/$(host)/release/plinth
 cache   := .cache
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo test sim check bench install
+.PHONY: help build demo test sim check bench install image boot
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
@@ -31,6 +31,15 @@ bench: build $(cache)/sid ## the reference table with ours beside it
 
 install: build ## binary, completions, man pages, configuration and unit below DESTDIR
 	@images/install.sh $(release) "$(DESTDIR)"
+
+image: build $(cache)/busybox.tar ## images/out: kernel, initrd, verified root, disk, UKI; MANIFESTS=dir and IMAGES=dir put your pods and OCI archives in
+	@tests/packages.sh image
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked -p plinth-init --target $(host)
+	@images/fetch.sh images/packages $(cache)/image
+	@images/build.sh $(release) target/$(host)/release/plinth-init $(cache)/image images/out
+
+boot: ## boots images/out in QEMU on this terminal, the web pod on http://127.0.0.1:8080; Ctrl-a x leaves
+	@images/boot.sh images/out
 
 $(cache)/sid: ; @tests/packages.sh test && tests/fetch-deb.sh containerd sid $@
 $(cache)/trixie: ; @tests/packages.sh test && tests/fetch-deb.sh containerd trixie $@

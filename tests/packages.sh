@@ -1,15 +1,17 @@
 #!/bin/bash
-# Installs what plinth's build, tests and demo need, asking apt only for what is missing. Usage: packages.sh build|test
+# Installs what plinth's build, tests and demo need, asking apt only for what is missing. Usage: packages.sh build|test|image
 # Mirrors and suites are the machine's own apt configuration; nothing is written to it.
 set -euo pipefail
 
 build=(protobuf-compiler libprotobuf-dev gcc libc6-dev)
 test=(runc crun containernetworking-plugins busybox-static iproute2 iptables python3 jq mount util-linux)
+image=(erofs-utils cryptsetup-bin fdisk mtools e2fsprogs cpio binutils kmod xz-utils zstd python3 systemd-boot-efi qemu-system-x86)
 
 case ${1:-} in
 build) want=("${build[@]}") ;;
 test) want=("${build[@]}" "${test[@]}") ;;
-*) echo "usage: $0 build|test" >&2; exit 2 ;;
+image) want=("${build[@]}" "${image[@]}") ;;
+*) echo "usage: $0 build|test|image" >&2; exit 2 ;;
 esac
 
 missing=()

@@ -9,6 +9,9 @@ use super::{Settings, SettingsError, kubelet};
 use crate::manifest::nearest;
 use crate::manifest::value::{Node, Place, Value};
 
+/// Words of the kernel command line that are for the image's init; `plinth.manifests` is a partition there, and no layer.
+const INIT: [&str; 10] = ["root", "roothash", "manifests", "manifestshash", "state", "ip", "hostname", "fallback", "wait", "debug"];
+
 /// One key and its value, from a flag or a word.
 #[derive(Debug)]
 pub struct Given {
@@ -77,6 +80,7 @@ pub fn words(cmdline: &str) -> Result<Arguments, SettingsError> {
     for word in split(cmdline) {
         let Some((name, value)) = word.strip_prefix("plinth.").map(|w| w.split_once('=').unwrap_or((w, "true"))) else { continue };
         match Meant::of(name) {
+            _ if INIT.contains(&name) => {}
             Some(meant) => out.take(&meant, format!("kernel command line, plinth.{name}"), value)?,
             None => out.warnings.push(format!("kernel command line: unknown word `plinth.{name}` is ignored")),
         }

@@ -93,7 +93,12 @@ fn later_files_beat_earlier_and_flags_beat_files_and_the_kernel_beats_all() {
         &*(OURS.to_owned() + "shim: b\nociRuntime: b\nsnapshotter: b\n"),
     ];
     let args = ["--set", "ociRuntime=c", "--snapshotter=c"];
-    let (s, _) = load(&files, &args, "quiet plinth.snapshotter=d plinth.node-name=\"n9\" plinth.what=1 root=/dev/x").unwrap();
+    let (s, _) = load(
+        &files,
+        &args,
+        "quiet plinth.snapshotter=d plinth.node-name=\"n9\" plinth.what=1 plinth.manifests=/dev/x plinth.ip=dhcp root=/dev/x",
+    )
+    .unwrap();
     assert_eq!((&*s.namespace, &*s.shim, &*s.oci_runtime, &*s.snapshotter, &*s.node_name), ("a", "b", "c", "d", "n9"));
     assert_eq!(s.warnings, ["kernel command line: unknown word `plinth.what` is ignored"]);
 }
