@@ -183,6 +183,7 @@ impl Runtime {
         keep: bool,
     ) -> std::result::Result<Effect, Failure> {
         sandbox::delete(&self.settings, &self.paths, uid, keep).await.map_err(|e| e.into_failure())?;
+        self.end_shims_of(uid).await;
         let key = pod.map(|p| &p.key).or(seen.and_then(|s| s.key.as_ref()));
         if let (Some(key), false) = (key, keep) {
             // A log that cannot be removed is no reason to keep the pod.

@@ -34,6 +34,7 @@ impl Runtime {
     /// so what has none in the later list is really left over.
     pub(super) async fn look_all(&self) -> Result<BTreeMap<Uid, SeenPod>> {
         let client = self.client()?;
+        let shims = self.shims();
         let (tasks, sandboxes, snapshots) = try_join3(tasks(&client), sandboxes(&client), self.snapshots(&client)).await?;
         let mut records = records(&client, OURS.to_owned()).await?;
         let here: BTreeSet<String> = records.iter().map(|r| r.id.clone()).collect();
@@ -50,6 +51,8 @@ impl Runtime {
         let mut known = here.clone();
         known.extend(records.iter().map(|r| r.id.clone()).chain(tasks.keys().cloned()));
         self.end_orphans(&known).await;
+        let open = records.iter().filter(|r| !labels::ended(&r.labels)).map(|r| r.id.clone()).chain(tasks.keys().cloned());
+        self.end_shims(&shims, &open.collect());
         let mut pods: BTreeMap<Uid, SeenPod> = sandbox::scan(&self.paths).into_iter().map(|(uid, found)| (uid, scanned(found))).collect();
         for record in &records {
             let task = match tasks.get(record.id.as_str()) {

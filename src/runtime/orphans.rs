@@ -5,16 +5,21 @@
 //! their cgroups, then their shim, then what is left mounted. A container with a record or a task is never touched.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::Runtime;
+use super::{Runtime, labels};
+use crate::pod::Uid;
 use crate::sys::{cgroup, mounts};
 
 /// A killed process is gone within milliseconds, unless the kernel holds it: tries, and the pause between two.
 const KILLS: (u32, Duration) = (100, Duration::from_millis(20));
+
+/// A shim ends by itself once its last container is deleted: looks, and the pause between two.
+const ENDS: (u32, Duration) = (10, Duration::from_millis(20));
 
 impl Runtime {
     /// Ends every container of our OCI runtime directory that is not among these. What fails is said and tried at the next look.
@@ -66,6 +71,46 @@ impl Runtime {
         gone(std::fs::remove_dir_all(state))
     }
 
+    /// Ends shims without a container, which a create leaves that was cut short between the two. They were listed before tasks and
+    /// records were. `open`: every id with a task or with a record whose end is not written down. A pod's containers share one shim,
+    /// so beside one that has children another of the same pod has nothing.
+    pub(super) fn end_shims(&self, shims: &[Shim], open: &BTreeSet<String>) {
+        let busy = |s: &Shim| open.iter().any(|id| s.is_of(id)) || self.making.borrow().iter().any(|id| s.is_of(id));
+        for shim in shims.iter().filter(|s| !has_children(s.pid)) {
+            if !busy(shim) || shims.iter().any(|o| o.is_of(&shim.id) && has_children(o.pid)) {
+                shim.end();
+            }
+        }
+    }
+
+    /// The same for a pod that has nothing any more. A shim that is about to end by itself is given a moment.
+    pub(super) async fn end_shims_of(&self, uid: &Uid) {
+        let pod = labels::id(uid, "", 0);
+        for _ in 0..ENDS.0 {
+            if !self.shims().iter().any(|s| s.is_of(&pod)) {
+                return;
+            }
+            tokio::time::sleep(ENDS.1).await;
+        }
+        self.shims().iter().filter(|s| s.is_of(&pod) && !has_children(s.pid)).for_each(Shim::end);
+    }
+
+    /// Every shim our containerd started for one of our ids.
+    pub(super) fn shims(&self) -> Vec<Shim> {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(Pid::from_raw);
+        pids.filter_map(|pid| self.shim(pid)).collect()
+    }
+
+    fn shim(&self, pid: Pid) -> Option<Shim> {
+        let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let words = words(pid);
+        let value = |flag: &str| words.iter().skip_while(|w| *w != flag).nth(1);
+        let ours = is_shim(pid, &self.settings.namespace) && value("-address")? == self.settings.containerd.to_str()?;
+        let id = value("-id").filter(|id| ours && is_id(id))?.clone();
+        Some(Shim { id, pid, fd })
+    }
+
     /// Kills what is in its cgroups until they can be removed: a create that is still under way puts more in.
     async fn empty(&self, id: &str) -> std::io::Result<()> {
         let mut tries = 0;
@@ -94,6 +139,31 @@ impl Runtime {
         let pods = classes.flat_map(|class| std::fs::read_dir(class).into_iter().flatten().flatten());
         pods.map(|pod| pod.path().join(id)).filter(|group| group.is_dir()).collect()
     }
+}
+
+/// A shim that was there.
+pub(super) struct Shim {
+    /// The container it was started for.
+    id: String,
+    pid: Pid,
+    fd: OwnedFd,
+}
+
+impl Shim {
+    /// Of the pod this container is of.
+    fn is_of(&self, id: &str) -> bool {
+        self.id.split('-').next() == id.split('-').next()
+    }
+
+    fn end(&self) {
+        log::info!("shim of {} has no container (its create was cut short): ended", self.id);
+        let _ = pidfd_send_signal(&self.fd, Signal::KILL);
+    }
+}
+
+/// Of the form `labels::id` makes.
+fn is_id(id: &str) -> bool {
+    id.split_once('-').is_some_and(|(pod, _)| pod.len() == 12 && pod.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 /// Not there is removed.
@@ -125,10 +195,15 @@ fn parent(pid: Pid) -> Option<Pid> {
 }
 
 fn is_shim(pid: Pid, namespace: &str) -> bool {
-    let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-    let words: Vec<_> = line.split(|&b| b == 0).map(String::from_utf8_lossy).collect();
+    let words = words(pid);
     let ours = words.windows(2).any(|w| matches!(w, [flag, value] if flag == "-namespace" && value == namespace));
     ours && words.first().is_some_and(|program| program.contains("shim"))
+}
+
+/// A process's command line.
+fn words(pid: Pid) -> Vec<String> {
+    let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    line.split(|&b| b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect()
 }
 
 #[cfg(test)]
