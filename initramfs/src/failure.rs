@@ -64,6 +64,8 @@ pub fn fall_back(failure: &Failure, fallback: Fallback) -> ! {
 
 fn shell() {
     say("plinth.fallback=shell: a shell; its end reboots");
+    // PID 1 has blocked some.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
     let ended = Command::new(busybox.unwrap_or("/bin/sh")).args(["sh", "-i"]).env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin").status();
     if let Err(e) = ended {

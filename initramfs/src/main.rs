@@ -50,8 +50,11 @@ mod disk;
 mod dm;
 mod failure;
 mod gpt;
+mod lease;
 mod modules;
 mod mounts;
+mod net;
+mod pid1;
 mod stage1;
 mod state;
 mod sys;
@@ -60,15 +63,26 @@ mod verity;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let first = std::env::args().next().unwrap_or_default();
-    match (rustix::process::getpid().is_init(), first.as_str()) {
-        (true, "/init") => {
-            failure::last_words();
-            stage1::run()
-        }
-        _ => {
-            eprintln!("plinth-init: is PID 1, or nothing");
-            ExitCode::from(2)
-        }
+    let args: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let (name, rest) = args.split_first().map_or(("", [].as_slice()), |(n, r)| (n.as_str(), r));
+    if rustix::process::getpid().is_init() {
+        failure::last_words();
+        if name == "/init" { stage1::run() } else { pid1::run() }
     }
+    let port = std::env::var("interface");
+    let words: Vec<&str> = rest.iter().map(String::as_str).collect();
+    let failed = match (words.as_slice(), port) {
+        (["exec", ..], _) => pid1::exec(rest.get(1..).unwrap_or_default()),
+        ([event], Ok(port)) => match lease::run(event, &port) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(why) => why.to_string(),
+        },
+        ([word @ ("poweroff" | "reboot" | "halt")], _) => match pid1::tell(word) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(why) => why.to_string(),
+        },
+        _ => "is PID 1 of the image. As another process: poweroff, reboot or halt tells PID 1".into(),
+    };
+    eprintln!("plinth-init: {failed}");
+    ExitCode::FAILURE
 }

@@ -1,0 +1,413 @@
+//! PID 1 of the image: sets the machine up, then one loop: what happened -> `machine` decides -> it is done. Never blocks on a service.
+//!
+//! Files below this are its parts: `service` and `machine` decide, `notify`, `store`, `spawn`, `output`, `power`, `setup`, `wall`, `seed` do.
+
+mod machine;
+mod notify;
+mod output;
+mod power;
+mod seed;
+mod service;
+mod setup;
+mod spawn;
+mod store;
+mod table;
+mod wall;
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, Signal as Caught};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
+use rustix::system::RebootCommand;
+
+use crate::cmdline::{self, Ip, Words};
+use crate::console::{self, say, since_boot_ms};
+use crate::{failure, modules, mounts, net};
+pub use spawn::exec;
+
+use machine::{Do, End, Event, Machine};
+use output::{Bounded, Output};
+use service::{Do as Serve, Event as Told};
+use store::Store;
+use table::Entry;
+
+/// The hardware reboots a machine whose PID 1 does not feed it that long.
+const WATCHDOG_SECONDS: i32 = 60;
+/// Fed that often: one of the two reasons why an idle PID 1 wakes at all, and seldom enough to cost nothing.
+const WATCHDOG_FEED_MS: u64 = 20_000;
+/// While the last processes die they are counted that often: nobody tells when the last one of somebody else's is gone.
+const COUNT_MS: u64 = 50;
+
+/// Does all of it. Returns never.
+pub fn run() -> ! {
+    let signals = caught();
+    let (words, _) = cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let wrong = setup::all(&words);
+    // The kernel then tells PID 1 of ctrl-alt-del instead of rebooting on the spot.
+    let _ = rustix::system::reboot(RebootCommand::CadOff);
+    wrong.iter().for_each(|w| say(w));
+    let (loaded, wrong) = modules::load(Path::new("/usr/lib/plinth/modules"), Path::new("/usr/lib/modules"));
+    wrong.iter().for_each(|w| say(w));
+    if words.debug {
+        say(&format!("{loaded} modules loaded"));
+    }
+    wall::set().iter().for_each(|w| say(w));
+    seed::load().err().iter().for_each(|w| say(w));
+    let port = network(&words);
+    say("up");
+    console::never_wait();
+    let _ = fs::create_dir_all("/run/init");
+    let parts =
+        signals.and_then(|s| Ok((s, notify::listen(Path::new(notify::SOCKET)).map_err(|e| format!("listen on {}: {e}", notify::SOCKET))?)));
+    match parts {
+        Ok((signals, socket)) => Pid1::new(&words, port.as_deref(), signals, socket).run(),
+        Err(why) => failure::fall_back(&failure::Failure::new("start services", why), words.fallback),
+    }
+}
+
+/// `poweroff`, `halt` or `reboot` from another process.
+pub fn tell(word: &str) -> failure::Done {
+    let signal = match word {
+        "reboot" => Signal::HUP,
+        "halt" => Signal::USR1,
+        _ => Signal::USR2,
+    };
+    kill_process(Pid::INIT, signal).map_err(|e| failure::Failure::new(format!("tell PID 1 to {word}"), e))
+}
+
+fn caught() -> Result<SignalFd, String> {
+    let mut set = SigSet::empty();
+    for s in [Caught::SIGCHLD, Caught::SIGTERM, Caught::SIGINT, Caught::SIGHUP, Caught::SIGUSR1, Caught::SIGUSR2] {
+        set.add(s);
+    }
+    let fd = set.thread_block().and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC));
+    fd.map_err(|e| format!("await signals: {e}"))
+}
+
+/// The loopback, and the address that was asked for. The port, for a DHCP client.
+fn network(words: &Words) -> Option<String> {
+    net::link_up("lo").err().iter().for_each(|w| say(&w.to_string()));
+    let ip = words.ip.as_ref()?;
+    let Some(port) = net::port() else {
+        say("plinth.ip is given and there is no Ethernet port: is its driver in the list of modules?");
+        return None;
+    };
+    if let Ip::Fixed { addr, prefix, gateway, dns } = ip {
+        let dns: Vec<_> = dns.iter().copied().collect();
+        net::configure(&port, *addr, *prefix, *gateway, &dns).err().iter().for_each(|w| say(&w.to_string()));
+    }
+    Some(port)
+}
+
+/// The machine and everything that is held for it.
+struct Pid1 {
+    machine: Machine,
+    table: Vec<Entry>,
+    pids: Vec<Option<Pid>>,
+    stores: Vec<Store>,
+    files: Vec<Bounded>,
+    status: Vec<String>,
+    outputs: Vec<Output>,
+    asking: Option<Pid>,
+    signals: SignalFd,
+    socket: UnixDatagram,
+    buttons: Vec<File>,
+    watchdog: Option<File>,
+    fed: u64,
+}
+
+impl Pid1 {
+    fn new(words: &Words, port: Option<&str>, signals: SignalFd, socket: UnixDatagram) -> Pid1 {
+        let table = table::table(words, port);
+        let names = || table.iter().map(|e| e.spec.name);
+        let watchdog = File::options().write(true).open("/dev/watchdog").ok();
+        if let Some(Err(e)) = watchdog.as_ref().map(|w| crate::sys::watchdog_timeout(w, WATCHDOG_SECONDS)) {
+            say(&format!("set the watchdog: {e}"));
+        }
+        Pid1 {
+            machine: Machine::new(table.iter().map(|e| e.spec).collect(), since_boot_ms()),
+            pids: vec![None; table.len()],
+            stores: table.iter().map(|_| Store::default()).collect(),
+            files: names().map(|n| Bounded::new(&Path::new("/var/log").join(format!("{n}.log")))).collect(),
+            status: vec![String::new(); table.len()],
+            outputs: Vec::new(),
+            asking: None,
+            buttons: power::buttons(),
+            watchdog,
+            fed: 0,
+            table,
+            signals,
+            socket,
+        }
+    }
+
+    fn run(mut self) -> ! {
+        loop {
+            self.feed();
+            self.happen(Event::Clock);
+            self.wait();
+            self.read();
+            // Messages before ends: what a service said last counts, and its number is its own until it is reaped.
+            self.listen();
+            self.catch();
+            self.reap();
+            self.press();
+            if self.machine.counts_processes() && alone() {
+                self.happen(Event::Alone);
+            }
+        }
+    }
+
+    /// Sleeps until something happens.
+    fn wait(&mut self) {
+        let now = since_boot_ms();
+        let count = self.machine.counts_processes().then_some(now + COUNT_MS);
+        let feed = self.watchdog.is_some().then_some(self.fed + WATCHDOG_FEED_MS);
+        let wake = [self.machine.wake(), count, feed].into_iter().flatten().min();
+        let timeout = wake.map(|t| t.saturating_sub(now).min(1 << 30)).map(|ms| Timespec {
+            tv_sec: i64::try_from(ms / 1000).unwrap_or(0),
+            tv_nsec: i64::try_from(ms % 1000 * 1_000_000).unwrap_or(0),
+        });
+        let waiting = console::flush();
+        let err = std::io::stderr();
+        let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN), PollFd::new(&self.socket, PollFlags::IN)];
+        if waiting {
+            fds.push(PollFd::new(&err, PollFlags::OUT));
+        }
+        fds.extend(self.outputs.iter().map(|o| PollFd::new(&o.fd, PollFlags::IN)));
+        fds.extend(self.buttons.iter().map(|b| PollFd::new(b, PollFlags::IN)));
+        fds.extend(self.stores.iter().flat_map(Store::watched).map(|fd| PollFd::new(fd, PollFlags::empty())));
+        let _ = poll(&mut fds, timeout.as_ref());
+        let closed: Vec<RawFd> = fds.iter().filter(|f| f.revents().intersects(PollFlags::HUP | PollFlags::ERR)).map(raw).collect();
+        drop(fds);
+        let parked: Vec<RawFd> =
+            self.stores.iter().flat_map(Store::watched).map(AsRawFd::as_raw_fd).filter(|n| closed.contains(n)).collect();
+        parked.iter().for_each(|n| self.stores.iter_mut().for_each(|s| s.forget(*n)));
+    }
+
+    /// Decides, and does it; what comes of that at once is decided next.
+    fn happen(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for d in self.machine.next(event, since_boot_ms()) {
+                events.extend(self.act(d));
+            }
+        }
+    }
+
+    fn act(&mut self, d: Do) -> Option<Event> {
+        match d {
+            Do::Serve(at, Serve::Start) => return Some(Event::Told(at, self.start(at))),
+            Do::Serve(at, Serve::Term) => self.signal(at, Signal::TERM),
+            Do::Serve(at, Serve::Abort) => self.signal(at, Signal::ABORT),
+            Do::Serve(at, Serve::Kill) => self.signal(at, Signal::KILL),
+            Do::Serve(_, Serve::Say(text)) | Do::Say(text) => say(&text),
+            Do::AskPods => {
+                say("ending: the pods first");
+                match spawn::aside("shutdown", &table::SHUTDOWN) {
+                    Ok(pid) => self.asking = Some(pid),
+                    Err(e) => {
+                        say(&format!("run plinth shutdown: {e}"));
+                        return Some(Event::Asked(false));
+                    }
+                }
+            }
+            // As PID 1 that is everybody else in this machine, and nobody outside.
+            Do::TermAll => everybody(Signal::TERM),
+            Do::KillAll => everybody(Signal::KILL),
+            Do::Finish(end) => self.finish(end),
+        }
+        None
+    }
+
+    fn start(&mut self, at: usize) -> Told {
+        let (Some(entry), Some(store)) = (self.table.get(at), self.stores.get(at)) else {
+            return Told::NotStarted("no such service".into());
+        };
+        match spawn::start(entry, store) {
+            Ok((pid, output)) => {
+                self.outputs.push(Output::new(output, at));
+                if let Some(slot) = self.pids.get_mut(at) {
+                    *slot = Some(pid);
+                }
+                Told::Started
+            }
+            Err(e) => Told::NotStarted(e.to_string()),
+        }
+    }
+
+    fn signal(&self, at: usize, signal: Signal) {
+        // Its number is its own: only we reap, and a reaped one is `None`.
+        if let Some(pid) = self.pids.get(at).copied().flatten() {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    fn listen(&mut self) {
+        while let Some(message) = notify::receive(&self.socket) {
+            // As with NotifyAccess=main: only the service's own first process is heard.
+            let Some(at) = message.from.and_then(|pid| self.pids.iter().position(|p| *p == Some(pid))) else { continue };
+            let (Some(store), Some(entry)) = (self.stores.get_mut(at), self.table.get(at)) else { continue };
+            let name = entry.spec.name;
+            let refused = store.heed(&message.words, message.fds, entry.spec.fds_max);
+            if refused > 0 {
+                say(&format!("{name}: no room to park {refused} descriptors"));
+            }
+            if let (Some(status), Some(last)) = (message.words.status, self.status.get_mut(at))
+                && status != *last
+            {
+                console::relay(name, &status);
+                *last = status;
+            }
+            for (is, told) in [(message.words.ready, Told::Ready), (message.words.fed, Told::Fed), (message.words.broken, Told::Broken)] {
+                if is {
+                    self.happen(Event::Told(at, told));
+                }
+            }
+        }
+    }
+
+    fn catch(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let end = match i32::try_from(info.ssi_signo).ok().and_then(|n| Caught::try_from(n).ok()) {
+                Some(Caught::SIGHUP) => End::Reboot,
+                Some(Caught::SIGUSR1) => End::Halt,
+                Some(Caught::SIGTERM | Caught::SIGINT | Caught::SIGUSR2) => End::PowerOff,
+                _ => continue,
+            };
+            self.happen(Event::End(end));
+        }
+    }
+
+    /// Every child that has ended: a service, who asked for the pods' end, or an orphan that became ours.
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            if let Some(at) = self.pids.iter().position(|p| *p == Some(pid)) {
+                if let Some(slot) = self.pids.get_mut(at) {
+                    *slot = None;
+                }
+                self.read();
+                self.happen(Event::Told(at, Told::Exited(how(status))));
+            } else if self.asking == Some(pid) {
+                self.asking = None;
+                self.happen(Event::Asked(status.exit_status() == Some(0)));
+            }
+        }
+    }
+
+    /// What services wrote. A pipe outlives its service as long as a child of it holds it.
+    fn read(&mut self) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        outputs.retain_mut(|output| {
+            let (lines, goes_on) = output.read();
+            let name = self.table.get(output.service).map_or("", |e| e.spec.name);
+            for line in lines {
+                console::relay(name, &line);
+                if let Some(file) = self.files.get_mut(output.service) {
+                    file.line(&line);
+                }
+            }
+            goes_on
+        });
+        self.outputs = outputs;
+    }
+
+    fn press(&mut self) {
+        let mut wanted = false;
+        self.buttons.retain(|b| {
+            let (pressed, there) = power::pressed(b);
+            wanted |= pressed;
+            there
+        });
+        if wanted {
+            say("the power button was pressed");
+            self.happen(Event::End(End::PowerOff));
+        }
+    }
+
+    fn feed(&mut self) {
+        let now = since_boot_ms();
+        if let Some(watchdog) = self.watchdog.as_mut().filter(|_| now >= self.fed + WATCHDOG_FEED_MS || self.fed == 0) {
+            let _ = watchdog.write_all(b"\0");
+            self.fed = now;
+        }
+    }
+
+    /// Nobody else is left: saves, lets go of the disks, and ends the machine.
+    fn finish(&mut self, end: End) -> ! {
+        self.files.iter_mut().for_each(Bounded::close);
+        self.outputs.clear();
+        self.stores.clear();
+        seed::save().err().iter().for_each(|w| say(w));
+        rustix::fs::sync();
+        mounts::release().iter().for_each(|w| say(w));
+        let (words, command) = match end {
+            End::PowerOff => ("off", RebootCommand::PowerOff),
+            End::Reboot => ("rebooting", RebootCommand::Restart),
+            End::Halt => ("halted", RebootCommand::Halt),
+        };
+        say(words);
+        // What the console has not taken in a second it will not take.
+        let until = since_boot_ms() + 1000;
+        while console::flush() && since_boot_ms() < until {
+            let err = std::io::stderr();
+            let _ = poll(&mut [PollFd::new(&err, PollFlags::OUT)], Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }));
+        }
+        failure::end(command)
+    }
+}
+
+fn raw(fd: &PollFd<'_>) -> RawFd {
+    let fd: BorrowedFd<'_> = fd.as_fd();
+    fd.as_raw_fd()
+}
+
+/// kill(-1): as PID 1 that is everybody else in this machine, or in this PID namespace, and nobody outside.
+fn everybody(signal: Signal) {
+    if rustix::process::getpid().is_init() {
+        let _ = kill_process_group(Pid::INIT, signal);
+    }
+}
+
+fn how(status: WaitStatus) -> String {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (_, signal) => format!("killed by signal {}", signal.unwrap_or(0)),
+    }
+}
+
+/// Whether no process is left but us and the kernel's own threads.
+fn alone() -> bool {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok()).filter(|p| *p != 1);
+    let mut stats = pids.filter_map(|p| fs::read_to_string(format!("/proc/{p}/stat")).ok());
+    !stats.any(|stat| is_alive(&stat))
+}
+
+/// From a line of /proc/PID/stat: behind the last parenthesis come the state and, six words on, the flags.
+fn is_alive(stat: &str) -> bool {
+    let mut words = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let state = words.next().unwrap_or("X");
+    // PF_KTHREAD of linux/sched.h.
+    let kernels = words.nth(5).and_then(|f| f.parse::<u64>().ok()).is_some_and(|f| f & 0x20_0000 != 0);
+    !matches!(state, "Z" | "X") && !kernels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_threads_and_zombies_are_nobody() {
+        assert!(is_alive("7 (a) b) S 1 7 7 0 -1 4194560 118 0"));
+        assert!(!is_alive("7 (kworker/0:1) I 2 0 0 0 -1 69238880 0 0"));
+        assert!(!is_alive("7 (gone) Z 1 7 7 0 -1 4227084 118 0"));
+    }
+}

@@ -1,0 +1,115 @@
+//! What a machine is given before its first service: mounts, control groups, name, kernel settings. What fails is a line, never the end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::MountFlags;
+
+use crate::cmdline::Words;
+use crate::failure::{Doing, Done};
+use crate::mounts::{self, INERT, Mount};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Kernel settings, and why. A kernel that does not have one has no need of it.
+const SYSCTLS: &[(&str, &str)] = &[
+    // Pods reach each other and the world through this machine.
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/bridge/bridge-nf-call-iptables", "1"),
+    ("net/bridge/bridge-nf-call-ip6tables", "1"),
+    // A container may ping without a capability, as with containerd's CRI.
+    ("net/ipv4/ping_group_range", "0 2147483647"),
+    // The kubelet's (protectKernelDefaults).
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+    // Twenty pods that watch files.
+    ("fs/inotify/max_user_instances", "8192"),
+    ("fs/inotify/max_user_watches", "524288"),
+    ("vm/max_map_count", "262144"),
+    ("kernel/pid_max", "4194304"),
+    // Nothing here needs to see the kernel's addresses or to follow another's links.
+    ("kernel/kptr_restrict", "1"),
+    ("kernel/dmesg_restrict", "1"),
+    ("kernel/unprivileged_bpf_disabled", "1"),
+    ("fs/protected_hardlinks", "1"),
+    ("fs/protected_symlinks", "1"),
+    ("fs/protected_fifos", "1"),
+    ("fs/protected_regular", "2"),
+];
+
+/// All of it; what went wrong.
+pub fn all(words: &Words) -> Vec<String> {
+    let mut wrong = mount_all();
+    wrong.extend(groups().err().map(|e| e.to_string()));
+    wrong.extend(hostname(words).err().map(|e| e.to_string()));
+    wrong.extend(sysctls());
+    wrong
+}
+
+fn mount_all() -> Vec<String> {
+    let mut wrong: Vec<_> = mounts::kernels().iter().filter_map(|m| m.make_once(&mounts::table()).err()).collect();
+    let table = mounts::table();
+    // Some are file systems this kernel may not have: what needs them will say so.
+    let optional = |m: &Mount| matches!(m.kind, "mqueue" | "bpf" | "securityfs");
+    wrong.extend(mounts::later().iter().filter_map(|m| m.make_once(&table).err().filter(|_| !optional(m))));
+    wrong.extend(mounts::share_root().err());
+    for (link, to) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        let _ = std::os::unix::fs::symlink(to, Path::new("/dev").join(link));
+    }
+    let _ = fs::create_dir_all("/run/lock");
+    wrong.iter().map(ToString::to_string).collect()
+}
+
+/// The v2 tree, with every controller for those below, and one group for the services.
+fn groups() -> Done {
+    let mut done = Ok(());
+    if !mounts::mounted(&mounts::table()).any(|m| m.0 == CGROUPS) {
+        // favordynmods makes starting a process in a group cheap, for kernels from 6.0; an older one refuses the whole mount.
+        for data in ["nsdelegate,memory_recursiveprot,favordynmods", "nsdelegate,memory_recursiveprot", "nsdelegate", ""] {
+            let tree = Mount {
+                source: "cgroup2".into(),
+                target: CGROUPS.into(),
+                kind: "cgroup2",
+                flags: INERT | MountFlags::RELATIME,
+                data: data.into(),
+            };
+            done = tree.make();
+            if done.is_ok() {
+                break;
+            }
+        }
+    }
+    done?;
+    let all = fs::read_to_string(Path::new(CGROUPS).join("cgroup.controllers")).unwrap_or_default();
+    let services = Path::new(CGROUPS).join("system");
+    fs::create_dir_all(&services).doing(|| format!("make {}", services.display()))?;
+    for group in [Path::new(CGROUPS), &services] {
+        for controller in all.split_whitespace() {
+            // One by one: one that cannot be had costs no other.
+            let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    Ok(())
+}
+
+/// Where a service's processes are.
+pub fn service_group(name: &str) -> PathBuf {
+    Path::new(CGROUPS).join("system").join(name)
+}
+
+fn hostname(words: &Words) -> Done {
+    let file = fs::read_to_string("/etc/hostname").ok().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+    let name = words.hostname.clone().or(file).unwrap_or_else(|| "plinth".into());
+    rustix::system::sethostname(name.as_bytes()).doing(|| format!("set host name `{name}`"))
+}
+
+fn sysctls() -> Vec<String> {
+    let set = SYSCTLS.iter().map(|(name, value)| (name, Path::new("/proc/sys").join(name), value));
+    set.filter(|(_, path, _)| path.exists())
+        .filter_map(|(name, path, value)| Some(format!("set {name} = {value}: {}", fs::write(path, value).err()?)))
+        .collect()
+}
