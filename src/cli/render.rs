@@ -11,7 +11,7 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Volume};
+use k8s_openapi::api::core::v1::Container;
 use serde::Serialize;
 
 use crate::manifest::identity::Source;
@@ -20,7 +20,7 @@ use crate::pod::{ImageRef, WantedPod};
 use crate::runtime::image_config::ImageConfig;
 use crate::runtime::oci::{self, Input, NodeFacts, SandboxFacts, Spec, VolumeSource};
 use crate::runtime::paths::Paths;
-use crate::runtime::{hosts, image_volume, node, qos};
+use crate::runtime::{hosts, image_volume, node, qos, volume};
 use crate::settings::Settings;
 
 const USAGE: &str = "usage: plinth render [--node-name N] [--node-ip IP] [--image-config REF=FILE]... FILE";
@@ -171,7 +171,7 @@ fn container(
 ) -> Result<Spec, String> {
     let paths = Paths::new(settings);
     let of = pod.container(name).ok_or_else(|| format!("container `{name}` is not in the pod"))?;
-    let volumes = volumes(&paths, pod);
+    let volumes = volume::places(&paths, pod);
     let user = oci::user::resolve(pod, of, image, None, None).map_err(|e| e.to_string())?;
     let log = paths.termination_log(&pod.uid, name, 0).to_string_lossy().into_owned();
     let root = settings.cgroup_root.trim_end_matches('/');
@@ -207,30 +207,6 @@ fn text(path: &Path) -> String {
 fn read_profile(data: &Path, profile: &str) -> Result<String, String> {
     let path = data.join("seccomp").join(profile);
     fs::read_to_string(&path).map_err(|e| format!("read seccomp profile {}: {e}", path.display()))
-}
-
-/// Where each volume would lie.
-fn volumes(paths: &Paths, pod: &WantedPod) -> BTreeMap<String, VolumeSource> {
-    let all = pod.object.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    all.map(|v| (v.name.clone(), volume(paths, pod, v))).collect()
-}
-
-fn volume(paths: &Paths, pod: &WantedPod, volume: &Volume) -> VolumeSource {
-    let at = |plugin: &str| text(&paths.volume(&pod.uid, plugin, &volume.name));
-    let (path, read_only) = if let Some(host) = &volume.host_path {
-        (host.path.clone(), false)
-    } else if volume.downward_api.is_some() {
-        (at("downward-api"), true)
-    } else if volume.projected.is_some() {
-        (at("projected"), true)
-    } else if volume.image.is_some() {
-        (at("image"), true)
-    } else if let Some(nfs) = &volume.nfs {
-        (at("nfs"), nfs.read_only.unwrap_or(false))
-    } else {
-        (at("empty-dir"), false)
-    };
-    VolumeSource { path, read_only, options: Vec::new() }
 }
 
 fn sub_paths(of: &Container, volumes: &BTreeMap<String, VolumeSource>, relative: &BTreeMap<String, String>) -> BTreeMap<String, String> {

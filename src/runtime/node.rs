@@ -21,12 +21,6 @@ const APPARMOR_DEFAULT: &str = "cri-containerd.apparmor.d";
 pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
     let cgroup_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     let memory_bytes = memory_bytes();
-    let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1));
-    let allocatable = BTreeMap::from([
-        ("cpu".to_owned(), Amount::of_units(i64::from(cpus))),
-        ("memory".to_owned(), Amount::of_units((memory_bytes - RESERVED_BYTES).max(0))),
-        ("ephemeral-storage".to_owned(), Amount::of_units(disk_bytes(&settings.data_dir))),
-    ]);
     let capabilities = capabilities();
     let free = capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE");
     let own_score = read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0);
@@ -35,7 +29,7 @@ pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
     NodeFacts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         ips: settings.node_ips.clone(),
-        allocatable,
+        allocatable: allocatable(settings),
         memory_bytes,
         cgroup_v2,
         swap_accounting: swap_accounting(cgroup_v2),
@@ -51,6 +45,16 @@ pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
         cgroup_options: cgroup_options(&read("/proc/self/mountinfo")),
         oom_score_adj_floor: if free { -1000 } else { own_score },
     }
+}
+
+/// What pods may ask for, by resource name.
+pub fn allocatable(settings: &Settings) -> BTreeMap<String, Amount> {
+    let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1));
+    BTreeMap::from([
+        ("cpu".to_owned(), Amount::of_units(i64::from(cpus))),
+        ("memory".to_owned(), Amount::of_units((memory_bytes() - RESERVED_BYTES).max(0))),
+        ("ephemeral-storage".to_owned(), Amount::of_units(disk_bytes(&settings.data_dir))),
+    ])
 }
 
 fn read(path: &str) -> String {

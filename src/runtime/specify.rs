@@ -99,7 +99,7 @@ impl Runtime {
         // runc since 1.1 and crun since 1.4 do it wherever the kernel does (mount_setattr, 5.12).
         facts.recursive_read_only = Support::Yes;
         let sandbox = sandbox::facts(&self.settings, &self.paths, pod, whose.ips).map_err(|e| Error::Refused(chain(&e).to_string()))?;
-        let volumes = volume::ready(&self.paths, pod, container)?;
+        let volumes = volume::ready(&self.paths, pod, container, &facts.allocatable)?;
         let termination = self.termination_log(whose, container.termination_message_path.as_deref())?;
         let found = user::resolve(pod, container, &image.config, users.passwd.as_deref(), users.group.as_deref());
         let user = found.map_err(|e| Error::Refused(e.to_string()))?;
@@ -122,7 +122,7 @@ impl Runtime {
             cgroups_path: &cgroup,
             seccomp_profile: profile.as_deref(),
         };
-        let pinned = volume::open_sub_paths(&self.paths, pod, container, &oci::sub_paths(&input)?)?;
+        let pinned = volume::open_sub_paths(&self.paths, pod, container, &oci::sub_paths(&input)?, &volumes)?;
         input.sub_paths = &pinned;
         let spec = oci::spec(&input)?;
         let json = serde_json::to_vec(&spec).map_err(|e| Error::Refused(format!("write the specification of container `{name}`: {e}")))?;

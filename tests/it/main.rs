@@ -10,3 +10,4 @@ mod faults;
 mod images;
 mod pods;
 mod restarts;
+mod volumes;

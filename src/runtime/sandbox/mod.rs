@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use super::oci::SandboxFacts;
 use super::paths::Paths;
-use super::{cgroup, hosts, net, volume};
+use super::{cgroup, hosts, net, node, volume};
 use crate::clock;
 use crate::plan::world::Sandbox;
 use crate::pod::{Uid, WantedPod};
@@ -71,7 +71,7 @@ async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<San
         directory(&dir)?;
     }
     cgroup::create(paths, pod);
-    volume::set_up(paths, pod)?;
+    volume::set_up(paths, pod, &node::allocatable(settings))?;
     pin(paths, pod, &names.hostname, &sysctls).await?;
     if kinds(pod).contains(&Kind::Ipc) {
         shm(&paths.shm(&pod.uid))?;

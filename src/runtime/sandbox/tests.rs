@@ -138,6 +138,10 @@ fn skipped(why: &str) {
     }
 }
 
+fn sources(paths: &Paths, pod: &WantedPod) -> std::collections::BTreeMap<String, PathBuf> {
+    volume::places(paths, pod).into_iter().map(|(name, v)| (name, v.path.into())).collect()
+}
+
 fn pod(n: u8, spec: Value) -> WantedPod {
     let mut spec = spec;
     if spec.get("containers").is_none() {
@@ -174,7 +178,7 @@ fn a_bridged_sandbox_is_made_once_found_and_undone_without_a_trace() {
         let seen = seen.get(&pod.uid).unwrap();
         assert_eq!(seen.sandbox, made);
         assert_eq!(seen.made_from.as_deref(), Some(&pod));
-        let sources = volume::sources(&node.paths, &pod);
+        let sources = sources(&node.paths, &pod);
         let meta = |name: &str| std::fs::metadata(&sources[name]).unwrap();
         use std::os::unix::fs::MetadataExt;
         assert_eq!((meta("disk").mode() & 0o7777, meta("disk").gid()), (0o2777, 4242));
@@ -213,7 +217,7 @@ fn an_empty_dir_lives_as_long_as_its_pod() {
     on_a_node("keep", async |node| {
         let pod = pod(2, json!({ "hostNetwork": true, "volumes": [{ "name": "v", "emptyDir": {} }] }));
         assert_eq!(ready(&node.create(&pod).await.unwrap()), ["192.0.2.7"]);
-        let file = volume::sources(&node.paths, &pod)["v"].join("kept");
+        let file = sources(&node.paths, &pod)["v"].join("kept");
         std::fs::write(&file, "x").unwrap();
         // As after a reboot: the mark is of another boot.
         std::fs::write(node.paths.sandbox_json(&pod.uid), r#"{"boot":"another","ips":[],"since_ns":0}"#).unwrap();
@@ -315,9 +319,16 @@ fn removal_survives_whatever_a_container_left() {
         let pod = pod(8, json!({ "hostNetwork": true, "volumes": volumes, "containers": [{ "name": "c", "volumeMounts": mounts_of_c }] }));
         node.create(&pod).await.unwrap();
         let container = pod.container("c").unwrap();
-        let places = volume::open_sub_paths(&node.paths, &pod, container, &[("/h".into(), "precious".into())].into()).unwrap();
+        let places = volume::open_sub_paths(
+            &node.paths,
+            &pod,
+            container,
+            &[("/h".into(), "precious".into())].into(),
+            &volume::ready(&node.paths, &pod, container, &volume::Allocatable::new()).unwrap(),
+        )
+        .unwrap();
         assert_eq!(std::fs::read(&places["/h"]).unwrap(), b"x");
-        let v = volume::sources(&node.paths, &pod)["v"].clone();
+        let v = sources(&node.paths, &pod)["v"].clone();
         std::os::unix::fs::symlink(&outside, v.join("link")).unwrap();
         let mut deep = rustix::fs::open(&v, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
         for _ in 0..3000 {

@@ -32,7 +32,7 @@ pub fn make(dir: &Path, spec: &PodSpec, name: &str, source: &EmptyDirVolumeSourc
         }
     }
     // fsGroup as the kubelet applies it to an empty directory: group owner, set-group-ID so that files inherit it.
-    let group = spec.security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
+    let group = fs_group(spec);
     let mode = if group.is_some() { 0o2777 } else { 0o777 };
     if group.is_some() {
         chown(dir, None, group).map_err(failed("give to the fsGroup"))?;
@@ -40,8 +40,13 @@ pub fn make(dir: &Path, spec: &PodSpec, name: &str, source: &EmptyDirVolumeSourc
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).map_err(failed("set the mode of"))
 }
 
+/// The pod's group, whose the volumes are.
+pub(super) fn fs_group(spec: &PodSpec) -> Option<u32> {
+    spec.security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok())
+}
+
 /// The least of sizeLimit, the memory limits of the pod (if every container has one) and the machine's memory.
-fn memory_bytes(spec: &PodSpec, size: Option<Amount>) -> Option<u64> {
+pub(super) fn memory_bytes(spec: &PodSpec, size: Option<Amount>) -> Option<u64> {
     let pod = pod_amount(spec, Which::Limits, "memory");
     let machine = rustix::system::sysinfo();
     let node = Some(machine.totalram.saturating_mul(machine.mem_unit.into()));

@@ -1,11 +1,13 @@
-//! Volumes of a pod: emptyDir (disk, memory, huge pages) and hostPath, laid out as the kubelet lays them.
+//! Volumes of a pod: emptyDir, hostPath, downwardAPI, projected, laid out as the kubelet lays them.
 //!
+//! - `downward`: the pod told to itself in files, swapped as a whole
 //! - `empty_dir`: a directory of the pod's own, on disk or in memory
 //! - `host_path`: what `hostPath.type` checks and makes
 //! - `sub_path`: a path inside a volume, opened so that no link leads out of it, and pinned
 //!
 //! Never writes into a hostPath, never changes its owner or mode. Taking volumes away is the sandbox's work (unmount, remove).
 
+mod downward;
 mod empty_dir;
 mod host_path;
 mod sub_path;
@@ -23,6 +25,10 @@ use super::oci::VolumeSource;
 use super::paths::Paths;
 use crate::plan::action::{Class, Failure};
 use crate::pod::WantedPod;
+use crate::quantity::Amount;
+
+/// What the node can give, by resource name: files of resources tell it of a container without a limit.
+pub type Allocatable = BTreeMap<String, Amount>;
 
 /// What can go wrong with a volume.
 #[derive(Debug, thiserror::Error)]
@@ -81,28 +87,40 @@ impl VolumeError {
     }
 }
 
-/// Where each volume of the pod lies on this host, by volume name.
-pub fn sources(paths: &Paths, pod: &WantedPod) -> BTreeMap<String, PathBuf> {
-    volumes(pod).filter_map(|v| Some((v.name.clone(), source(paths, pod, v)?))).collect()
+/// Where each volume of the pod lies on this host, by volume name; nothing is looked at.
+pub fn places(paths: &Paths, pod: &WantedPod) -> BTreeMap<String, VolumeSource> {
+    volumes(pod).map(|v| (v.name.clone(), place(paths, pod, v))).collect()
 }
 
-/// The same, ready to be mounted: links resolved, and a hostPath without a type made as a directory if nothing is there.
-/// That last is the runtime's part (containerd's CRI), done when a container mounts it and not before. Only what `container` mounts.
-pub fn ready(paths: &Paths, pod: &WantedPod, container: &Container) -> Result<BTreeMap<String, VolumeSource>, VolumeError> {
-    let mut found = sources(paths, pod);
-    found.retain(|name, _| container.volume_mounts.iter().flatten().any(|m| m.name == *name));
-    let resolved = |(name, path): (String, PathBuf)| {
-        let failed = |verb| file(&name, verb, &path);
-        let there = match path.canonicalize() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o755).create(&path).map_err(failed("make directory"))?;
-                path.canonicalize().map_err(failed("resolve"))?
-            }
-            there => there.map_err(failed("resolve"))?,
-        };
-        Ok((name, VolumeSource { path: there.to_string_lossy().into_owned(), ..VolumeSource::default() }))
-    };
-    found.into_iter().map(resolved).collect()
+/// The same, ready to be mounted: files of the pod's own fields brought up to date, links resolved, and a hostPath without a type made
+/// as a directory if nothing is there. That last is the runtime's part (containerd's CRI), done when a container mounts it and not
+/// before. Only what `container` mounts.
+pub fn ready(
+    paths: &Paths,
+    pod: &WantedPod,
+    container: &Container,
+    node: &Allocatable,
+) -> Result<BTreeMap<String, VolumeSource>, VolumeError> {
+    let mounted = |v: &&Volume| container.volume_mounts.iter().flatten().any(|m| m.name == v.name);
+    let mut found = BTreeMap::new();
+    for volume in volumes(pod).filter(mounted) {
+        downward::refresh(paths, pod, volume, node)?;
+        let place = place(paths, pod, volume);
+        let path = resolved(&volume.name, Path::new(&place.path))?;
+        found.insert(volume.name.clone(), VolumeSource { path: path.to_string_lossy().into_owned(), ..place });
+    }
+    Ok(found)
+}
+
+fn resolved(name: &str, path: &Path) -> Result<PathBuf, VolumeError> {
+    let failed = |verb| file(name, verb, path);
+    match path.canonicalize() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed("make directory"))?;
+            path.canonicalize().map_err(failed("resolve"))
+        }
+        there => there.map_err(failed("resolve")),
+    }
 }
 
 /// Opens and pins the sub paths a container mounts (`oci::sub_paths`: by mountPath, expanded); their places, by mountPath.
@@ -111,8 +129,8 @@ pub fn open_sub_paths(
     pod: &WantedPod,
     container: &Container,
     wanted: &BTreeMap<String, String>,
+    sources: &BTreeMap<String, VolumeSource>,
 ) -> Result<BTreeMap<String, String>, VolumeError> {
-    let sources = ready(paths, pod, container)?;
     let mut found = BTreeMap::new();
     for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
         if let (Some(sub), Some(source)) = (wanted.get(&mount.mount_path), sources.get(&mount.name)) {
@@ -129,14 +147,18 @@ fn file(name: &str, verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -
     move |source| VolumeError::File { verb, path, name, source }
 }
 
-fn source(paths: &Paths, pod: &WantedPod, volume: &Volume) -> Option<PathBuf> {
-    match (&volume.empty_dir, &volume.host_path) {
-        (Some(_), _) => Some(paths.volume(&pod.uid, "empty-dir", &volume.name)),
-        (_, Some(host)) => Some(PathBuf::from(&host.path)),
+fn place(paths: &Paths, pod: &WantedPod, volume: &Volume) -> VolumeSource {
+    let (plugin, read_only) = match volume {
+        Volume { host_path: Some(host), .. } => return VolumeSource { path: host.path.clone(), ..VolumeSource::default() },
+        Volume { downward_api: Some(_), .. } => ("downward-api", true),
+        Volume { projected: Some(_), .. } => ("projected", true),
+        Volume { image: Some(_), .. } => ("image", true),
+        Volume { nfs: Some(nfs), .. } => ("nfs", nfs.read_only.unwrap_or(false)),
         // A volume without a source is an emptyDir by the API's defaulting.
-        (None, None) if kind(volume).is_none() => Some(paths.volume(&pod.uid, "empty-dir", &volume.name)),
-        (None, None) => None,
-    }
+        _ => ("empty-dir", false),
+    };
+    let path = paths.volume(&pod.uid, plugin, &volume.name).to_string_lossy().into_owned();
+    VolumeSource { path, read_only, ..VolumeSource::default() }
 }
 
 fn volumes(pod: &WantedPod) -> impl Iterator<Item = &Volume> {
@@ -144,7 +166,7 @@ fn volumes(pod: &WantedPod) -> impl Iterator<Item = &Volume> {
 }
 
 /// Makes what the volumes need. Repeating it changes nothing.
-pub fn set_up(paths: &Paths, pod: &WantedPod) -> Result<(), VolumeError> {
+pub fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Result<(), VolumeError> {
     let Some(spec) = &pod.object.spec else { return Ok(()) };
     for volume in volumes(pod) {
         if let Some(kind) = kind(volume) {
@@ -152,6 +174,8 @@ pub fn set_up(paths: &Paths, pod: &WantedPod) -> Result<(), VolumeError> {
         }
         if let Some(host) = &volume.host_path {
             host_path::check(&volume.name, host)?;
+        } else if downward::is_one(volume) {
+            downward::refresh(paths, pod, volume, node)?;
         } else {
             let dir = paths.volume(&pod.uid, "empty-dir", &volume.name);
             empty_dir::make(&dir, spec, &volume.name, volume.empty_dir.as_ref().unwrap_or(&EmptyDirVolumeSource::default()))?;
@@ -162,7 +186,7 @@ pub fn set_up(paths: &Paths, pod: &WantedPod) -> Result<(), VolumeError> {
 
 /// The field of a source plinth does not have.
 fn kind(v: &Volume) -> Option<&'static str> {
-    let has: [(bool, &'static str); 28] = [
+    let has: [(bool, &'static str); 26] = [
         (v.aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
         (v.azure_disk.is_some(), "azureDisk"),
         (v.azure_file.is_some(), "azureFile"),
@@ -170,7 +194,6 @@ fn kind(v: &Volume) -> Option<&'static str> {
         (v.cinder.is_some(), "cinder"),
         (v.config_map.is_some(), "configMap"),
         (v.csi.is_some(), "csi"),
-        (v.downward_api.is_some(), "downwardAPI"),
         (v.ephemeral.is_some(), "ephemeral"),
         (v.fc.is_some(), "fc"),
         (v.flex_volume.is_some(), "flexVolume"),
@@ -184,7 +207,6 @@ fn kind(v: &Volume) -> Option<&'static str> {
         (v.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
         (v.photon_persistent_disk.is_some(), "photonPersistentDisk"),
         (v.portworx_volume.is_some(), "portworxVolume"),
-        (v.projected.is_some(), "projected"),
         (v.quobyte.is_some(), "quobyte"),
         (v.rbd.is_some(), "rbd"),
         (v.scale_io.is_some(), "scaleIO"),
