@@ -98,6 +98,101 @@ pub enum PullPolicy {
     Never,
 }
 
+/// What a running container is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Probe {
+    /// Has it started? Until it has, nothing else is asked.
+    Startup,
+    /// Should it be ended, and perhaps begun anew?
+    Liveness,
+    /// Should it be given work?
+    Readiness,
+}
+
+/// The kubelet's word in events.
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Probe::Startup => "Startup",
+            Probe::Liveness => "Liveness",
+            Probe::Readiness => "Readiness",
+        })
+    }
+}
+
+/// When a probe is due and what its answers mean; how it is asked stays in the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeRule {
+    /// Not before this, counted from the container's start, ms.
+    pub initial_delay_ms: u64,
+    /// From one beginning to the next, ms.
+    pub period_ms: u64,
+    /// An answer that takes longer is a failure, ms.
+    pub timeout_ms: u64,
+    /// Successes in a row that count as one.
+    pub successes: u32,
+    /// Failures in a row that count as one.
+    pub failures: u32,
+    /// Grace of the stop that follows a failure, ms; `None`: the pod's.
+    pub grace_ms: Option<u64>,
+}
+
+/// A hook in a container's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Right after its start; it counts as started when this is done, and is ended if it fails.
+    PostStart,
+    /// Before it is told to stop, within the grace.
+    PreStop,
+}
+
+/// What is done for a container while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Care {
+    /// `startupProbe`.
+    pub startup: Option<ProbeRule>,
+    /// `livenessProbe`.
+    pub liveness: Option<ProbeRule>,
+    /// `readinessProbe`.
+    pub readiness: Option<ProbeRule>,
+    /// It has `lifecycle.postStart`.
+    pub post_start: bool,
+    /// It has `lifecycle.preStop`.
+    pub pre_stop: bool,
+}
+
+impl Care {
+    /// As a container's fields say. Numbers that are absent or zero are the API's defaults.
+    fn of(c: &Container) -> Care {
+        let rule = |p: &k8s_openapi::api::core::v1::Probe| {
+            let number = |n: Option<i32>, default: u32| n.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(default);
+            let ms = |n: Option<i32>, default: u32| u64::from(number(n, default)) * 1000;
+            ProbeRule {
+                initial_delay_ms: ms(p.initial_delay_seconds, 0),
+                period_ms: ms(p.period_seconds, 10),
+                timeout_ms: ms(p.timeout_seconds, 1),
+                successes: number(p.success_threshold, 1),
+                failures: number(p.failure_threshold, 3),
+                grace_ms: p.termination_grace_period_seconds.and_then(|s| u64::try_from(s).ok()).map(|s| s.saturating_mul(1000)),
+            }
+        };
+        let hooks = c.lifecycle.as_ref();
+        Care {
+            startup: c.startup_probe.as_ref().map(rule),
+            liveness: c.liveness_probe.as_ref().map(rule),
+            readiness: c.readiness_probe.as_ref().map(rule),
+            post_start: hooks.is_some_and(|l| l.post_start.is_some()),
+            pre_stop: hooks.is_some_and(|l| l.pre_stop.is_some()),
+        }
+    }
+
+    /// The probes there are.
+    pub fn probes(&self) -> impl Iterator<Item = (Probe, ProbeRule)> {
+        let all = [(Probe::Startup, self.startup), (Probe::Liveness, self.liveness), (Probe::Readiness, self.readiness)];
+        all.into_iter().filter_map(|(probe, rule)| Some((probe, rule?)))
+    }
+}
+
 /// What `plan` needs to know of one container of a wanted pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedContainer {
@@ -111,6 +206,8 @@ pub struct WantedContainer {
     pub pull: PullPolicy,
     /// The policy that holds for this container (its own, or the pod's; init containers of an Always pod: OnFailure).
     pub restart: RestartPolicy,
+    /// Its probes and hooks.
+    pub care: Care,
 }
 
 /// Where a manifest came from.
@@ -141,6 +238,8 @@ pub struct WantedPod {
     pub host_network: bool,
     /// `terminationGracePeriodSeconds`, at least 1.
     pub grace_s: u32,
+    /// `activeDeadlineSeconds`: it may run so long in all.
+    pub active_deadline_s: Option<u32>,
     /// System-critical (priority ≥ 2000000000, system classes resolved): stopped last on shutdown.
     pub critical: bool,
 }
@@ -174,6 +273,7 @@ impl WantedPod {
             containers,
             host_network: spec.host_network.unwrap_or(false),
             grace_s: u32::try_from(spec.termination_grace_period_seconds.unwrap_or(30).max(1)).unwrap_or(u32::MAX),
+            active_deadline_s: spec.active_deadline_seconds.map(|s| u32::try_from(s).unwrap_or(u32::MAX)),
             critical,
             object: Rc::new(object),
             origin,
@@ -201,7 +301,9 @@ fn wanted_container(c: &Container, kind: Kind, pod_policy: RestartPolicy) -> Wan
         Some("Never") => PullPolicy::Never,
         _ => PullPolicy::IfNotPresent,
     };
-    WantedContainer { name: c.name.as_str().into(), kind, image: ImageRef::normalised(image), pull, restart }
+    // An init container that ends has neither, as the API's validation has it.
+    let care = if kind == Kind::Init { Care::default() } else { Care::of(c) };
+    WantedContainer { name: c.name.as_str().into(), kind, image: ImageRef::normalised(image), pull, restart, care }
 }
 
 /// One error or warning about a manifest, with its place.

@@ -17,10 +17,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::{self, Moment, Now};
 use crate::manifest::live::Manifests;
-use crate::plan::action::{Action, Event, Outcome};
+use crate::plan::action::{Action, Answer, Check, Event, Outcome};
 use crate::plan::record::{self, EventNote, EventRing};
-use crate::plan::world::{Limits, Link, World};
-use crate::plan::{apply, plan, status};
+use crate::plan::step::earlier;
+use crate::plan::world::{Limits, Link, SeenPod, World};
+use crate::plan::{apply, plan, probe, status};
 use crate::pod::{FileReport, Uid, WantedPod};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
@@ -47,6 +48,8 @@ struct State {
     ring: RefCell<EventRing>,
     counters: RefCell<Counters>,
     changes: watch::Sender<u64>,
+    /// Something changed that a plan may depend on.
+    moved: Cell<bool>,
     asked: Cell<Option<Event>>,
     asking: Notify,
 }
@@ -130,6 +133,7 @@ impl State {
             world: RefCell::new(World { limits, ..World::default() }),
             files: RefCell::default(),
             changes: watch::Sender::new(0),
+            moved: Cell::new(true),
             asked: Cell::new(None),
             asking: Notify::new(),
             runtime,
@@ -149,6 +153,7 @@ impl State {
         self.read(manifests);
         service.ready();
         let mut adopted = false;
+        let mut wake = None;
         loop {
             if !adopted && self.world.borrow().seen.listed.is_some() {
                 adopted = true;
@@ -156,9 +161,12 @@ impl State {
                 self.read(manifests);
                 tokio::task::spawn_local(self.runtime.clone().collect_addresses(self.known()));
             }
-            let wake = self.start(&mut in_flight);
-            self.changes.send_modify(|n| *n = n.wrapping_add(1));
-            service.status(&self.world.borrow());
+            if self.moved.take() || wake.is_some_and(|due| due <= clock::now().mono) {
+                wake = self.start(&mut in_flight);
+                self.changes.send_modify(|n| *n = n.wrapping_add(1));
+                service.status(&self.world.borrow());
+            }
+            let probe = self.probe();
             if self.is_stopped() && in_flight.is_empty() {
                 service.stopping();
                 return End::Stopped;
@@ -168,7 +176,7 @@ impl State {
                 Some(event) = events.recv() => self.happened(event),
                 () = manifests.changed() => self.read(manifests),
                 () = self.asking.notified() => self.asked.take().into_iter().for_each(|e| self.happened(e)),
-                () = until(wake) => {}
+                () = until(earlier(wake, probe)) => {}
                 () = service.beat() => {}
                 signal = signals.next() => match signal {
                     Ok(Signal::SIGHUP) => { manifests.rescan(); self.read(manifests); }
@@ -205,6 +213,40 @@ impl State {
         plan.wake
     }
 
+    /// Begins the probes that are due, and says when the next one is. What they answer is mostly what they answered before: then
+    /// nothing is planned anew.
+    fn probe(&self) -> Option<Moment> {
+        let now = clock::now();
+        let probing = probe::due(&self.world.borrow(), now.mono);
+        for check in probing.checks {
+            let (pod, seen) = self.whose(&check.uid);
+            apply(&mut self.world.borrow_mut(), Event::Asked(check.clone()), now);
+            match pod {
+                Some(pod) => self.runtime.ask(check, pod, seen.as_ref()),
+                None => drop(probe::answered(&mut self.world.borrow_mut(), &check, &Answer::Errored("its manifest is gone".into()), now)),
+            }
+        }
+        probing.wake
+    }
+
+    fn answered(&self, check: &Check, answer: &Answer) {
+        let now = clock::now();
+        self.note(record::answered(&self.world.borrow(), check, answer).into_iter().collect(), now);
+        let moved = probe::answered(&mut self.world.borrow_mut(), check, answer, now);
+        if moved {
+            log::info!("container={} {} probe: {answer:?}", check.id, check.probe);
+            self.moved.set(true);
+        }
+    }
+
+    /// A pod as it was made, else as it is wanted, and what is seen of it.
+    fn whose(&self, uid: &Uid) -> (Option<Rc<WantedPod>>, Option<SeenPod>) {
+        let world = self.world.borrow();
+        let seen = world.seen.pods.get(uid).cloned();
+        let wanted = || world.wanted.pods.values().find(|p| p.uid == *uid).cloned();
+        (seen.as_ref().and_then(|s| s.made_from.clone()).or_else(wanted), seen)
+    }
+
     fn job(&self, action: &Action) -> Job {
         let world = self.world.borrow();
         let seen = action.uid().and_then(|uid| world.seen.pods.get(uid)).cloned();
@@ -213,6 +255,7 @@ impl State {
     }
 
     fn ended(&self, Ended { action, outcome, began }: Ended) {
+        self.moved.set(true);
         let now = clock::now();
         if let Outcome::Failed(f) = &outcome {
             log::warn!("{action} failed ({}): {}", f.reason, f.message);
@@ -223,7 +266,18 @@ impl State {
     }
 
     fn happened(&self, event: Event) {
+        if let Event::Answered(check, answer) = &event {
+            return self.answered(check, answer);
+        }
+        self.moved.set(true);
         match &event {
+            Event::Hooked { uid, id, hook, failure } => {
+                if let Some(why) = failure {
+                    log::warn!("container={id} its {hook:?} hook failed: {why}");
+                }
+                let now = clock::now();
+                self.note(record::hooked(&self.world.borrow(), uid, id, *hook, failure.as_deref()).into_iter().collect(), now);
+            }
             Event::Link(Link::Up { version }) => log::info!("containerd {version} answers"),
             Event::Link(Link::Down { why, .. }) => log::warn!("containerd is away: {why}; pods run on, nothing is done until it is back"),
             _ => {}

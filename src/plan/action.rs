@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::world::{Link, Sandbox, SeenContainer, SeenImage, SeenPod, Wanted};
 use crate::clock::Moment;
-use crate::pod::{ImageRef, PullPolicy, Uid};
+use crate::pod::{Hook, ImageRef, Probe, PullPolicy, Uid};
 
 /// One thing to do. At most one per pod is in flight; image actions are keyed by image, `LookAll` by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,17 @@ pub enum Action {
         uid: Uid,
         /// Container id.
         id: Rc<str>,
+    },
+    /// Begin a hook; its end is told by `Event::Hooked`.
+    RunHook {
+        /// Whose.
+        uid: Uid,
+        /// Container id.
+        id: Rc<str>,
+        /// Which.
+        hook: Hook,
+        /// It is given up after this, ms; `None`: it may take as long as its container runs.
+        within_ms: Option<u64>,
     },
     /// Send the stop signal (image's or SIGTERM).
     Term {
@@ -95,6 +106,7 @@ impl Action {
             | Action::CreateSandbox { uid }
             | Action::CreateContainer { uid, .. }
             | Action::StartTask { uid, .. }
+            | Action::RunHook { uid, .. }
             | Action::Term { uid, .. }
             | Action::Kill { uid, .. }
             | Action::DeleteTask { uid, .. }
@@ -114,6 +126,7 @@ impl fmt::Display for Action {
             Action::CreateSandbox { .. } => f.write_str("CreateSandbox"),
             Action::CreateContainer { name, attempt, .. } => write!(f, "CreateContainer {name} {attempt}"),
             Action::StartTask { id, .. } => write!(f, "StartTask {id}"),
+            Action::RunHook { id, hook, .. } => write!(f, "{hook:?} {id}"),
             Action::Term { id, .. } => write!(f, "Term {id}"),
             Action::Kill { id, .. } => write!(f, "Kill {id}"),
             Action::DeleteTask { id, .. } => write!(f, "DeleteTask {id}"),
@@ -158,6 +171,8 @@ pub enum Effect {
     Container(Box<SeenContainer>),
     /// After `DeleteContainer`, `DeleteSandbox`: it is gone.
     Gone,
+    /// After `RunHook`: it has begun.
+    Begun,
     /// After `Term`, `Kill`: the signal was delivered (or there was nobody left to deliver it to).
     Signalled,
 }
@@ -186,6 +201,32 @@ pub enum Class {
     Unreachable,
 }
 
+/// One probe of one running container. Probes are no actions: they occupy no pod, and there is at most one of each at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Check {
+    /// Whose.
+    pub uid: Uid,
+    /// Container name.
+    pub name: Rc<str>,
+    /// Container id.
+    pub id: Rc<str>,
+    /// Which.
+    pub probe: Probe,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is well.
+    Passed,
+    /// It is well, but.
+    Warned(Rc<str>),
+    /// It is not.
+    Failed(Rc<str>),
+    /// It could not be asked: nothing follows.
+    Errored(Rc<str>),
+}
+
 /// Everything that can happen to the world; `apply(&mut World, Event, Now)` folds it in.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -201,6 +242,21 @@ pub enum Event {
     Started(Action, Why),
     /// An action ended.
     Ended(Action, Outcome),
+    /// A probe was begun.
+    Asked(Check),
+    /// A probe has answered.
+    Answered(Check, Answer),
+    /// A hook is over; `failure` says why it failed, if it did.
+    Hooked {
+        /// Whose.
+        uid: Uid,
+        /// Container id.
+        id: Rc<str>,
+        /// Which.
+        hook: Hook,
+        /// What went wrong.
+        failure: Option<Rc<str>>,
+    },
     /// Stop all pods within the grace, critical ones last (its last `critical` part).
     Shutdown {
         /// In all.

@@ -1,11 +1,12 @@
 //! Folds what happened into the world. Level by level: an event changes what is seen or remembered, never what is done next.
 
-use crate::clock::Now;
+use crate::clock::{Moment, Now};
 use crate::plan::action::{Action, Class, Effect, Event, Failure, Outcome, Why};
 use crate::plan::outcome::{done, failed, tidy};
-use crate::plan::status;
+use crate::plan::sweep::grace_ms;
+use crate::plan::{probe, status};
 use crate::plan::world::{Link, SeenImage, SeenPod, Shutdown, State, Wanted, World};
-use crate::pod::{ImageRef, PullPolicy, Uid};
+use crate::pod::{Hook, ImageRef, PullPolicy, Uid};
 
 /// Folds one event in.
 pub fn apply(world: &mut World, event: Event, now: Now) {
@@ -16,6 +17,11 @@ pub fn apply(world: &mut World, event: Event, now: Now) {
         Event::HintAll => world.seen.listed = None,
         Event::Started(action, why) => started(world, action, why, now),
         Event::Ended(action, outcome) => ended(world, &action, outcome, now),
+        Event::Asked(check) => probe::asked(world, &check, now.mono),
+        Event::Answered(check, answer) => {
+            probe::answered(world, &check, &answer, now);
+        }
+        Event::Hooked { uid, id, hook, failure } => probe::hooked(world, &uid, &id, hook, failure, now),
         Event::Shutdown { grace, critical } => {
             let critical_ms = u64::try_from(critical.as_millis()).unwrap_or(u64::MAX);
             let shutdown = Shutdown { since: now.mono, deadline: now.mono + grace, critical_ms };
@@ -30,6 +36,7 @@ fn want(world: &mut World, wanted: Wanted, now: Now) {
     for pod in world.wanted.pods.values() {
         let memory = world.memory.pods.entry(pod.uid.clone()).or_default();
         memory.known_since.get_or_insert(now.wall);
+        memory.began.get_or_insert(now.mono);
     }
     let kept: Vec<&Uid> = world.wanted.pods.values().map(|p| &p.uid).collect();
     let seen = &world.seen.pods;
@@ -78,8 +85,30 @@ fn started(world: &mut World, action: Action, why: Why, now: Now) {
         return;
     };
     let unwanted = world.wanted.shutdown.is_some() || !world.wanted.pods.values().any(|p| p.uid == uid);
+    let made_from = world.seen.pods.get(&uid).and_then(|p| p.made_from.clone());
+    let made_from = made_from.or_else(|| world.wanted.pods.values().find(|p| p.uid == uid).cloned());
+    let name = |id: &str| world.seen.pods.get(&uid).and_then(|p| p.containers.get(id)).map(|c| c.name.clone());
     let memory = world.memory.pods.entry(uid.clone()).or_default();
     match &action {
+        Action::StartTask { id, .. } => {
+            let name = name(id);
+            let spec = made_from.iter().flat_map(|p| &p.containers).find(|c| Some(&c.name) == name.as_ref());
+            if let Some(spec) = spec {
+                probe::starting(memory.containers.entry(spec.name.clone()).or_default(), &spec.care, id);
+            }
+        }
+        Action::RunHook { id, hook: Hook::PreStop, .. } => {
+            memory.stops.entry(id.clone()).or_default().hook.get_or_insert(now.mono);
+            let doomed = memory.containers.values().any(|c| c.doom.as_ref().is_some_and(|d| d.id == *id));
+            if !doomed {
+                let budget = Moment(now.mono.0.saturating_add(grace_ms(made_from.as_deref())));
+                memory.stop_by.get_or_insert(budget);
+            }
+        }
+        Action::RunHook { id, hook: Hook::PostStart, .. } => {
+            let hooks = memory.containers.values_mut().filter_map(|c| c.post_start.as_mut());
+            hooks.filter(|h| h.id == *id).for_each(|h| h.begun = true);
+        }
         Action::Term { id, .. } => {
             memory.stops.entry(id.clone()).or_default().asked.get_or_insert(now.mono);
         }

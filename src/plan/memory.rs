@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::action::{Action, Why};
 use crate::clock::{Moment, Wall};
-use crate::pod::{ImageRef, PullPolicy, Uid};
+use crate::pod::{ImageRef, Probe, ProbeRule, PullPolicy, Uid};
 
 /// What may be forgotten at any moment.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub struct PodMemory {
     pub in_flight: Option<Action>,
     /// Since when this pod is known, for `status.startTime`.
     pub known_since: Option<Wall>,
+    /// When it began, as far as is known: `activeDeadlineSeconds` counts from here.
+    pub began: Option<Moment>,
     /// Sandbox creations that failed in a row.
     pub sandbox: Retry,
     /// Sandbox deletions that failed in a row.
@@ -64,11 +66,75 @@ pub struct ContainerMemory {
     pub counted: Option<u32>,
     /// The attempt that was last seen ended, and when it ended.
     pub exit: Option<(u32, Moment)>,
+    /// What the probes of its running attempt say; `None`: it has none, or does not run.
+    pub watch: Option<Box<Watch>>,
+    /// The postStart hook of an attempt we started.
+    pub post_start: Option<PostStart>,
+    /// Its attempt is to be ended although it is wanted.
+    pub doom: Option<Box<Doom>>,
+}
+
+/// The probes of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Its container id.
+    pub id: Rc<str>,
+    /// When it started.
+    pub started: Moment,
+    /// It ran for a while before we knew of it: it passes for started and ready until a probe has answered (kubelet: 10 s).
+    pub adopted: bool,
+    /// One for each probe it has.
+    pub rounds: Vec<Round>,
+}
+
+/// One probe of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// Which.
+    pub probe: Probe,
+    /// Its rule.
+    pub rule: ProbeRule,
+    /// Not before.
+    pub due: Moment,
+    /// It was asked then, and has not answered yet.
+    pub asked: Option<Moment>,
+    /// The last answer, and how often in a row.
+    pub last: Option<(bool, u32)>,
+    /// What counts, once a threshold was reached.
+    pub verdict: Option<bool>,
+}
+
+/// How far the postStart hook of one attempt is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostStart {
+    /// Of this container id.
+    pub id: Rc<str>,
+    /// It was begun.
+    pub begun: bool,
+    /// It is over.
+    pub done: bool,
+}
+
+/// Why an attempt is to be ended although it is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doom {
+    /// Its container id.
+    pub id: Rc<str>,
+    /// The probe that failed; `None`: its postStart hook did.
+    pub probe: Option<Probe>,
+    /// The grace it gets, ms; `None`: the pod's.
+    pub grace_ms: Option<u64>,
+    /// What failed, in words.
+    pub message: Rc<str>,
 }
 
 /// How far the stopping of one container is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stop {
+    /// The preStop hook was begun then; the grace counts from there.
+    pub hook: Option<Moment>,
+    /// And is over.
+    pub hook_done: bool,
     /// TERM was last tried then (when the try ended, if it failed: it may have been delivered).
     pub asked: Option<Moment>,
     /// TERM was delivered, and KILL is due then.
@@ -77,6 +143,13 @@ pub struct Stop {
     pub killed: Option<Moment>,
     /// Signals and deletions that failed in a row.
     pub retry: Retry,
+}
+
+impl Stop {
+    /// It was told to stop, or its preStop hook was begun.
+    pub fn has_begun(&self) -> bool {
+        self.asked.is_some() || self.hook.is_some()
+    }
 }
 
 /// Failures in a row, the delay they earned, and when the next try is due.

@@ -7,6 +7,7 @@
 //! - `step`: the decision table: the next step of one pod
 //! - `order`: which container of a running pod is up next
 //! - `sweep`: stopping, cleaning up, removing
+//! - `probe`: which probe is due, and what its answers mean
 //! - `image`: which images are prepared now
 //! - `backoff`: how long a failure waits
 //! - `apply`: what happened, folded into the world; `outcome`: what came of an action on a pod
@@ -21,6 +22,7 @@ pub mod image;
 mod memory;
 pub mod order;
 mod outcome;
+pub mod probe;
 pub mod record;
 mod ring;
 pub mod status;

@@ -6,9 +6,9 @@ use crate::plan::action::Action;
 use crate::plan::image::{self, Image};
 use crate::plan::step::{Ms, On, Step, act};
 use crate::plan::sweep;
-use crate::plan::view::{View, exit, is_failure, restarts};
+use crate::plan::view::{View, exit, is_failure};
 use crate::plan::world::{SeenContainer, State};
-use crate::pod::{Kind, WantedContainer, WantedPod};
+use crate::pod::{Hook, Kind, WantedContainer, WantedPod};
 
 /// How far init has come: containers before this index are through, because a later one was made in this sandbox.
 pub fn reached(v: &View<'_>, pod: &WantedPod) -> usize {
@@ -21,7 +21,7 @@ pub fn reached(v: &View<'_>, pod: &WantedPod) -> usize {
 pub fn is_through(v: &View<'_>, container: &WantedContainer) -> bool {
     let Some(attempt) = v.present(&container.name) else { return false };
     match container.kind {
-        Kind::Sidecar | Kind::Main => matches!(attempt.state, State::Running { .. }),
+        Kind::Sidecar | Kind::Main => v.is_started(attempt),
         Kind::Init => exit(&attempt.state).is_some_and(|e| !is_failure(e)),
     }
 }
@@ -44,7 +44,8 @@ pub fn next<'a>(v: &View<'a>, pod: &'a WantedPod) -> Step<'a> {
                 let up = bring_up(v, pod, container);
                 // Spec order holds while an image is fetched for the first time; one that failed holds nobody up (kubelet:
                 // startContainer pulls in line, and goes on with the next container after a failure).
-                let in_line = matches!(up, Step::Wait(On::Image { .. }, _));
+                // A postStart hook holds the next ones up too.
+                let in_line = matches!(up, Step::Wait(On::Image { .. } | On::PostStart { .. }, _));
                 step = step.beside(|| up);
                 if in_line || matches!(step, Step::Do(..)) {
                     return step;
@@ -76,16 +77,30 @@ fn bring_up<'a>(v: &View<'a>, pod: &'a WantedPod, container: &'a WantedContainer
             Some(due) => Step::Wait(On::Create { container: &container.name, retry: &v.container(&container.name).create }, Some(due)),
             None => act(Action::StartTask { uid, id }, format!("{} is made and not started", container.name)),
         },
-        State::Running { .. } => Step::Done,
+        State::Running { .. } => post_start(v, last),
         State::Lost(_) => sweep::cleaning(v, last, Action::DeleteTask { uid, id }, "it ended while nobody looked"),
         State::Exited(exit) | State::Dead(exit) => {
-            if !restarts(pod, container, exit) {
+            if !v.restarts(pod, container, last, exit) {
                 return Step::Done;
             }
             let waited = v.now().since_ms(v.ended_at(last)) / 1000 * 1000;
             again(v, pod, container, last, format!("exited {}, waited {}", exit.code, Ms(waited)))
         }
     }
+}
+
+/// What a container that was just started waits for: the end of its hook. One that is to be ended waits for nothing.
+fn post_start<'a>(v: &View<'a>, last: &'a SeenContainer) -> Step<'a> {
+    let Some(hook) = v.post_start(last).filter(|_| v.doom(last).is_none()) else { return Step::Done };
+    if hook.begun {
+        return Step::Wait(On::PostStart { container: &last.name }, None);
+    }
+    let retry = &v.container(&last.name).create;
+    if let Some(due) = retry.wait(v.now()) {
+        return Step::Wait(On::Create { container: &last.name, retry }, Some(due));
+    }
+    let action = Action::RunHook { uid: v.uid.clone(), id: last.id.clone(), hook: Hook::PostStart, within_ms: None };
+    act(action, format!("{} was started", last.name))
 }
 
 /// A restart, when its back-off is over.
@@ -117,7 +132,7 @@ pub fn upcoming(v: &View<'_>, pod: &WantedPod, index: usize, container: &WantedC
         None => 0,
         Some(last) => match &last.state {
             State::Record => last.attempt,
-            State::Exited(exit) | State::Dead(exit) if !v.is_present(last) || restarts(pod, container, exit) => {
+            State::Exited(exit) | State::Dead(exit) if !v.is_present(last) || v.restarts(pod, container, last, exit) => {
                 let due = v.container(&container.name).crash.crash_due(v.ended_at(last));
                 if due > v.now() {
                     return None;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::clock::{Moment, Now, Wall};
+use crate::clock::{Moment, Now};
 use crate::plan::action::{Action, Class, Effect, Failure};
 use crate::plan::backoff::moment_of;
+use crate::plan::probe;
 use crate::plan::sweep::{MIN_GRACE_MS, grace_ms};
 use crate::plan::view::in_sandbox;
 use crate::plan::world::{ContainerMemory, Limits, PodMemory, Retry, Sandbox, SeenContainer, SeenPod, State, World};
-use crate::pod::{Kind, Uid};
+use crate::pod::{Hook, Kind, Uid};
 
 /// An action on a pod was done: what is there now.
 pub(super) fn done(world: &mut World, uid: &Uid, action: &Action, effect: Effect, now: Now) {
@@ -34,7 +35,7 @@ pub(super) fn done(world: &mut World, uid: &Uid, action: &Action, effect: Effect
                 world.seen.pods.remove(uid);
             }
         }
-        (Action::Term { .. }, Effect::Signalled) => {}
+        (Action::Term { .. }, Effect::Signalled) | (Action::RunHook { .. }, Effect::Begun) => {}
         // It may have been gone before: look, rather than wait for a hint that has come already.
         _ => seen(world, uid).stale = true,
     }
@@ -67,20 +68,35 @@ fn succeeded(world: &mut World, uid: &Uid, action: &Action, now: Now) {
             }
         }
         Action::Term { id, .. } => {
-            let budget = Moment(now.mono.0.saturating_add(grace));
+            let doom = memory.containers.values().find_map(|c| c.doom.as_deref().filter(|d| d.id == *id)).cloned();
+            let begun = memory.stops.get(id).and_then(|s| s.hook).unwrap_or(now.mono);
+            let least = Moment(now.mono.0.saturating_add(MIN_GRACE_MS));
+            // One container of a pod that goes on has a grace of its own.
+            if let Some(doom) = doom {
+                let stop = memory.stops.entry(id.clone()).or_default();
+                stop.retry.succeed();
+                stop.kill_at = Some(Moment(begun.0.saturating_add(doom.grace_ms.unwrap_or(grace))).max(least));
+                return;
+            }
+            let budget = Moment(begun.0.saturating_add(grace));
             let by = *memory.stop_by.get_or_insert(budget);
             let sidecar = container(id).is_some_and(|(_, kind)| kind == Kind::Sidecar);
             let stop = memory.stops.entry(id.clone()).or_default();
             stop.retry.succeed();
             // Main containers are asked together: each has the whole grace. Sidecars get what is left of it.
-            stop.kill_at = Some(if sidecar { by.max(Moment(now.mono.0.saturating_add(MIN_GRACE_MS))) } else { budget });
+            stop.kill_at = Some(if sidecar { by } else { budget }.max(least));
         }
         Action::Kill { id, .. } | Action::DeleteTask { id, .. } | Action::DeleteContainer { id, .. } => {
             if let Some(stop) = memory.stops.get_mut(id) {
                 stop.retry.succeed();
             }
         }
-        Action::LookAll | Action::PrepareImage { .. } | Action::CreateContainer { .. } => {}
+        Action::RunHook { id, hook: Hook::PostStart, .. } => {
+            if let Some((name, _)) = container(id) {
+                memory.containers.entry(name).or_default().create.succeed();
+            }
+        }
+        Action::RunHook { hook: Hook::PreStop, .. } | Action::LookAll | Action::PrepareImage { .. } | Action::CreateContainer { .. } => {}
     }
 }
 
@@ -88,7 +104,10 @@ fn succeeded(world: &mut World, uid: &Uid, action: &Action, now: Now) {
 pub(super) fn failed(world: &mut World, uid: &Uid, action: &Action, failure: &Failure, now: Now) {
     let range = world.limits.create_backoff_ms;
     let name = |id: &str| world.seen.pods.get(uid).and_then(|p| p.containers.get(id)).map(|c| c.name.clone());
-    let started = if let Action::StartTask { id, .. } = action { name(id) } else { None };
+    let started = match action {
+        Action::StartTask { id, .. } | Action::RunHook { id, hook: Hook::PostStart, .. } => name(id),
+        _ => None,
+    };
     let memory = world.memory.pods.entry(uid.clone()).or_default();
     let retry = match action {
         Action::LookAll | Action::PrepareImage { .. } => return,
@@ -96,7 +115,13 @@ pub(super) fn failed(world: &mut World, uid: &Uid, action: &Action, failure: &Fa
         Action::CreateSandbox { .. } => &mut memory.sandbox,
         Action::DeleteSandbox { .. } => &mut memory.other,
         Action::CreateContainer { name, .. } => &mut memory.containers.entry(name.clone()).or_default().create,
-        Action::StartTask { .. } => match started {
+        Action::RunHook { id, hook: Hook::PreStop, .. } => {
+            // As if it had run and failed: the stop goes on (kubelet).
+            memory.stops.entry(id.clone()).or_default().hook_done = true;
+            seen(world, uid).stale = true;
+            return;
+        }
+        Action::StartTask { .. } | Action::RunHook { hook: Hook::PostStart, .. } => match started {
             Some(name) => &mut memory.containers.entry(name).or_default().create,
             None => &mut memory.other,
         },
@@ -105,6 +130,10 @@ pub(super) fn failed(world: &mut World, uid: &Uid, action: &Action, failure: &Fa
         }
     };
     retry.fail(failure, range, now.mono);
+    if let Action::RunHook { id, .. } = action {
+        let hooks = memory.containers.values_mut().filter_map(|c| c.post_start.as_mut());
+        hooks.filter(|h| h.id == *id).for_each(|h| h.begun = false);
+    }
     if let Action::Term { id, .. } = action {
         memory.stops.entry(id.clone()).or_default().asked = Some(now.mono);
     }
@@ -127,10 +156,14 @@ fn forget_image(world: &mut World, uid: &Uid, name: &str) {
 pub(super) fn tidy(world: &mut World, uid: &Uid, now: Now) {
     let wanted = world.wanted.pods.values().any(|p| p.uid == *uid);
     let Some(pod) = world.seen.pods.get(uid) else {
-        forget(&mut world.memory.pods, uid, wanted, now.wall);
+        forget(&mut world.memory.pods, uid, wanted, now);
         return;
     };
+    let made_from = pod.made_from.as_deref().or_else(|| world.wanted.pods.values().find(|p| p.uid == *uid).map(|p| &**p));
     let memory = world.memory.pods.entry(uid.clone()).or_default();
+    if made_from.is_some_and(|p| p.active_deadline_s.is_some()) {
+        begin(memory, pod, now);
+    }
     memory.stops.retain(|id, _| pod.containers.contains_key(id));
     if !pod.containers.values().any(|c| matches!(c.state, State::Running { .. }) && memory.stops.contains_key(&c.id)) {
         memory.stop_by = None;
@@ -138,15 +171,26 @@ pub(super) fn tidy(world: &mut World, uid: &Uid, now: Now) {
     for c in pod.containers.values() {
         let newer = pod.containers.values().any(|o| o.name == c.name && o.attempt > c.attempt);
         if !newer {
-            note(memory.containers.entry(c.name.clone()).or_default(), c, &pod.sandbox, &world.limits, now);
+            let spec = made_from.and_then(|p| p.containers.iter().find(|w| w.name == c.name));
+            let memory = memory.containers.entry(c.name.clone()).or_default();
+            note(memory, c, &pod.sandbox, &world.limits, now);
+            probe::attend(memory, uid, c, spec.map(|s| &s.care), now);
         }
     }
 }
 
-fn forget(pods: &mut BTreeMap<Uid, PodMemory>, uid: &Uid, wanted: bool, now: Wall) {
+/// What is there may tell that a pod is older than our memory of it.
+fn begin(memory: &mut PodMemory, pod: &SeenPod, now: Now) {
+    let sandbox = if let Sandbox::Ready { since, .. } = pod.sandbox { Some(since) } else { None };
+    let oldest = pod.containers.values().map(|c| c.created).filter(|at| at.0 > 0).chain(sandbox).min();
+    let began = oldest.map_or(now.mono, |at| moment_of(at, now));
+    memory.began = Some(memory.began.map_or(began, |b| b.min(began)));
+}
+
+fn forget(pods: &mut BTreeMap<Uid, PodMemory>, uid: &Uid, wanted: bool, now: Now) {
     match pods.get_mut(uid) {
         Some(memory) if memory.in_flight.is_some() => {}
-        Some(memory) if wanted && memory.terminating => *memory = PodMemory { known_since: Some(now), ..PodMemory::default() },
+        Some(memory) if wanted && memory.terminating => *memory = PodMemory { known_since: Some(now.wall), began: Some(now.mono), ..PodMemory::default() },
         Some(_) if !wanted => {
             pods.remove(uid);
         }

@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 pub use super::ring::EventRing;
 use crate::clock::{Moment, Now};
-use crate::plan::action::{Action, Effect, Failure, Outcome};
+use crate::plan::action::{Action, Answer, Check, Effect, Failure, Outcome};
 use crate::plan::status::GoDuration;
-use crate::plan::view::{Scene, restarts};
+use crate::plan::view::Scene;
 use crate::plan::world::{SeenContainer, SeenImage, State, World};
-use crate::pod::{ImageRef, PodKey, PullPolicy, Uid, WantedContainer, WantedPod};
+use crate::pod::{Hook, ImageRef, Kind, PodKey, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
 
 /// Something a person may want to know of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +35,11 @@ pub fn started(world: &World, action: &Action) -> Vec<EventNote> {
         Action::PrepareImage { image, pull } if *pull != PullPolicy::Never => {
             waiting_for(world, image).map(|(pod, c)| normal(pod, c, "Pulling", format!("Pulling image \"{}\"", spelled(pod, c)))).collect()
         }
+        Action::RunHook { uid, id, hook: Hook::PreStop, .. } => killing(world, uid, id),
+        // The hook's beginning told it already.
         Action::Term { uid, id } => {
-            let seen = world.seen.pods.get(uid);
-            let found = seen.and_then(|s| s.made_from.as_deref()).zip(seen.and_then(|s| s.containers.get(id)));
-            found.map(|(pod, c)| note(pod, Some(&c.name), "Killing", format!("Stopping container {}", c.name))).into_iter().collect()
+            let stop = world.memory.pods.get(uid).and_then(|m| m.stops.get(id));
+            if stop.is_some_and(|s| s.hook.is_some()) { Vec::new() } else { killing(world, uid, id) }
         }
         Action::DeleteSandbox { uid, keep: true } if world.wanted.shutdown.is_none() => {
             let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
@@ -48,6 +49,53 @@ pub fn started(world: &World, action: &Action) -> Vec<EventNote> {
         }
         _ => Vec::new(),
     }
+}
+
+fn killing(world: &World, uid: &Uid, id: &str) -> Vec<EventNote> {
+    let Some((pod, c)) = of_container(world, uid, id) else { return Vec::new() };
+    let memory = world.memory.pods.get(uid).and_then(|m| m.containers.get(&c.name));
+    let doom = memory.and_then(|m| m.doom.as_ref()).filter(|d| d.id == c.id);
+    let message = match doom.map(|d| d.probe) {
+        Some(Some(probe)) => {
+            let sidecar = if c.kind == Kind::Sidecar { "Init container" } else { "Container" };
+            let never = pod.containers.iter().any(|w| w.name == c.name && w.restart == RestartPolicy::Never);
+            let word = probe.to_string().to_lowercase();
+            format!("{sidecar} {} failed {word} probe{}", c.name, if never { "" } else { ", will be restarted" })
+        }
+        Some(None) => "FailedPostStartHook".to_owned(),
+        None => format!("Stopping container {}", c.name),
+    };
+    vec![note(pod, Some(&c.name), "Killing", message)]
+}
+
+fn of_container<'a>(world: &'a World, uid: &Uid, id: &str) -> Option<(&'a WantedPod, &'a SeenContainer)> {
+    let seen = world.seen.pods.get(uid)?;
+    let pod = seen.made_from.as_deref().or_else(|| wanted(world, uid))?;
+    Some((pod, seen.containers.get(id)?))
+}
+
+/// What a probe's answer tells.
+pub fn answered(world: &World, check: &Check, answer: &Answer) -> Option<EventNote> {
+    let (pod, c) = of_container(world, &check.uid, &check.id)?;
+    let probe = check.probe;
+    match answer {
+        Answer::Passed => None,
+        Answer::Warned(why) => Some(warn(pod, Some(&c.name), "ProbeWarning", format!("{probe} probe warning: {why}"))),
+        Answer::Failed(why) => Some(warn(pod, Some(&c.name), "Unhealthy", format!("{probe} probe failed: {why}"))),
+        Answer::Errored(why) => {
+            Some(warn(pod, Some(&c.name), "Unhealthy", format!("{probe} probe errored and resulted in unknown state: {why}")))
+        }
+    }
+}
+
+/// What the end of a hook tells.
+pub fn hooked(world: &World, uid: &Uid, id: &str, hook: Hook, failure: Option<&str>) -> Option<EventNote> {
+    let (pod, c) = of_container(world, uid, id)?;
+    let reason = match hook {
+        Hook::PostStart => "FailedPostStartHook",
+        Hook::PreStop => "FailedPreStopHook",
+    };
+    failure.map(|_| warn(pod, Some(&c.name), reason, format!("{hook:?}Hook failed")))
 }
 
 /// What the end of an action tells; `world` is as it was before.
@@ -121,7 +169,7 @@ fn crash_loop(world: &World, uid: &Uid, pod: &WantedPod, c: &SeenContainer, now:
     let scene = Scene::new(world, now.mono);
     let v = scene.pod(uid);
     let due = v.container(&c.name).crash.crash_due(v.ended_at(c));
-    if !v.is_latest(c) || due <= now.mono || !restarts(pod, spec, exit) {
+    if !v.is_latest(c) || due <= now.mono || !v.restarts(pod, spec, c, exit) {
         return None;
     }
     let key = &pod.key;

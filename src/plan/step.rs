@@ -25,7 +25,8 @@
 //!  ready     none                 -          CreateContainer
 //!  *         record, never ran    none       DeleteContainer, then as none
 //!  *         ours                 created    StartTask
-//!  *         ours                 running    settled
+//!  *         ours                 running    postStart, if it has one and we started it; then settled
+//!  *         ours, probe failed   running    preStop, Term, Kill at the deadline (sweep), then as exited
 //!  *         ours                 lost       DeleteTask (writes the exit down), then as dead
 //!  ready     ours, restarts       exited     due now: CreateContainer of the next attempt, StartTask, DeleteTask of the old one;
 //!                                            later: DeleteTask, wait
@@ -72,6 +73,9 @@ pub enum On<'a> {
     Crash { container: &'a str },
     Init { container: &'a str },
     Sidecar { container: &'a str },
+    PostStart { container: &'a str },
+    PreStop { container: &'a str },
+    Deadline,
     Grace { container: &'a str },
     Killed { container: &'a str },
     Cleaning { container: &'a str, retry: &'a Retry },
@@ -172,14 +176,25 @@ pub fn step<'a>(v: &View<'a>) -> Step<'a> {
 
 fn run<'a>(v: &View<'a>, pod: &'a WantedPod) -> Step<'a> {
     if v.is_over(pod) {
-        let why = if v.failed_init(pod).is_some() { "an init container failed for good" } else { "all its containers are done" };
+        let why = match v.failed_init(pod) {
+            _ if v.is_overdue(pod) => "its activeDeadlineSeconds are over",
+            Some(_) => "an init container failed for good",
+            None => "all its containers are done",
+        };
         return sweep::remove(v, Keep::History, why);
     }
-    match v.seen.sandbox {
-        Sandbox::Ready { .. } => sweep::strays(v, pod).beside(|| order::next(v, pod)).beside(|| sweep::housekeep(v, pod)),
+    let step = match v.seen.sandbox {
+        Sandbox::Ready { .. } => sweep::strays(v, pod)
+            .beside(|| sweep::doomed(v))
+            .beside(|| order::next(v, pod))
+            .beside(|| sweep::housekeep(v, pod)),
         Sandbox::Partial => sweep::remove(v, Keep::History, "its sandbox is incomplete"),
         // What runs without its sandbox is stopped first, and its exit written down.
         Sandbox::Absent => sweep::remove(v, Keep::History, "its sandbox is gone").then(|| create_sandbox(v, pod)),
+    };
+    match v.deadline(pod) {
+        Some(at) => step.beside(|| Step::Wait(On::Deadline, Some(at))),
+        None => step,
     }
 }
 
@@ -221,6 +236,9 @@ impl fmt::Display for On<'_> {
             On::Crash { container } => write!(f, "the crash back-off of {container}"),
             On::Init { container } => write!(f, "init container {container} to finish"),
             On::Sidecar { container } => write!(f, "sidecar {container} to run"),
+            On::PostStart { container } => write!(f, "the postStart hook of {container}"),
+            On::PreStop { container } => write!(f, "the preStop hook of {container}"),
+            On::Deadline => f.write_str("the end of its activeDeadlineSeconds"),
             On::Grace { container } => write!(f, "{container} to end on its own"),
             On::Killed { container } => write!(f, "{container} to be gone after SIGKILL"),
             On::Cleaning { container, retry } => write!(f, "the next try to clean up {container}: {}", why(retry)),

@@ -13,7 +13,7 @@ use crate::plan::action::Action;
 use crate::plan::step::{Ms, On, Step, act};
 use crate::plan::view::View;
 use crate::plan::world::{Sandbox, SeenContainer, State, Stop};
-use crate::pod::{Kind, WantedPod};
+use crate::pod::{Hook, Kind, WantedPod};
 
 /// The least a container gets between TERM and KILL, ms (kubelet `minimumGracePeriodInSeconds`).
 pub const MIN_GRACE_MS: u64 = 2_000;
@@ -63,6 +63,19 @@ pub fn strays<'a>(v: &View<'a>, pod: &WantedPod) -> Step<'a> {
         return stop(v, stray, "it belongs to no sandbox of this pod").beside(|| bury(v, |c| c.state == State::Record && stray(c)));
     }
     Step::Done
+}
+
+/// Ends what a failed probe or a failed postStart hook condemned; the rest of the pod goes on.
+pub fn doomed<'a>(v: &View<'a>) -> Step<'a> {
+    let mut step = Step::Done;
+    for c in v.seen.containers.values().filter(|c| matches!(c.state, State::Running { .. })) {
+        match v.doom(c).map(|d| d.probe) {
+            Some(Some(probe)) => step = step.beside(|| signal(v, c, &format!("{} failed its {} probe", c.name, probe.to_string().to_lowercase()))),
+            Some(None) => step = step.beside(|| signal(v, c, &format!("{} failed its postStart hook", c.name))),
+            None => {}
+        }
+    }
+    step
 }
 
 /// An older attempt that still has a life: only the newest may run.
@@ -131,20 +144,23 @@ pub fn cleaning<'a>(v: &View<'a>, c: &'a SeenContainer, action: Action, why: &st
 
 fn signals<'a>(v: &View<'a>, which: impl Fn(&SeenContainer) -> bool, why: &str) -> Step<'a> {
     let running = |c: &&SeenContainer| matches!(c.state, State::Running { .. }) && which(c);
-    let mut step = Step::Done;
+    let (mut mains, mut hooks) = (Step::Done, Step::Done);
     let mut sidecars = Vec::new();
     for c in v.seen.containers.values().filter(running) {
         let asked = v.stop(c).is_some_and(|s| s.asked.is_some());
         if c.kind == Kind::Sidecar && !asked {
+            // Its preStop hook does not wait for its turn (kubelet).
+            hooks = hooks.beside(|| pre_stop(v, c, why));
             sidecars.push(c);
         } else {
-            step = step.beside(|| signal(v, c, why));
+            mains = mains.beside(|| signal(v, c, why));
         }
     }
-    step.then(|| match sidecars.into_iter().max_by_key(|c| place(v, c)) {
+    let turn = mains.then(|| match sidecars.into_iter().max_by_key(|c| place(v, c)) {
         Some(last) => signal(v, last, why),
         None => Step::Done,
-    })
+    });
+    turn.beside(|| hooks)
 }
 
 /// Where a container stands in the spec.
@@ -155,9 +171,9 @@ fn place(v: &View<'_>, c: &SeenContainer) -> usize {
 fn signal<'a>(v: &View<'a>, c: &'a SeenContainer, why: &str) -> Step<'a> {
     let (uid, id) = (v.uid.clone(), c.id.clone());
     let Some((stop, asked)) = v.stop(c).and_then(|s| Some((s, s.asked?))) else {
-        return act(Action::Term { uid, id }, why);
+        return pre_stop(v, c, why).then(|| act(Action::Term { uid, id }, why));
     };
-    let due = kill_due(v, stop, asked);
+    let due = kill_due(v, c, stop, asked);
     if v.now() >= due {
         return kill(v, c, stop, asked);
     }
@@ -169,14 +185,40 @@ fn signal<'a>(v: &View<'a>, c: &'a SeenContainer, why: &str) -> Step<'a> {
     }
 }
 
+/// The preStop hook, if there is one: begun once, and given up at the end of the grace.
+fn pre_stop<'a>(v: &View<'a>, c: &'a SeenContainer, why: &str) -> Step<'a> {
+    let has = v.made_from.and_then(|p| p.containers.iter().find(|w| w.name == c.name)).is_some_and(|w| w.care.pre_stop);
+    if !has {
+        return Step::Done;
+    }
+    let grace = own_grace_ms(v, c);
+    let Some(stop) = v.stop(c).filter(|s| s.hook.is_some()) else {
+        let action = Action::RunHook { uid: v.uid.clone(), id: c.id.clone(), hook: Hook::PreStop, within_ms: Some(grace) };
+        return act(action, why);
+    };
+    let begun = stop.hook.unwrap_or_default();
+    let by = within_shutdown(v, Moment(begun.0.saturating_add(grace)), begun);
+    if stop.hook_done || v.now() >= by { Step::Done } else { Step::Wait(On::PreStop { container: &c.name }, Some(by)) }
+}
+
+/// The grace of one container: the failed probe's, if it has one of its own, else the pod's.
+fn own_grace_ms(v: &View<'_>, c: &SeenContainer) -> u64 {
+    v.doom(c).and_then(|d| d.grace_ms).map_or_else(|| grace_ms(v.made_from), |ms| ms.max(MIN_GRACE_MS))
+}
+
 /// When KILL is due: at the end of the grace, counted from the TERM that was delivered (or, if none is known to be, from the last
 /// that may have been). A shutdown may shorten the rest of a grace to its own window, as the kubelet's does.
-fn kill_due(v: &View<'_>, stop: &Stop, asked: Moment) -> Moment {
-    let due = stop.kill_at.unwrap_or(Moment(asked.0.saturating_add(grace_ms(v.made_from))));
+fn kill_due(v: &View<'_>, c: &SeenContainer, stop: &Stop, asked: Moment) -> Moment {
+    let due = stop.kill_at.unwrap_or(Moment(asked.0.saturating_add(own_grace_ms(v, c))));
+    within_shutdown(v, due, Moment(asked.0.saturating_add(MIN_GRACE_MS)))
+}
+
+/// A moment, or the end of the shutdown's window if that is earlier, but not before `least`.
+fn within_shutdown(v: &View<'_>, due: Moment, least: Moment) -> Moment {
     let Some(shutdown) = &v.scene.world.wanted.shutdown else { return due };
     let critical = v.made_from.is_some_and(|p| p.critical);
     let window = if critical { shutdown.deadline } else { shutdown.critical_from() };
-    due.min(window.max(Moment(asked.0.saturating_add(MIN_GRACE_MS))))
+    due.min(window.max(least))
 }
 
 fn kill<'a>(v: &View<'a>, c: &'a SeenContainer, stop: &'a Stop, asked: Moment) -> Step<'a> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Moment;
-use crate::plan::world::{ContainerMemory, Exit, PodMemory, Sandbox, SeenContainer, SeenPod, State, Stop, World};
+use crate::plan::world::{ContainerMemory, Doom, Exit, PodMemory, PostStart, Sandbox, SeenContainer, SeenPod, State, Stop, Watch, World};
 use crate::pod::{Kind, PodKey, RestartPolicy, Uid, WantedContainer, WantedPod};
 
 /// What holds for all pods of one plan: built once, so that no pod looks through all others.
@@ -134,6 +134,52 @@ impl<'a> View<'a> {
         self.memory.stops.get(&attempt.id)
     }
 
+    /// The probes of one attempt.
+    pub fn watch(&self, attempt: &SeenContainer) -> Option<&'a Watch> {
+        self.container(&attempt.name).watch.as_deref().filter(|w| w.id == attempt.id)
+    }
+
+    /// Why one attempt is to be ended although it is wanted.
+    pub fn doom(&self, attempt: &SeenContainer) -> Option<&'a Doom> {
+        self.container(&attempt.name).doom.as_deref().filter(|d| d.id == attempt.id)
+    }
+
+    /// The postStart hook of one attempt, while it is not over.
+    pub fn post_start(&self, attempt: &SeenContainer) -> Option<&'a PostStart> {
+        self.container(&attempt.name).post_start.as_ref().filter(|h| h.id == attempt.id && !h.done)
+    }
+
+    /// It runs, its postStart hook is over, and its startup probe, if any, has passed.
+    pub fn is_started(&self, attempt: &SeenContainer) -> bool {
+        let up = matches!(attempt.state, State::Running { .. }) && self.post_start(attempt).is_none();
+        up && self.watch(attempt).is_none_or(Watch::is_started)
+    }
+
+    /// It is started, and its readiness probe, if any, has passed.
+    pub fn is_ready(&self, attempt: &SeenContainer) -> bool {
+        self.is_started(attempt) && self.watch(attempt).is_none_or(Watch::is_ready)
+    }
+
+    /// Whether an attempt that ended so is followed by another. One that a probe ended follows its policy alone, and not by
+    /// its exit code (kubelet: it is killed and restarted in one go).
+    pub fn restarts(&self, pod: &WantedPod, container: &WantedContainer, attempt: &SeenContainer, exit: &Exit) -> bool {
+        match self.doom(attempt) {
+            Some(Doom { probe: Some(_), .. }) => container.restart != RestartPolicy::Never,
+            _ => restarts(pod, container, exit),
+        }
+    }
+
+    /// When `activeDeadlineSeconds` are over.
+    pub fn deadline(&self, pod: &WantedPod) -> Option<Moment> {
+        let ms = u64::from(pod.active_deadline_s?) * 1000;
+        Some(Moment(self.memory.began.unwrap_or(self.now()).0.saturating_add(ms)))
+    }
+
+    /// It ran longer than it may.
+    pub fn is_overdue(&self, pod: &WantedPod) -> bool {
+        self.deadline(pod).is_some_and(|at| at <= self.now())
+    }
+
     /// When the newest attempt ended, as a moment of this boot.
     pub fn ended_at(&self, attempt: &SeenContainer) -> Moment {
         match self.container(&attempt.name).exit {
@@ -144,11 +190,13 @@ impl<'a> View<'a> {
 
     /// The pod has run its course: it will not run again (`Succeeded` or `Failed`), as far as what is seen tells.
     pub fn is_over(&self, pod: &WantedPod) -> bool {
-        if self.failed_init(pod).is_some() {
+        if self.failed_init(pod).is_some() || self.is_overdue(pod) {
             return true;
         }
         let mut mains = pod.containers.iter().filter(|c| c.kind == Kind::Main);
-        let ended = |c: &WantedContainer| self.latest(&c.name).and_then(|a| exit(&a.state)).is_some_and(|e| !restarts(pod, c, e));
+        let ended = |c: &WantedContainer| {
+            self.latest(&c.name).is_some_and(|a| exit(&a.state).is_some_and(|e| !self.restarts(pod, c, a, e)))
+        };
         if mains.clone().all(ended) {
             return true;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-pub use super::memory::{ContainerMemory, ImageMemory, Memory, PodMemory, Retry, Stop};
+pub use super::memory::{ContainerMemory, Doom, ImageMemory, Memory, PodMemory, PostStart, Retry, Round, Stop, Watch};
 use crate::clock::{Moment, Wall};
 use crate::pod::{ImageRef, Kind, PodKey, Uid, WantedPod};
 

@@ -7,6 +7,7 @@
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`, `archive`: images, pulled or imported
 //! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
+//! - `probe`: how containers are, and their hooks
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
 mod archive;
@@ -29,6 +30,7 @@ mod observe;
 pub mod oci;
 mod orphans;
 pub mod paths;
+mod probe;
 pub mod qos;
 pub mod sandbox;
 mod specify;
@@ -40,20 +42,23 @@ pub mod volume;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::Wall;
-use crate::plan::action::{Action, Class, Effect, Event, Failure, Outcome};
-use crate::plan::world::{SeenContainer, SeenPod};
-use crate::pod::{Uid, WantedPod};
+use crate::plan::action::{Action, Check, Class, Effect, Event, Failure, Outcome};
+use crate::plan::world::{Sandbox, SeenContainer, SeenPod};
+use crate::pod::{Hook, Uid, WantedPod};
 use crate::settings::Settings;
 use client::Client;
 use error::{Error, Result};
 use events::Watched;
 use logs::Logs;
 use paths::Paths;
+use probe::Errand;
 
 /// One action with what it needs to know: the pod as wanted (if it is) and as last seen (if it was).
 #[derive(Clone, Debug)]
@@ -77,6 +82,8 @@ pub struct Runtime {
     waits: UnboundedSender<Watched>,
     pidfds: UnboundedSender<Watched>,
     queues: RefCell<Option<(UnboundedReceiver<Watched>, UnboundedReceiver<Watched>)>>,
+    errands: UnboundedSender<Errand>,
+    errands_queue: RefCell<Option<UnboundedReceiver<Errand>>>,
     warned_of_age: Cell<bool>,
     kept: RefCell<image::Kept>,
     making: RefCell<BTreeSet<Rc<str>>>,
@@ -114,6 +121,7 @@ impl Runtime {
         let logs = Logs::new(&settings).map_err(|e| Error::Again(error::chain(&e).to_string()))?;
         logs.adopt_listen_fds();
         let ((waits, waited), (pidfds, witnessed)) = (unbounded_channel(), unbounded_channel());
+        let (errands, errands_queue) = unbounded_channel();
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Ok(Rc::new(Runtime {
             settings,
@@ -125,6 +133,8 @@ impl Runtime {
             waits,
             pidfds,
             queues: RefCell::new(Some((waited, witnessed))),
+            errands,
+            errands_queue: RefCell::new(Some(errands_queue)),
             warned_of_age: Cell::new(false),
             kept: RefCell::default(),
             making: RefCell::default(),
@@ -159,6 +169,10 @@ impl Runtime {
                 self.create(&pod, seen.as_ref(), &name, attempt).await.map(container)
             }
             Action::StartTask { id, .. } => self.start(&id).await.map(container).map_err(|e| e.into_failure("RunContainerError")),
+            Action::RunHook { uid, id, hook, within_ms } => {
+                let pod = pod.ok_or_else(|| unknown(&uid))?;
+                self.begin_hook(pod, seen.as_ref(), uid, id, hook, within_ms.map(Duration::from_millis))
+            }
             Action::Term { id, .. } => {
                 self.signal(&id, false).await.map(|()| Effect::Signalled).map_err(|e| e.into_failure("KillContainerError"))
             }
@@ -173,6 +187,26 @@ impl Runtime {
             }
             Action::DeleteSandbox { uid, keep } => self.delete_sandbox(&uid, pod.as_ref(), seen.as_ref(), keep).await,
         }
+    }
+
+    /// Begins a probe; its answer is an event. `plan` bounds how many there are.
+    pub fn ask(&self, check: Check, pod: Rc<WantedPod>, seen: Option<&SeenPod>) {
+        let _ = self.errands.send(Errand::Probe { check, pod, ips: ips(seen) });
+    }
+
+    fn begin_hook(
+        &self,
+        pod: Rc<WantedPod>,
+        seen: Option<&SeenPod>,
+        uid: Uid,
+        id: Rc<str>,
+        hook: Hook,
+        within: Option<Duration>,
+    ) -> std::result::Result<Effect, Failure> {
+        let name = seen.and_then(|s| s.containers.get(&id)).map(|c| c.name.clone());
+        let name = name.ok_or_else(|| Error::Gone(format!("run a hook of `{id}`: it is gone")).into_failure("RunHookError"))?;
+        let _ = self.errands.send(Errand::Hook { uid, id, name, hook, within, pod, ips: ips(seen) });
+        Ok(Effect::Begun)
     }
 
     async fn delete_sandbox(
@@ -202,9 +236,10 @@ impl Runtime {
     /// Keeps the link to containerd, turns what happens there into events, and moves the containers' output; never ends. To be called once.
     pub async fn watch(self: Rc<Runtime>) {
         let queues = self.queues.borrow_mut().take();
-        if let Some((waits, pidfds)) = queues {
+        let errands = self.errands_queue.borrow_mut().take();
+        if let (Some((waits, pidfds)), Some(errands)) = (queues, errands) {
             let logs = self.logs.clone();
-            futures_util::future::join(events::watch(self, waits, pidfds), logs.run()).await;
+            futures_util::future::join3(probe::serve(self.clone(), errands), events::watch(self, waits, pidfds), logs.run()).await;
         }
         std::future::pending().await
     }
@@ -216,6 +251,14 @@ impl Runtime {
 
     fn client(&self) -> Result<Client> {
         self.link.borrow().as_ref().map(|l| l.client.clone()).ok_or(Error::Unlinked)
+    }
+}
+
+/// The addresses of a pod.
+fn ips(seen: Option<&SeenPod>) -> Vec<IpAddr> {
+    match seen.map(|s| &s.sandbox) {
+        Some(Sandbox::Ready { ips, .. }) => ips.clone(),
+        _ => Vec::new(),
     }
 }
 

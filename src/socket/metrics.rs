@@ -91,6 +91,7 @@ fn word(action: &Action) -> &'static str {
         Action::CreateSandbox { .. } => "create_sandbox",
         Action::CreateContainer { .. } => "create_container",
         Action::StartTask { .. } => "start_task",
+        Action::RunHook { .. } => "run_hook",
         Action::Term { .. } => "term",
         Action::Kill { .. } => "kill",
         Action::DeleteTask { .. } => "delete_task",

@@ -5,6 +5,7 @@ pub mod fifo;
 pub mod mounts;
 pub mod namespaces;
 pub mod pidfd;
+pub mod session;
 pub mod signal;
 pub mod spawn;
 

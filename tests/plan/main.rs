@@ -10,10 +10,11 @@ use std::fmt::Write;
 use std::path::Path;
 
 use plinth::plan::action::Plan;
-use plinth::plan::plan;
+use plinth::plan::probe::Probing;
+use plinth::plan::{plan, probe};
 
-/// The plan as a case shows it: a line for each action, then the wake time.
-fn tell(plan: &Plan) -> String {
+/// The plan as a case shows it: a line for each action, the wake time, a line for each probe, and when the next one is due.
+fn tell(plan: &Plan, probing: &Probing) -> String {
     let mut out = String::new();
     for (action, why) in &plan.actions {
         let uid = action.uid().map(|uid| format!("{uid} ")).unwrap_or_default();
@@ -21,6 +22,12 @@ fn tell(plan: &Plan) -> String {
     }
     if let Some(wake) = plan.wake {
         writeln!(out, "wake {}", read::seconds(wake)).unwrap();
+    }
+    for check in &probing.checks {
+        writeln!(out, "{} ask {} {}", check.uid, check.id, check.probe.to_string().to_lowercase()).unwrap();
+    }
+    if let Some(wake) = probing.wake {
+        writeln!(out, "ask {}", read::seconds(wake)).unwrap();
     }
     if out.is_empty() { "nothing\n".into() } else { out }
 }
@@ -38,7 +45,7 @@ fn every_case_plans_as_it_says() {
         let text = std::fs::read_to_string(&path).unwrap();
         let (given, expected) = text.split_once("---\n").unwrap_or_else(|| panic!("{}: has no --- line", path.display()));
         let (world, now) = read::world(given).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let told = tell(&plan(&world, now));
+        let told = tell(&plan(&world, now), &probe::due(&world, now.mono));
         if bless {
             std::fs::write(&path, format!("{given}---\n{told}")).unwrap();
         } else if told != expected {

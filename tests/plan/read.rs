@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use plinth::clock::{Moment, Now, Wall};
-use plinth::plan::action::{Action, Effect, Event, Outcome, Why};
+use plinth::plan::action::{Action, Answer, Check, Effect, Event, Outcome, Why};
 use plinth::plan::apply;
 use plinth::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenImage, SeenPod, State, Stop, Wanted, World};
-use plinth::pod::{ImageRef, Kind, Origin, PodKey, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+use plinth::pod::{Care, Hook, ImageRef, Kind, Origin, PodKey, Probe, ProbeRule, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
 
 /// The sandbox of every seen pod was completed then; a container that is `old` belongs to another.
 const SANDBOX: Wall = Wall(1_000_000_000);
@@ -140,6 +140,34 @@ fn pull(word: &str) -> Result<PullPolicy, String> {
     }
 }
 
+/// `startup=`, `liveness=`, `readiness=DELAY/PERIOD/SUCCESSES/FAILURES[/GRACE]` in seconds and counts, `post-start`, `pre-stop`.
+fn care(line: &mut Line<'_>) -> Result<Care, String> {
+    let mut rule = |key: &str| -> Result<Option<ProbeRule>, String> {
+        let Some(text) = line.values.remove(key) else { return Ok(None) };
+        let numbers: Vec<u64> = text.split('/').map(str::parse).collect::<Result<_, _>>().map_err(|_| format!("`{text}` is not like 0/10/1/3"))?;
+        let [delay, period, successes, failures, grace @ ..] = numbers.as_slice() else { return Err(format!("`{text}` is not like 0/10/1/3")) };
+        Ok(Some(ProbeRule {
+            initial_delay_ms: delay * 1000,
+            period_ms: period * 1000,
+            timeout_ms: 1000,
+            successes: u32::try_from(*successes).unwrap(),
+            failures: u32::try_from(*failures).unwrap(),
+            grace_ms: grace.first().map(|s| s * 1000),
+        }))
+    };
+    let (startup, liveness, readiness) = (rule("startup")?, rule("liveness")?, rule("readiness")?);
+    Ok(Care { startup, liveness, readiness, post_start: line.flag("post-start"), pre_stop: line.flag("pre-stop") })
+}
+
+fn probe(word: &str) -> Result<Probe, String> {
+    match word {
+        "startup" => Ok(Probe::Startup),
+        "liveness" => Ok(Probe::Liveness),
+        "readiness" => Ok(Probe::Readiness),
+        _ => Err(format!("`{word}` is no probe")),
+    }
+}
+
 impl Case {
     fn outer(&mut self, mut line: Line<'_>) -> Result<(), String> {
         match line.word()? {
@@ -185,6 +213,7 @@ impl Case {
             origin: Origin::default(),
             containers: Vec::new(),
             host_network: false,
+            active_deadline_s: line.number("deadline")?,
             grace_s: line.number("grace")?.unwrap_or(30),
             critical: line.flag("critical"),
         };
@@ -242,7 +271,7 @@ impl Case {
         let default = if kind == Kind::Init { "OnFailure" } else { "Always" };
         let restart = policy(line.values.remove("restart").unwrap_or(default))?;
         let pull = pull(line.values.remove("pull").unwrap_or("IfNotPresent"))?;
-        let container = WantedContainer { name: name.into(), kind, image: ImageRef(image.into()), pull, restart };
+        let container = WantedContainer { name: name.into(), kind, image: ImageRef(image.into()), pull, restart, care: care(&mut line)? };
         self.wanted.last_mut().ok_or("a pod line comes first")?.containers.push(container);
         line.end()
     }
@@ -302,7 +331,7 @@ impl Case {
             world.memory.images.entry(image).or_default().in_flight = Some(pull);
         }
         for (uid, text) in &self.memory {
-            remember(&mut world, uid, Line::read(text)).map_err(|e| format!("memory {uid}: {e}"))?;
+            remember(&mut world, uid, Line::read(text), self.now).map_err(|e| format!("memory {uid}: {e}"))?;
         }
         if let Some((since, grace, critical)) = self.shutdown {
             apply(&mut world, Event::Shutdown { grace, critical }, at(since));
@@ -311,8 +340,41 @@ impl Case {
     }
 }
 
-/// `terminating`, `busy`, `stop ID asked= kill= killed=`, `crash NAME delay= booked=`, `failed sandbox|NAME times= until=`, `pulled NAME N`.
-fn remember(world: &mut World, uid: &Uid, mut line: Line<'_>) -> Result<(), String> {
+/// What probes and hooks said: `ID liveness passed|failed|errored TIMES`, `ID startup asked`, `ID post-start due|running|done|failed`.
+fn said(world: &mut World, uid: &Uid, line: &mut Line<'_>, now: Now) -> Result<(), String> {
+    let (id, what, how): (Rc<str>, _, _) = (line.word()?.into(), line.word()?, line.word()?);
+    let name: Rc<str> = id.rsplit('-').nth(1).ok_or("an id is like u1-c-0")?.into();
+    if what == "post-start" {
+        let hook = plinth::plan::world::PostStart { id: id.clone(), begun: how != "due", done: false };
+        world.memory.pods.entry(uid.clone()).or_default().containers.entry(name).or_default().post_start = Some(hook);
+        if matches!(how, "done" | "failed") {
+            let failure = (how == "failed").then(|| "it said no".into());
+            apply(world, Event::Hooked { uid: uid.clone(), id, hook: Hook::PostStart, failure }, now);
+        }
+        return Ok(());
+    }
+    let check = Check { uid: uid.clone(), name, id, probe: probe(what)? };
+    let answer = match how {
+        "asked" => None,
+        "passed" => Some(Answer::Passed),
+        "failed" => Some(Answer::Failed("no".into())),
+        "errored" => Some(Answer::Errored("cannot".into())),
+        other => return Err(format!("does not know answer `{other}`")),
+    };
+    let times = if line.words.is_empty() { 1 } else { line.word()?.parse().map_err(|_| "a count is a number")? };
+    for _ in 0..times {
+        apply(world, Event::Asked(check.clone()), now);
+        answer.iter().for_each(|a| apply(world, Event::Answered(check.clone(), a.clone()), now));
+    }
+    Ok(())
+}
+
+/// `said ...` as above, `terminating`, `busy`, `stop ID asked= kill= killed=`, `crash NAME delay= booked=`, `failed sandbox|NAME times= until=`, `pulled NAME N`.
+fn remember(world: &mut World, uid: &Uid, mut line: Line<'_>, now: Now) -> Result<(), String> {
+    if line.flag("said") {
+        said(world, uid, &mut line, now)?;
+        return line.end();
+    }
     let memory = world.memory.pods.entry(uid.clone()).or_default();
     memory.terminating |= line.flag("terminating");
     if line.flag("busy") {
@@ -321,8 +383,14 @@ fn remember(world: &mut World, uid: &Uid, mut line: Line<'_>) -> Result<(), Stri
     match line.word().unwrap_or("") {
         "stop" => {
             let id = line.word()?;
-            let stop =
-                Stop { asked: line.time("asked")?, kill_at: line.time("kill")?, killed: line.time("killed")?, retry: Retry::default() };
+            let stop = Stop {
+                hook: line.time("hook")?,
+                hook_done: line.flag("hook-done"),
+                asked: line.time("asked")?,
+                kill_at: line.time("kill")?,
+                killed: line.time("killed")?,
+                retry: Retry::default(),
+            };
             memory.stops.insert(id.into(), stop);
         }
         "crash" => {

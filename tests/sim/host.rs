@@ -85,6 +85,7 @@ impl Host {
             Action::CreateSandbox { uid } => self.create_sandbox(uid, wall)?,
             Action::CreateContainer { uid, name, attempt } => self.create_container(uid, name, *attempt, wall, State::Created)?,
             Action::StartTask { uid, id } => self.start(uid, id, ms, wall)?,
+            Action::RunHook { .. } => Outcome::Done(Effect::Begun),
             Action::Term { uid, id } => self.term(uid, id, ms),
             Action::Kill { uid, id } => self.kill(uid, id, wall),
             Action::DeleteTask { uid, id } => self.delete_task(uid, id),
@@ -341,6 +342,7 @@ impl Host {
 
 fn reason(action: &Action) -> &'static str {
     match action {
+        Action::RunHook { .. } => "RunHookError",
         Action::LookAll | Action::Look { .. } => "LookError",
         Action::PrepareImage { .. } => "ErrImagePull",
         Action::CreateSandbox { .. } => "CreatePodSandboxError",

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use plinth::clock::Now;
 use plinth::plan::action::{Action, Class, Effect, Outcome, Plan};
 use plinth::plan::world::{Link, Sandbox, SeenContainer, SeenPod, State, World};
-use plinth::pod::{Kind, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+use plinth::pod::{Hook, Kind, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
 
 use crate::host::Host;
 
@@ -308,6 +308,8 @@ fn key(action: &Action) -> Option<String> {
         Action::DeleteSandbox { uid, .. } => format!("unsandbox {uid}"),
         Action::CreateContainer { uid, name, .. } => format!("create {uid} {name}"),
         Action::StartTask { uid, id } => format!("create {uid} {}", id.rsplit('-').nth(1)?),
+        Action::RunHook { hook: Hook::PreStop, .. } => return None,
+        Action::RunHook { uid, id, hook: Hook::PostStart, .. } => format!("create {uid} {}", id.rsplit('-').nth(1)?),
         // A signal is not held back by another's failure: KILL follows TERM at the deadline, whatever became of TERM.
         Action::Term { uid, id } => format!("term {uid} {id}"),
         Action::Kill { .. } => return None,

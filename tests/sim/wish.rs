@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::Pod;
-use plinth::pod::{ImageRef, Kind, Origin, PodKey, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+use plinth::pod::{Care, ImageRef, Kind, Origin, PodKey, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
 
 use crate::rng::Rng;
 
@@ -52,7 +52,7 @@ pub fn wish(rng: &mut Rng, index: u64, revision: u64) -> Wish {
         };
         tempers.push((name.clone(), temper(rng, kind, restart)));
         let pull = rng.pick(&[PullPolicy::IfNotPresent, PullPolicy::IfNotPresent, PullPolicy::Always, PullPolicy::Never]);
-        containers.push(WantedContainer { name, kind, image: ImageRef(rng.pick(&IMAGES).into()), pull, restart });
+        containers.push(WantedContainer { name, kind, image: ImageRef(rng.pick(&IMAGES).into()), pull, restart, care: Care::default() });
     }
     let pod = WantedPod {
         key: PodKey { namespace: "default".into(), name: format!("pod{index}").into() },
@@ -61,6 +61,7 @@ pub fn wish(rng: &mut Rng, index: u64, revision: u64) -> Wish {
         origin: Origin::default(),
         containers,
         host_network: false,
+        active_deadline_s: None,
         grace_s: u32::try_from(rng.pick(&[1, 2, 5, 30])).unwrap(),
         critical: rng.percent(20),
     };

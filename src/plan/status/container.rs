@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateRunning, Containe
 use super::time;
 use crate::plan::image::{self, Image};
 use crate::plan::order;
-use crate::plan::view::{View, restarts};
+use crate::plan::view::View;
 use crate::plan::world::{Exit, Retry, SeenContainer, SeenImage, State};
 use crate::pod::{Kind, PullPolicy, WantedContainer, WantedPod};
 
@@ -16,7 +16,7 @@ const FRESH_ERROR_MS: u64 = 1_000;
 pub fn status(v: &View<'_>, pod: &WantedPod, index: usize, c: &WantedContainer) -> ContainerStatus {
     let last = v.latest(&c.name);
     let previous = last.and_then(|l| v.attempts(&c.name).filter(|a| a.attempt < l.attempt).max_by_key(|a| a.attempt));
-    let mut state = state(pod, last);
+    let mut state = state(v, pod, last);
     let mut last_state = previous.and_then(terminated);
     if let Some(waiting) = trouble(v, pod, index, c, last) {
         if state.terminated.is_some() {
@@ -29,8 +29,11 @@ pub fn status(v: &View<'_>, pod: &WantedPod, index: usize, c: &WantedContainer) 
     let resources = spec.and_then(|s| s.resources.clone());
     ContainerStatus {
         name: c.name.to_string(),
-        ready: if c.kind == Kind::Init { state.terminated.as_ref().is_some_and(|t| t.exit_code == 0) } else { running },
-        started: Some(running),
+        ready: match c.kind {
+            Kind::Init => state.terminated.as_ref().is_some_and(|t| t.exit_code == 0),
+            Kind::Sidecar | Kind::Main => running && last.is_some_and(|l| v.is_ready(l)),
+        },
+        started: Some(running && last.is_some_and(|l| v.is_started(l))),
         restart_count: last.map_or(0, |l| i32::try_from(l.attempt).unwrap_or(i32::MAX)),
         image: last.map_or_else(|| spec.and_then(|s| s.image.clone()).unwrap_or_default(), |l| l.image.to_string()),
         image_id: last.map(image_id).unwrap_or_default(),
@@ -56,19 +59,23 @@ fn image_id(c: &SeenContainer) -> String {
     format!("{repository}@{}", c.image_id)
 }
 
-fn state(pod: &WantedPod, last: Option<&SeenContainer>) -> ContainerState {
+fn state(v: &View<'_>, pod: &WantedPod, last: Option<&SeenContainer>) -> ContainerState {
     match last.map(|l| (l, &l.state)) {
+        // It is not shown as running before its postStart hook is over, as with the kubelet.
+        Some((l, State::Running { .. })) if v.post_start(l).is_some() => not_yet(pod),
         Some((_, State::Running { since })) => {
             let running = ContainerStateRunning { started_at: Some(time(*since)) };
             ContainerState { running: Some(running), ..ContainerState::default() }
         }
         Some((l, State::Exited(_) | State::Lost(_) | State::Dead(_))) => terminated(l).unwrap_or_default(),
-        Some((_, State::Record | State::Created)) | None => {
-            let initializing = pod.containers.iter().any(|c| c.kind != Kind::Main);
-            let reason = if initializing { "PodInitializing" } else { "ContainerCreating" };
-            waiting_state(ContainerStateWaiting { reason: Some(reason.into()), message: None })
-        }
+        Some((_, State::Record | State::Created)) | None => not_yet(pod),
     }
+}
+
+fn not_yet(pod: &WantedPod) -> ContainerState {
+    let initializing = pod.containers.iter().any(|c| c.kind != Kind::Main);
+    let reason = if initializing { "PodInitializing" } else { "ContainerCreating" };
+    waiting_state(ContainerStateWaiting { reason: Some(reason.into()), message: None })
 }
 
 fn waiting_state(waiting: ContainerStateWaiting) -> ContainerState {
@@ -102,12 +109,16 @@ fn trouble(
         return None;
     }
     let memory = v.container(&c.name);
-    if let Some(State::Exited(exit) | State::Dead(exit)) = last.map(|l| &l.state) {
-        if !restarts(pod, c, exit) {
+    if let Some((l, State::Exited(exit) | State::Dead(exit))) = last.map(|l| (l, &l.state)) {
+        if !v.restarts(pod, c, l, exit) {
             return None;
         }
-        if last.is_some_and(|l| memory.crash.crash_due(v.ended_at(l)) > v.now()) {
+        if memory.crash.crash_due(v.ended_at(l)) > v.now() {
             return Some(crash_loop(pod, c, &memory.crash));
+        }
+        if let Some(doom) = v.doom(l).filter(|d| d.probe.is_none()) {
+            let (reason, message) = (Some("PostStartHookError".into()), Some(doom.message.to_string()));
+            return Some(ContainerStateWaiting { reason, message });
         }
     }
     if matches!(last.map(|l| &l.state), Some(State::Running { .. } | State::Lost(_))) {

@@ -31,6 +31,7 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
         Sandbox::Ready { ips, .. } => ips.iter().map(ToString::to_string).collect(),
         Sandbox::Absent | Sandbox::Partial => Vec::new(),
     };
+    let overdue = v.is_overdue(pod);
     let host: Vec<String> = world.host_ips.iter().map(ToString::to_string).collect();
     PodStatus {
         phase: Some(shown.phase.to_owned()),
@@ -39,6 +40,8 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
         host_ips: (!host.is_empty()).then(|| host.into_iter().map(|ip| HostIP { ip }).collect()),
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
+        reason: overdue.then(|| "DeadlineExceeded".to_owned()),
+        message: overdue.then(|| "Pod was active on the node longer than the specified deadline".to_owned()),
         start_time: started(&v).map(time),
         qos_class: qos_class(pod),
         init_container_statuses: (!shown.init.is_empty()).then_some(shown.init),

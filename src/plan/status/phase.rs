@@ -7,6 +7,9 @@ use crate::pod::{Kind, RestartPolicy, WantedPod};
 
 /// `Pending`, `Running`, `Succeeded` or `Failed`.
 pub fn phase(v: &View<'_>, pod: &WantedPod, init: &[ContainerStatus], main: &[ContainerStatus]) -> &'static str {
+    if v.is_overdue(pod) {
+        return "Failed";
+    }
     let has_ended = |s: &&ContainerStatus| ended(s).is_some();
     let running = init.iter().chain(main).filter(|s| state(s).is_some_and(|s| s.running.is_some())).count();
     // A pod that is over is Running until the last sidecar has ended.

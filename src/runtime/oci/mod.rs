@@ -21,6 +21,8 @@ mod security;
 pub mod types;
 pub mod user;
 
+pub use env::expand;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Container;
