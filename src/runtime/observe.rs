@@ -44,7 +44,10 @@ impl Runtime {
                 None => forget(&client, &sandbox.sandbox_id).await?,
             }
         }
-        for key in snapshots.iter().filter(|key| !here.contains(*key) && !self.making.borrow().contains(key.as_str())) {
+        // What has its exit on record and no task needs none either: an earlier plinth ended between the two.
+        let over: BTreeSet<&str> = records.iter().filter(|r| labels::ended(&r.labels)).map(|r| r.id.as_str()).collect();
+        let idle = |key: &str| !here.contains(key) || (over.contains(key) && !tasks.contains_key(key));
+        for key in snapshots.iter().filter(|key| idle(key) && !self.making.borrow().contains(key.as_str())) {
             self.remove_snapshot(&client, key).await?;
         }
         self.release_leases(&client).await?;

@@ -9,5 +9,6 @@ mod node;
 mod faults;
 mod images;
 mod pods;
+mod probes;
 mod restarts;
 mod volumes;

@@ -1,0 +1,200 @@
+//! Probes and hooks of real containers: what they find shows in status and events, and what fails is ended and begun again.
+
+use crate::node::{FOREVER, IMAGE, Node, can_run, condition, container, pod};
+
+/// A pod of the host's network, one container `c` with these further fields (two spaces deep), whose script runs.
+fn probed(name: &str, grace_s: u32, fields: &str, script: &str) -> String {
+    let fields = fields.trim().replace('\n', "\n    ");
+    pod(name, "hostNetwork: true", script).replace("terminationGracePeriodSeconds: 3", &format!("terminationGracePeriodSeconds: {grace_s}"))
+        + &format!("    {fields}\n")
+}
+
+impl Node {
+    fn events_of(&self, pod: &str) -> String {
+        self.said(&["events", pod])
+    }
+}
+
+fn is_started(n: &Node, pod: &str) -> bool {
+    n.pod(pod).is_some_and(|p| container(&p, "c")["started"] == true)
+}
+
+#[test]
+fn a_failed_exec_liveness_probe_restarts_its_container_only() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let liveness = "livenessProbe:\n  exec: {command: [sh, -c, 'echo \"no $(WHAT)\"; test -e /tmp/ok']}\n  periodSeconds: 1\n  failureThreshold: 2\n  terminationGracePeriodSeconds: 1\nenv: [{name: WHAT, value: cake}]";
+    n.put("l.yaml", &probed("l", 30, liveness, "touch /tmp/ok; trap '' TERM; (sleep 3; rm -f /tmp/ok) & while :; do sleep 0.1; done"));
+    n.until_ready("l");
+    assert_eq!(n.restarts("l"), 0);
+    n.until("it is killed within the probe's grace and restarted", 20, |n| n.restarts("l") >= 1);
+    let events = n.events_of("l");
+    assert!(events.contains("Liveness probe failed: no cake"), "{events}");
+    assert!(events.contains("Container c failed liveness probe, will be restarted"), "{events}");
+    assert_eq!(container(&n.pod("l").unwrap(), "c")["lastState"]["terminated"]["exitCode"], 137);
+    n.shutdown();
+}
+
+#[test]
+fn an_exec_probe_that_is_late_leaves_nothing_behind() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let readiness = "readinessProbe:\n  exec: {command: [sh, -c, 'sleep 4321 & sleep 1234']}\n  periodSeconds: 1\n  timeoutSeconds: 1";
+    n.put("late.yaml", &probed("late", 3, readiness, FOREVER));
+    n.until("the probe is late", 20, |n| n.events_of("late").contains("command timed out"));
+    assert!(!n.ready("late"));
+    n.until("it is late again", 20, |n| n.events_of("late").contains("(x2"));
+    let id = container(&n.pod("late").unwrap(), "c")["containerID"].as_str().unwrap().replace("containerd://", "");
+    n.until("between two probes none of their processes is left", 10, |n| {
+        let ps = n.exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"]);
+        !ps.contains("sleep 1234") && !ps.contains("sleep 4321") && n.ctr(&["tasks", "ps", &id]).lines().count() <= 3
+    });
+    n.shutdown();
+}
+
+#[test]
+fn readiness_over_http_follows_the_server() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let readiness = "ports: [{name: web, containerPort: 8080}]\nreadinessProbe:\n  httpGet: {path: /ok, port: web}\n  periodSeconds: 1\n  failureThreshold: 1";
+    let script = "mkdir -p /www; httpd -p 8080 -h /www; trap 'exit 0' TERM; sleep 2; echo yes >/www/ok; sleep 3; rm /www/ok; while :; do sleep 0.1; done";
+    let text = probed("web", 3, readiness, script).replace("hostNetwork: true", "hostname: web");
+    n.put("web.yaml", &text);
+    n.until("it runs and is not ready", 20, |n| is_started(n, "web") && !n.ready("web"));
+    n.until_ready("web");
+    n.until("it is unready again", 10, |n| !n.ready("web"));
+    let p = n.pod("web").unwrap();
+    assert!(!condition(&p, "ContainersReady") && condition(&p, "Initialized"), "{p}");
+    let events = n.events_of("web");
+    assert!(events.contains("Readiness probe failed: HTTP probe failed with statuscode: 404"), "{events}");
+    assert_eq!(n.restarts("web"), 0, "readiness restarts nothing");
+    n.kill();
+    n.start();
+    n.until("the next plinth asks too", 15, |n| is_started(n, "web") && !n.ready("web"));
+    n.shutdown();
+}
+
+#[test]
+fn a_startup_probe_gates_what_comes_after_a_sidecar() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let probe = "startupProbe: {exec: {command: [test, -e, /v/go]}, periodSeconds: 1, failureThreshold: 60}";
+    let v = "volumeMounts: [{name: v, mountPath: /v}]";
+    n.put(
+        "s.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: s}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 2\n  volumes: [{{name: v, emptyDir: {{}}}}]\n  initContainers:\n  - name: side\n    image: '{IMAGE}'\n    restartPolicy: Always\n    command: [sh, -c, \"sleep 3; date +%s >/v/go; trap 'exit 0' TERM; while :; do sleep 0.1; done\"]\n    {probe}\n    {v}\n  containers:\n  - name: c\n    image: '{IMAGE}'\n    command: [sh, -c, \"cat /v/go && echo went; trap 'exit 0' TERM; while :; do sleep 0.1; done\"]\n    {v}\n"
+        ),
+    );
+    n.until("the sidecar runs and is not started", 20, |n| {
+        n.pod("s").is_some_and(|p| {
+            let side = &p["status"]["initContainerStatuses"][0];
+            !side["state"]["running"].is_null() && side["started"] == false && container(&p, "c")["containerID"].is_null()
+        })
+    });
+    n.until_ready("s");
+    n.until("the main container came after it", 5, |n| n.said(&["logs", "s", "-c", "c"]).contains("went"));
+    n.shutdown();
+}
+
+#[test]
+fn tcp_probes_find_an_open_port_and_a_closed_one() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let port = |port: u16| format!("readinessProbe:\n  tcpSocket: {{port: {port}}}\n  periodSeconds: 1");
+    n.put("open.yaml", &probed("open", 3, &port(8123), "httpd -p 8123; trap 'exit 0' TERM; while :; do sleep 0.1; done"));
+    n.put("shut.yaml", &probed("shut", 3, &port(8124), FOREVER));
+    n.until_ready("open");
+    n.until("the closed one is told", 10, |n| n.events_of("shut").contains("connect: connection refused"));
+    assert!(!n.ready("shut") && is_started(&n, "shut"));
+    n.shutdown();
+}
+
+#[test]
+fn hooks_run_after_the_start_and_before_the_stop() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let hooks = "lifecycle:\n  postStart: {exec: {command: [sh, -c, 'sleep 1; echo started >/tmp/log']}}\n  preStop: {exec: {command: [sh, -c, 'sleep 1; echo stopping >>/tmp/log']}}";
+    n.put("h.yaml", &probed("h", 10, hooks, "trap 'cat /tmp/log; exit 0' TERM; while :; do sleep 0.1; done"));
+    n.until("it is not running before the hook is over", 10, |n| {
+        n.pod("h").is_some_and(|p| container(&p, "c")["state"]["waiting"]["reason"] == "ContainerCreating" && !container(&p, "c")["containerID"].is_null())
+    });
+    n.until_ready("h");
+    let log = n.dir.join("logs/pods");
+    let copy = n.path("log-of-h");
+    // The log goes with the pod: a link to the file keeps it.
+    n.exec(&["sh", "-c", &format!("ln {}/default_h-it_*/c/0.log {copy}", log.display())]);
+    n.remove("h.yaml");
+    n.until("it is gone", 15, |n| n.gone("h"));
+    let text = std::fs::read_to_string(&copy).unwrap();
+    assert!(text.contains("stdout F started") && text.contains("stdout F stopping"), "{text}");
+    n.shutdown();
+}
+
+#[test]
+fn a_failed_post_start_hook_ends_the_container() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("p.yaml", &probed("p", 2, "lifecycle:\n  postStart: {exec: {command: [sh, -c, 'exit 3']}}", FOREVER));
+    n.until("it is restarted and waits", 20, |n| {
+        n.pod("p").is_some_and(|p| container(&p, "c")["state"]["waiting"]["reason"] == "CrashLoopBackOff")
+    });
+    let events = n.events_of("p");
+    assert!(events.contains("FailedPostStartHook") && events.contains("PostStartHook failed"), "{events}");
+    n.shutdown();
+}
+
+#[test]
+fn a_pre_stop_hook_that_never_ends_is_cut_off_by_the_grace() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("e.yaml", &probed("e", 3, "lifecycle:\n  preStop: {exec: {command: [sleep, '1000']}}", FOREVER));
+    n.until_ready("e");
+    n.remove("e.yaml");
+    n.until("it is gone", 12, |n| n.gone("e"));
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
+fn a_pod_that_is_past_its_deadline_has_failed_and_stays_so() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("d.yaml", &pod("d", "activeDeadlineSeconds: 3\n  hostNetwork: true", FOREVER));
+    n.until_ready("d");
+    let over = |n: &Node| n.pod("d").is_some_and(|p| p["status"]["phase"] == "Failed" && p["status"]["reason"] == "DeadlineExceeded");
+    n.until("it failed", 10, over);
+    n.until("nothing of it runs", 10, |n| n.ctr(&["tasks", "list", "-q"]).trim().is_empty());
+    n.kill();
+    n.start();
+    n.until("it stays so", 10, over);
+    assert!(n.ctr(&["tasks", "list", "-q"]).trim().is_empty());
+    n.shutdown();
+}
