@@ -4,8 +4,8 @@ use crate::clock::{Moment, Now};
 use crate::plan::action::{Action, Class, Effect, Event, Failure, Outcome, Why};
 use crate::plan::outcome::{done, failed, tidy};
 use crate::plan::sweep::grace_ms;
-use crate::plan::{probe, status};
 use crate::plan::world::{Link, SeenImage, SeenPod, Shutdown, State, Wanted, World};
+use crate::plan::{probe, status};
 use crate::pod::{Hook, ImageRef, PullPolicy, Uid};
 
 /// Folds one event in.

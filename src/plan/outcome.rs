@@ -190,7 +190,9 @@ fn begin(memory: &mut PodMemory, pod: &SeenPod, now: Now) {
 fn forget(pods: &mut BTreeMap<Uid, PodMemory>, uid: &Uid, wanted: bool, now: Now) {
     match pods.get_mut(uid) {
         Some(memory) if memory.in_flight.is_some() => {}
-        Some(memory) if wanted && memory.terminating => *memory = PodMemory { known_since: Some(now.wall), began: Some(now.mono), ..PodMemory::default() },
+        Some(memory) if wanted && memory.terminating => {
+            *memory = PodMemory { known_since: Some(now.wall), began: Some(now.mono), ..PodMemory::default() }
+        }
         Some(_) if !wanted => {
             pods.remove(uid);
         }

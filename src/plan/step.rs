@@ -184,10 +184,9 @@ fn run<'a>(v: &View<'a>, pod: &'a WantedPod) -> Step<'a> {
         return sweep::remove(v, Keep::History, why);
     }
     let step = match v.seen.sandbox {
-        Sandbox::Ready { .. } => sweep::strays(v, pod)
-            .beside(|| sweep::doomed(v))
-            .beside(|| order::next(v, pod))
-            .beside(|| sweep::housekeep(v, pod)),
+        Sandbox::Ready { .. } => {
+            sweep::strays(v, pod).beside(|| sweep::doomed(v)).beside(|| order::next(v, pod)).beside(|| sweep::housekeep(v, pod))
+        }
         Sandbox::Partial => sweep::remove(v, Keep::History, "its sandbox is incomplete"),
         // What runs without its sandbox is stopped first, and its exit written down.
         Sandbox::Absent => sweep::remove(v, Keep::History, "its sandbox is gone").then(|| create_sandbox(v, pod)),

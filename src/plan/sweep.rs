@@ -70,7 +70,9 @@ pub fn doomed<'a>(v: &View<'a>) -> Step<'a> {
     let mut step = Step::Done;
     for c in v.seen.containers.values().filter(|c| matches!(c.state, State::Running { .. })) {
         match v.doom(c).map(|d| d.probe) {
-            Some(Some(probe)) => step = step.beside(|| signal(v, c, &format!("{} failed its {} probe", c.name, probe.to_string().to_lowercase()))),
+            Some(Some(probe)) => {
+                step = step.beside(|| signal(v, c, &format!("{} failed its {} probe", c.name, probe.to_string().to_lowercase())))
+            }
             Some(None) => step = step.beside(|| signal(v, c, &format!("{} failed its postStart hook", c.name))),
             None => {}
         }

@@ -194,9 +194,8 @@ impl<'a> View<'a> {
             return true;
         }
         let mut mains = pod.containers.iter().filter(|c| c.kind == Kind::Main);
-        let ended = |c: &WantedContainer| {
-            self.latest(&c.name).is_some_and(|a| exit(&a.state).is_some_and(|e| !self.restarts(pod, c, a, e)))
-        };
+        let ended =
+            |c: &WantedContainer| self.latest(&c.name).is_some_and(|a| exit(&a.state).is_some_and(|e| !self.restarts(pod, c, a, e)));
         if mains.clone().all(ended) {
             return true;
         }

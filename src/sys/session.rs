@@ -45,8 +45,9 @@ mod tests {
         super::kill(leader.id());
         assert_eq!(leader.wait().unwrap().signal(), Some(9));
         let left = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
-        assert!(left.filter(|pid| super::session(*pid) == Some(leader.id().cast_signed())).all(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z"))
-        }));
+        assert!(
+            left.filter(|pid| super::session(*pid) == Some(leader.id().cast_signed()))
+                .all(|pid| { std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z")) })
+        );
     }
 }

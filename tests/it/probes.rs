@@ -135,7 +135,9 @@ fn hooks_run_after_the_start_and_before_the_stop() {
     let hooks = "lifecycle:\n  postStart: {exec: {command: [sh, -c, 'sleep 1; echo started >/tmp/log']}}\n  preStop: {exec: {command: [sh, -c, 'sleep 1; echo stopping >>/tmp/log']}}";
     n.put("h.yaml", &probed("h", 10, hooks, "trap 'cat /tmp/log; exit 0' TERM; while :; do sleep 0.1; done"));
     n.until("it is not running before the hook is over", 10, |n| {
-        n.pod("h").is_some_and(|p| container(&p, "c")["state"]["waiting"]["reason"] == "ContainerCreating" && !container(&p, "c")["containerID"].is_null())
+        n.pod("h").is_some_and(|p| {
+            container(&p, "c")["state"]["waiting"]["reason"] == "ContainerCreating" && !container(&p, "c")["containerID"].is_null()
+        })
     });
     n.until_ready("h");
     let log = n.dir.join("logs/pods");

@@ -9,7 +9,9 @@ use plinth::clock::{Moment, Now, Wall};
 use plinth::plan::action::{Action, Answer, Check, Effect, Event, Outcome, Why};
 use plinth::plan::apply;
 use plinth::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenImage, SeenPod, State, Stop, Wanted, World};
-use plinth::pod::{Care, Hook, ImageRef, Kind, Origin, PodKey, Probe, ProbeRule, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+use plinth::pod::{
+    Care, Hook, ImageRef, Kind, Origin, PodKey, Probe, ProbeRule, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod,
+};
 
 /// The sandbox of every seen pod was completed then; a container that is `old` belongs to another.
 const SANDBOX: Wall = Wall(1_000_000_000);
@@ -144,8 +146,11 @@ fn pull(word: &str) -> Result<PullPolicy, String> {
 fn care(line: &mut Line<'_>) -> Result<Care, String> {
     let mut rule = |key: &str| -> Result<Option<ProbeRule>, String> {
         let Some(text) = line.values.remove(key) else { return Ok(None) };
-        let numbers: Vec<u64> = text.split('/').map(str::parse).collect::<Result<_, _>>().map_err(|_| format!("`{text}` is not like 0/10/1/3"))?;
-        let [delay, period, successes, failures, grace @ ..] = numbers.as_slice() else { return Err(format!("`{text}` is not like 0/10/1/3")) };
+        let numbers: Vec<u64> =
+            text.split('/').map(str::parse).collect::<Result<_, _>>().map_err(|_| format!("`{text}` is not like 0/10/1/3"))?;
+        let [delay, period, successes, failures, grace @ ..] = numbers.as_slice() else {
+            return Err(format!("`{text}` is not like 0/10/1/3"));
+        };
         Ok(Some(ProbeRule {
             initial_delay_ms: delay * 1000,
             period_ms: period * 1000,

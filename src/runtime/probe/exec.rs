@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use containerd_client::services::v1::{DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, GetRequest, KillRequest, StartRequest, WaitRequest};
+use containerd_client::services::v1::{
+    DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, GetRequest, KillRequest, StartRequest, WaitRequest,
+};
 use prost_types::Any;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
@@ -44,10 +46,7 @@ pub struct Whose<'a> {
 /// How it went.
 pub enum Ran {
     /// It ended.
-    Exited {
-        code: u32,
-        said: Vec<u8>,
-    },
+    Exited { code: u32, said: Vec<u8> },
     /// It did not, and was killed.
     Late,
 }
@@ -57,9 +56,7 @@ pub async fn probe(rt: &Rc<Runtime>, whose: &Whose<'_>, command: &[String], with
     match run(rt, whose, command, within).await {
         Ok(Ran::Exited { code: 0, .. }) => Answer::Passed,
         Ok(Ran::Exited { said, .. }) => Answer::Failed(cut(&said).into()),
-        Ok(Ran::Late) => {
-            Answer::Failed(format!("command timed out: \"{}\" timed out after {}", command.join(" "), go(within)).into())
-        }
+        Ok(Ran::Late) => Answer::Failed(format!("command timed out: \"{}\" timed out after {}", command.join(" "), go(within)).into()),
         Err(e) => Answer::Errored(e.into()),
     }
 }
@@ -89,7 +86,8 @@ impl Exec {
         let mut output = open(&self.output)?;
         self.add(spec).await?;
         let request = StartRequest { container_id: self.id.clone(), exec_id: self.exec_id.clone() };
-        let started = self.client.tasks().start(self.client.ask_within(request, CLEANED.max(within))).await.tried("run a command in", &self.id);
+        let started =
+            self.client.tasks().start(self.client.ask_within(request, CLEANED.max(within))).await.tried("run a command in", &self.id);
         // Wait would call a command that could not be started a success.
         let pid = match started {
             Ok(started) => started.pid,
@@ -127,7 +125,8 @@ impl Exec {
         let request = GetContainerRequest { id: self.id.clone() };
         let record = self.client.containers().get(self.client.ask(request)).await.tried("look at container", &self.id)?.container;
         let spec = record.and_then(|r| r.spec).unwrap_or_default();
-        let spec: Value = serde_json::from_slice(&spec.value).map_err(|e| Error::Refused(format!("read the specification of `{}`: {e}", self.id)))?;
+        let spec: Value =
+            serde_json::from_slice(&spec.value).map_err(|e| Error::Refused(format!("read the specification of `{}`: {e}", self.id)))?;
         let Some(Value::Object(mut process)) = spec.get("process").cloned() else {
             return Err(Error::Refused(format!("run a command in `{}`: its specification names no process", self.id)));
         };
@@ -152,7 +151,8 @@ impl Exec {
             return Ok(());
         }
         let request = GetRequest { container_id: self.id.clone(), exec_id: self.exec_id.clone() };
-        let left = self.client.tasks().get(self.client.ask(request)).await.tried("look at a command in", &self.id).unless(Code::NotFound)?;
+        let left =
+            self.client.tasks().get(self.client.ask(request)).await.tried("look at a command in", &self.id).unless(Code::NotFound)?;
         self.kill(left.and_then(|l| l.process).map_or(0, |p| p.pid)).await;
         add().await.map(drop)
     }

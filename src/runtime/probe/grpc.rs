@@ -61,7 +61,8 @@ async fn check(address: Address, service: String) -> Result<i32, Unasked> {
     let agent = format!("kube-probe/{VERSION}");
     let endpoint = Endpoint::from_shared(format!("http://{}", address.shown())).and_then(|e| e.user_agent(agent)).map_err(|e| fail(&e))?;
     let mut stream = Some(TokioIo::new(stream));
-    let dial = tower::service_fn(move |_| std::future::ready(stream.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected))));
+    let dial =
+        tower::service_fn(move |_| std::future::ready(stream.take().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected))));
     let channel = endpoint.connect_with_connector(dial).await.map_err(|e| fail(&e))?;
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.map_err(|e| fail(&e))?;

@@ -41,7 +41,9 @@ pub async fn probe(target: &Target<'_>, action: &HTTPGetAction, within: Duration
     match tokio::time::timeout(within, get.follow()).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(e)) => Answer::Failed(format!("Get \"{}\": {e}", get.url()).into()),
-        Err(_) => Answer::Failed(format!("Get \"{first}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)").into()),
+        Err(_) => {
+            Answer::Failed(format!("Get \"{first}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)").into())
+        }
     }
 }
 
@@ -154,7 +156,11 @@ impl Get {
 }
 
 fn judged(reply: &Reply) -> Answer {
-    if (200..400).contains(&reply.status) { Answer::Passed } else { Answer::Failed(format!("HTTP probe failed with statuscode: {}", reply.status).into()) }
+    if (200..400).contains(&reply.status) {
+        Answer::Passed
+    } else {
+        Answer::Failed(format!("HTTP probe failed with statuscode: {}", reply.status).into())
+    }
 }
 
 /// The cause of hyper's error in Go's words.

@@ -55,7 +55,11 @@ impl Target<'_> {
             IntOrString::String(name) => {
                 let ports = self.container.ports.iter().flatten();
                 let named = ports.clone().find(|p| p.name.as_deref() == Some(name)).map(|p| p.container_port);
-                Some(named.or_else(|| name.parse().ok()).ok_or_else(|| format!("couldn't find port: {name} in container `{}`", self.container.name))?)
+                Some(
+                    named
+                        .or_else(|| name.parse().ok())
+                        .ok_or_else(|| format!("couldn't find port: {name} in container `{}`", self.container.name))?,
+                )
             }
         };
         number.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {port:?}"))
@@ -74,7 +78,9 @@ fn hosts_file(host: &str) -> Result<Vec<IpAddr>, String> {
         }
     }
     if found.is_empty() {
-        return Err(format!("lookup {host}: it is no address and not in the node's /etc/hosts; write the address, or put the name into a Host header"));
+        return Err(format!(
+            "lookup {host}: it is no address and not in the node's /etc/hosts; write the address, or put the name into a Host header"
+        ));
     }
     Ok(found)
 }
@@ -82,7 +88,11 @@ fn hosts_file(host: &str) -> Result<Vec<IpAddr>, String> {
 impl Address {
     /// `host:port`, in brackets where it has to be.
     pub fn shown(&self) -> String {
-        if self.host.contains(':') && !self.host.starts_with('[') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') && !self.host.starts_with('[') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// The same host, another port: where a redirect leads.
