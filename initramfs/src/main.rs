@@ -33,7 +33,7 @@
 //!
 //! # In the root
 //! `/usr/lib/plinth/init` (this), `/etc/plinth-release` (`BUILD_TIME=<seconds>`: no clock is earlier), `/usr/lib/plinth/modules`
-//! (a second list, for after the switch, below `/usr/lib/modules`), `/usr/bin/{containerd,plinth}`, `/etc/containerd/config.toml`,
+//! (a second list, loaded beside containerd's start, below `/usr/lib/modules`), `/usr/bin/{containerd,plinth}`, `/etc/containerd/config.toml`,
 //! `/bin/busybox` (DHCP client), and the empty directories `/dev /proc /sys /run /tmp /state /usr/lib/plinth/manifests`.
 //! `/etc/resolv.conf` should be a link to `../run/resolv.conf`.
 //! The state is on `/state`; `/etc` and `/var` are overlays of the root's with `/state/{etc,var}`; `/var/lib/containerd`,
@@ -71,18 +71,19 @@ fn main() -> ExitCode {
     }
     let port = std::env::var("interface");
     let words: Vec<&str> = rest.iter().map(String::as_str).collect();
-    let failed = match (words.as_slice(), port) {
+    let done = match (words.as_slice(), port) {
         (["exec", ..], _) => pid1::exec(rest.get(1..).unwrap_or_default()),
-        ([event], Ok(port)) => match lease::run(event, &port) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(why) => why.to_string(),
-        },
-        ([word @ ("poweroff" | "reboot" | "halt")], _) => match pid1::tell(word) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(why) => why.to_string(),
-        },
-        _ => "is PID 1 of the image. As another process: poweroff, reboot or halt tells PID 1".into(),
+        (["settle"], _) => pid1::settle(),
+        (["dhcp"], _) => pid1::dhcp(),
+        ([event], Ok(port)) => lease::run(event, &port),
+        ([word @ ("poweroff" | "reboot" | "halt")], _) => pid1::tell(word),
+        _ => Err(failure::Failure::new("plinth-init", "is PID 1 of the image; as another process, poweroff, reboot or halt tells PID 1")),
     };
-    eprintln!("plinth-init: {failed}");
-    ExitCode::FAILURE
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -105,7 +105,7 @@ fn ask(request: &Request) -> io::Result<()> {
 }
 
 /// The first Ethernet port that is a device, waited for a little.
-pub fn port() -> Option<String> {
+pub fn port() -> Done<String> {
     let until = Instant::now() + PORT_WAIT;
     loop {
         let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
@@ -113,8 +113,10 @@ pub fn port() -> Option<String> {
         let ethernet = entries.filter(|e| number(&e.path().join("type")) == Some(1) && e.path().join("device").exists());
         let first = ethernet.filter_map(|e| Some((number(&e.path().join("ifindex"))?, e.file_name().into_string().ok()?))).min();
         match first {
-            Some((_, name)) => return Some(name),
-            None if Instant::now() >= until => return None,
+            Some((_, name)) => return Ok(name),
+            None if Instant::now() >= until => {
+                return Err(Failure::new("find an Ethernet port for plinth.ip", "there is none: is its driver in the list of modules?"));
+            }
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     }

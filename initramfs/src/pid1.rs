@@ -8,6 +8,7 @@ mod output;
 mod power;
 mod seed;
 mod service;
+mod settle;
 mod setup;
 mod spawn;
 mod store;
@@ -27,9 +28,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait};
 use rustix::system::RebootCommand;
 
-use crate::cmdline::{self, Ip, Words};
+use crate::cmdline::{self, Words};
 use crate::console::{self, say, since_boot_ms};
-use crate::{failure, modules, mounts, net};
+use crate::{failure, mounts};
+pub use settle::{dhcp, settle};
 pub use spawn::exec;
 
 use machine::{Do, End, Event, Machine};
@@ -53,21 +55,15 @@ pub fn run() -> ! {
     // The kernel then tells PID 1 of ctrl-alt-del instead of rebooting on the spot.
     let _ = rustix::system::reboot(RebootCommand::CadOff);
     wrong.iter().for_each(|w| say(w));
-    let (loaded, wrong) = modules::load(Path::new("/usr/lib/plinth/modules"), Path::new("/usr/lib/modules"));
-    wrong.iter().for_each(|w| say(w));
-    if words.debug {
-        say(&format!("{loaded} modules loaded"));
-    }
     wall::set().iter().for_each(|w| say(w));
     seed::load().err().iter().for_each(|w| say(w));
-    let port = network(&words);
     say("up");
     console::never_wait();
     let _ = fs::create_dir_all("/run/init");
     let parts =
         signals.and_then(|s| Ok((s, notify::listen(Path::new(notify::SOCKET)).map_err(|e| format!("listen on {}: {e}", notify::SOCKET))?)));
     match parts {
-        Ok((signals, socket)) => Pid1::new(&words, port.as_deref(), signals, socket).run(),
+        Ok((signals, socket)) => Pid1::new(&words, signals, socket).run(),
         Err(why) => failure::fall_back(&failure::Failure::new("start services", why), words.fallback),
     }
 }
@@ -91,21 +87,6 @@ fn caught() -> Result<SignalFd, String> {
     fd.map_err(|e| format!("await signals: {e}"))
 }
 
-/// The loopback, and the address that was asked for. The port, for a DHCP client.
-fn network(words: &Words) -> Option<String> {
-    net::link_up("lo").err().iter().for_each(|w| say(&w.to_string()));
-    let ip = words.ip.as_ref()?;
-    let Some(port) = net::port() else {
-        say("plinth.ip is given and there is no Ethernet port: is its driver in the list of modules?");
-        return None;
-    };
-    if let Ip::Fixed { addr, prefix, gateway, dns } = ip {
-        let dns: Vec<_> = dns.iter().copied().collect();
-        net::configure(&port, *addr, *prefix, *gateway, &dns).err().iter().for_each(|w| say(&w.to_string()));
-    }
-    Some(port)
-}
-
 /// The machine and everything that is held for it.
 struct Pid1 {
     machine: Machine,
@@ -124,13 +105,9 @@ struct Pid1 {
 }
 
 impl Pid1 {
-    fn new(words: &Words, port: Option<&str>, signals: SignalFd, socket: UnixDatagram) -> Pid1 {
-        let table = table::table(words, port);
+    fn new(words: &Words, signals: SignalFd, socket: UnixDatagram) -> Pid1 {
+        let table = table::table(words);
         let names = || table.iter().map(|e| e.spec.name);
-        let watchdog = File::options().write(true).open("/dev/watchdog").ok();
-        if let Some(Err(e)) = watchdog.as_ref().map(|w| crate::sys::watchdog_timeout(w, WATCHDOG_SECONDS)) {
-            say(&format!("set the watchdog: {e}"));
-        }
         Pid1 {
             machine: Machine::new(table.iter().map(|e| e.spec).collect(), since_boot_ms()),
             pids: vec![None; table.len()],
@@ -139,8 +116,8 @@ impl Pid1 {
             status: vec![String::new(); table.len()],
             outputs: Vec::new(),
             asking: None,
-            buttons: power::buttons(),
-            watchdog,
+            buttons: Vec::new(),
+            watchdog: None,
             fed: 0,
             table,
             signals,
@@ -294,6 +271,9 @@ impl Pid1 {
                     *slot = None;
                 }
                 self.read();
+                if self.table.get(at).is_some_and(|e| e.spec.name == table::SETTLE) {
+                    self.drivers();
+                }
                 self.happen(Event::Told(at, Told::Exited(how(status))));
             } else if self.asking == Some(pid) {
                 self.asking = None;
@@ -317,6 +297,15 @@ impl Pid1 {
             goes_on
         });
         self.outputs = outputs;
+    }
+
+    /// What PID 1 itself has of drivers.
+    fn drivers(&mut self) {
+        self.buttons = power::buttons();
+        self.watchdog = File::options().write(true).open("/dev/watchdog").ok();
+        if let Some(Err(e)) = self.watchdog.as_ref().map(|w| crate::sys::watchdog_timeout(w, WATCHDOG_SECONDS)) {
+            say(&format!("set the watchdog: {e}"));
+        }
     }
 
     fn press(&mut self) {

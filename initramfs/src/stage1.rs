@@ -12,7 +12,7 @@ use std::process::Command;
 use rustix::mount::{MountFlags, UnmountFlags, mount_move, unmount};
 
 use crate::cmdline::{self, Where, Words};
-use crate::console::say;
+use crate::console::{say, since_boot_ms};
 use crate::disk::{self, Block};
 use crate::failure::{Doing, Done, Failure, fall_back};
 use crate::mounts::{self, INERT, Mount};
@@ -28,6 +28,7 @@ pub const DEGRADED: &str = "/run/init/degraded";
 
 /// Does all of it. Returns never.
 pub fn run() -> ! {
+    let began = since_boot_ms();
     let early: Vec<_> = mounts::kernels().iter().filter_map(|m| m.make().err()).collect();
     // A kernel that panics from here on, also over a killed PID 1, reboots. `panic=` on its command line wins.
     if fs::read_to_string("/proc/sys/kernel/panic").is_ok_and(|t| t.trim() == "0") {
@@ -37,14 +38,14 @@ pub fn run() -> ! {
     for line in early.iter().map(ToString::to_string).chain(complaints) {
         say(&line);
     }
-    let failure = match boot(&words) {
+    let failure = match boot(&words, began) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
     fall_back(&failure, words.fallback)
 }
 
-fn boot(words: &Words) -> Done<std::convert::Infallible> {
+fn boot(words: &Words, began: u64) -> Done<std::convert::Infallible> {
     let debug = |text: &str| {
         if words.debug {
             say(text)
@@ -69,6 +70,7 @@ fn boot(words: &Words) -> Done<std::convert::Infallible> {
 
     keep(words, &root.disk)?;
     live_in()?;
+    say(&format!("root, manifests and state are mounted, {} ms after the kernel was done", since_boot_ms().saturating_sub(began)));
     switch()
 }
 

@@ -117,14 +117,22 @@ impl Machine {
 
     fn tell(&mut self, at: usize, told: Told, now: Ms, done: &mut Vec<Do>) {
         let (Some(service), Some(spec)) = (self.services.get_mut(at), self.specs.get(at).copied()) else { return };
-        let was_ready = matches!(service.phase, Phase::Running { .. });
+        let satisfied = service.satisfies(&spec);
         let (next, todo) = service::next(&spec, service, told, now);
         *service = next;
         done.extend(todo.into_iter().map(|d| Do::Serve(at, d)));
-        if !was_ready && matches!(next.phase, Phase::Running { .. }) {
-            let held: Vec<_> = (0..).zip(&self.specs).filter(|(_, s)| s.after == Some(spec.name)).map(|(i, _)| i).collect();
-            held.into_iter().for_each(|i| self.tell(i, Told::Go, now, done));
+        if !satisfied && next.satisfies(&spec) && self.stage == Stage::Up {
+            self.release(now, done);
         }
+    }
+
+    /// Lets those go that wait for nobody any more.
+    fn release(&mut self, now: Ms, done: &mut Vec<Do>) {
+        let satisfied = |name: &str| self.services.iter().zip(&self.specs).any(|(s, spec)| spec.name == name && s.satisfies(spec));
+        let held = |s: &Service| matches!(s.phase, Phase::Held { .. });
+        let go = |(s, spec): (&Service, &Spec)| held(s) && spec.after.iter().all(|name| satisfied(name));
+        let go: Vec<_> = (0..).zip(self.services.iter().zip(&self.specs)).filter(|(_, pair)| go(*pair)).map(|(at, _)| at).collect();
+        go.into_iter().for_each(|at| self.tell(at, Told::Go, now, done));
     }
 
     fn begin(&mut self, end: End, now: Ms, done: &mut Vec<Do>) {
@@ -189,8 +197,9 @@ impl Machine {
 mod tests {
     use super::*;
 
-    const SPEC: Spec = Spec { name: "containerd", after: None, notifies: true, watchdog_ms: None, fds_max: 0, grace_ms: 10_000 };
-    const SPECS: [Spec; 2] = [SPEC, Spec { name: "plinth", after: Some("containerd"), ..SPEC }];
+    const SPEC: Spec =
+        Spec { name: "containerd", after: &[], once: false, notifies: true, watchdog_ms: None, fds_max: 0, grace_ms: 10_000 };
+    const SPECS: [Spec; 2] = [SPEC, Spec { name: "plinth", after: &["containerd"], ..SPEC }];
 
     fn acts(machine: &mut Machine, event: Event, now: Ms) -> Vec<Do> {
         machine.next(event, now).into_iter().filter(|d| !matches!(d, Do::Say(_) | Do::Serve(_, Serve::Say(_)))).collect()
@@ -221,6 +230,17 @@ mod tests {
         assert_eq!(acts(&mut m, Event::Alone, 222), [Do::Finish(End::Reboot)]);
         assert_eq!(acts(&mut m, Event::Clock, 999_999), []);
         assert_eq!(m.wake(), None);
+    }
+
+    #[test]
+    fn who_waits_for_two_goes_after_both() {
+        let once = Spec { name: "settle", notifies: false, once: true, ..SPEC };
+        let mut m = Machine::new(vec![SPEC, once, Spec { name: "plinth", after: &["containerd", "settle"], ..SPEC }], 0);
+        assert_eq!(acts(&mut m, Event::Clock, 0), [Do::Serve(0, Serve::Start), Do::Serve(1, Serve::Start)]);
+        m.next(Event::Told(0, Told::Started), 1);
+        m.next(Event::Told(1, Told::Started), 1);
+        assert_eq!(acts(&mut m, Event::Told(0, Told::Ready), 2), []);
+        assert_eq!(acts(&mut m, exited(1), 3), [Do::Serve(2, Serve::Start)]);
     }
 
     #[test]

@@ -16,8 +16,10 @@ pub type Ms = u64;
 pub struct Spec {
     /// Its name in lines, files and cgroups.
     pub name: &'static str,
-    /// It waits until that one is ready, or for as long as `HELD_MS`.
-    pub after: Option<&'static str>,
+    /// It waits until these are ready (or over, if they run once), or for as long as `HELD_MS`.
+    pub after: &'static [&'static str],
+    /// It does one thing and ends; it is not started again.
+    pub once: bool,
     /// It says READY=1; others are ready when they run.
     pub notifies: bool,
     /// It is killed when it does not say WATCHDOG=1 that often.
@@ -91,7 +93,7 @@ pub struct Service {
 pub enum Event {
     /// Time has passed.
     Clock,
-    /// Its predecessor is ready.
+    /// Those before it are ready.
     Go,
     /// Its process was made.
     Started,
@@ -129,13 +131,18 @@ pub enum Do {
 impl Service {
     /// As a machine comes up.
     pub fn new(spec: &Spec, now: Ms) -> Service {
-        let phase = if spec.after.is_some() { Phase::Held { until: now + HELD_MS } } else { Phase::Waiting { until: now } };
+        let phase = if !spec.after.is_empty() { Phase::Held { until: now + HELD_MS } } else { Phase::Waiting { until: now } };
         Service { phase, failures: 0, stopping: false }
     }
 
     /// Whether it has a process.
     pub fn runs(&self) -> bool {
         matches!(self.phase, Phase::Starting { .. } | Phase::Running { .. } | Phase::Ending { .. })
+    }
+
+    /// Whether those after it may go.
+    pub fn satisfies(&self, spec: &Spec) -> bool {
+        if spec.once { self.phase == Phase::Over } else { matches!(self.phase, Phase::Running { .. }) }
     }
 
     /// When to come back with the clock.
@@ -184,14 +191,14 @@ pub fn next(spec: &Spec, service: &Service, event: Event, now: Ms) -> (Service, 
             s.stopping = true;
             Vec::new()
         }
-        (Phase::Starting { .. }, Event::NotStarted(why)) => s.gone(&format!("cannot start: {why}"), now),
+        (Phase::Starting { .. }, Event::NotStarted(why)) => s.gone(spec, &format!("cannot start: {why}"), now),
         (Phase::Starting { since } | Phase::Running { since, .. }, Event::Exited(how)) => {
             if now.saturating_sub(since) >= HEALTHY_MS {
                 s.failures = 0;
             }
-            s.gone(&how, now)
+            s.gone(spec, &how, now)
         }
-        (Phase::Ending { .. }, Event::Exited(how)) => s.gone(&how, now),
+        (Phase::Ending { .. }, Event::Exited(how)) => s.gone(spec, &how, now),
         _ => Vec::new(),
     };
     let named = |d| if let Do::Say(text) = d { Do::Say(format!("{}: {text}", spec.name)) } else { d };
@@ -219,8 +226,8 @@ impl Service {
         vec![Do::Say(format!("{why}: aborting it")), Do::Abort]
     }
 
-    fn gone(&mut self, how: &str, now: Ms) -> Vec<Do> {
-        if self.stopping {
+    fn gone(&mut self, spec: &Spec, how: &str, now: Ms) -> Vec<Do> {
+        if self.stopping || spec.once {
             self.phase = Phase::Over;
             return vec![Do::Say(how.to_owned())];
         }

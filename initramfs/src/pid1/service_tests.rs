@@ -4,7 +4,7 @@
 use super::*;
 
 const SPEC: Spec =
-    Spec { name: "plinth", after: Some("containerd"), notifies: true, watchdog_ms: Some(30_000), fds_max: 9, grace_ms: 5_000 };
+    Spec { name: "plinth", after: &["containerd"], once: false, notifies: true, watchdog_ms: Some(30_000), fds_max: 9, grace_ms: 5_000 };
 
 struct Life(Service, Ms);
 
@@ -128,10 +128,21 @@ fn who_says_it_is_broken_is_aborted() {
 
 #[test]
 fn who_does_not_notify_is_ready_when_it_runs() {
-    let spec = Spec { notifies: false, after: None, watchdog_ms: None, ..SPEC };
+    let spec = Spec { notifies: false, after: &[], watchdog_ms: None, ..SPEC };
     let (s, done) = next(&spec, &Service::new(&spec, 7), Event::Clock, 7);
     assert_eq!(done, [Do::Start]);
     let (s, _) = next(&spec, &s, Event::Started, 8);
     assert!(matches!(s.phase, Phase::Running { .. }));
     assert_eq!(s.wake(&spec), None, "nothing to wake for");
+}
+
+#[test]
+fn what_runs_once_is_over_when_it_ends_and_only_then_lets_others_go() {
+    let spec = Spec { notifies: false, after: &[], watchdog_ms: None, once: true, ..SPEC };
+    let (s, _) = next(&spec, &Service::new(&spec, 7), Event::Clock, 7);
+    let (s, _) = next(&spec, &s, Event::Started, 8);
+    assert!(!s.satisfies(&spec));
+    let (s, done) = next(&spec, &s, Event::Exited("exit status 1".into()), 9);
+    assert_eq!(s.phase, Phase::Over);
+    assert!(s.satisfies(&spec) && !done.contains(&Do::Start));
 }

@@ -1,4 +1,4 @@
-//! What a machine is given before its first service: mounts, control groups, name, kernel settings. What fails is a line, never the end.
+//! What a machine is given: mounts, control groups and a name before its first service, kernel settings beside them. What fails is a line, never the end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,12 +41,11 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("fs/protected_regular", "2"),
 ];
 
-/// All of it; what went wrong.
+/// All that comes before the first service; what went wrong.
 pub fn all(words: &Words) -> Vec<String> {
     let mut wrong = mount_all();
     wrong.extend(groups().err().map(|e| e.to_string()));
     wrong.extend(hostname(words).err().map(|e| e.to_string()));
-    wrong.extend(sysctls());
     wrong
 }
 
@@ -107,7 +106,8 @@ fn hostname(words: &Words) -> Done {
     rustix::system::sethostname(name.as_bytes()).doing(|| format!("set host name `{name}`"))
 }
 
-fn sysctls() -> Vec<String> {
+/// Once the drivers are there: some settings come with them.
+pub fn sysctls() -> Vec<String> {
     let set = SYSCTLS.iter().map(|(name, value)| (name, Path::new("/proc/sys").join(name), value));
     set.filter(|(_, path, _)| path.exists())
         .filter_map(|(name, path, value)| Some(format!("set {name} = {value}: {}", fs::write(path, value).err()?)))

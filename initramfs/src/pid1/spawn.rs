@@ -15,6 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, getpid, setrlimit, setsid};
 use super::setup::service_group;
 use super::store::Store;
 use super::table::Entry;
+use crate::failure::{Doing, Done, Failure};
 
 /// What a service sees of the environment, beside its own.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -53,8 +54,10 @@ fn inherit<'f>(fds: impl Iterator<Item = BorrowedFd<'f>>, flags: FdFlags) {
 }
 
 /// `exec NAME OOM FILES NUMBERS PROGRAM ARG…`: becomes the service. Returns only the reason why not.
-pub fn exec(args: &[String]) -> String {
-    let [name, oom, files, numbers, program, rest @ ..] = args else { return "exec: wants NAME OOM FILES NUMBERS PROGRAM".into() };
+pub fn exec(args: &[String]) -> Done {
+    let [name, oom, files, numbers, program, rest @ ..] = args else {
+        return Err(Failure::new("exec", "wants NAME OOM FILES NUMBERS PROGRAM"));
+    };
     let _ = setsid();
     // What PID 1 reads from a descriptor is blocked, and would stay so: std passes the mask on.
     complain("unblock its signals", SigSet::empty().thread_set_mask());
@@ -72,12 +75,10 @@ pub fn exec(args: &[String]) -> String {
         command.env("WATCHDOG_PID", &me);
     }
     if !numbers.is_empty() {
-        if let Err(e) = crate::sys::place_from_3(&numbers) {
-            return format!("exec {program}: hand over descriptors: {e}");
-        }
+        crate::sys::place_from_3(&numbers).doing(|| format!("hand descriptors over to {program}"))?;
         command.env("LISTEN_FDS", numbers.len().to_string()).env("LISTEN_PID", me);
     }
-    format!("exec {program}: {}", command.exec())
+    Err(Failure::new(format!("start {program}"), command.exec()))
 }
 
 fn complain<E: std::fmt::Display>(what: &str, done: Result<(), E>) {
