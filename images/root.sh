@@ -9,6 +9,7 @@ mkdir -p "$root"/{dev,proc,sys,run,tmp,state,etc,var/{lib/{containerd,plinth},lo
 for d in bin sbin lib lib64; do ln -s "usr/$d" "$root/$d"; done
 ln -s ../run "$root/var/run"
 cp -a --no-preserve=ownership "$here/skeleton/." "$root/"
+find "$root" -name .keep -delete
 
 while read -r package files; do
   "$here/take.sh" "$cache/$package" "$root" $files
