@@ -22,7 +22,7 @@ use crate::plan::record::{self, EventNote, EventRing};
 use crate::plan::step::earlier;
 use crate::plan::world::{Limits, Link, SeenPod, World};
 use crate::plan::{apply, plan, probe, status};
-use crate::pod::{FileReport, Uid, WantedPod};
+use crate::pod::{FileReport, PodKey, Uid, WantedPod};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
 use crate::runtime::{Job, Runtime, net};
@@ -167,8 +167,10 @@ impl State {
                 service.status(&self.world.borrow());
             }
             let probe = self.probe();
-            if self.is_stopped() && in_flight.is_empty() {
+            if self.is_stopped() {
                 service.stopping();
+                // What may still be in flight is of no pod: a pull that nobody waits for any more.
+                finish(in_flight).await;
                 return End::Stopped;
             }
             tokio::select! {
@@ -200,15 +202,16 @@ impl State {
         let plan = plan(&self.world.borrow(), now);
         for (action, why) in plan.actions {
             let job = self.job(&action);
-            match job.pod.as_deref().map(|p| &p.key).or(job.seen.as_ref().and_then(|s| s.key.as_ref())) {
+            match job.key() {
                 _ if matches!(action, Action::Look { .. } | Action::LookAll) => log::debug!("{action}: {why}"),
                 Some(key) => log::info!("pod={key} {action}: {why}"),
                 None => log::info!("{action}: {why}"),
             }
             self.note(record::started(&self.world.borrow(), &action), now);
             apply(&mut self.world.borrow_mut(), Event::Started(action.clone(), why), now);
+            let key = job.key().cloned();
             let doing = self.runtime.clone().perform(job);
-            in_flight.push(Box::pin(async move { Ended { outcome: doing.await, action, began: now.mono } }));
+            in_flight.push(Box::pin(async move { Ended { outcome: doing.await, action, key, began: now.mono } }));
         }
         plan.wake
     }
@@ -254,11 +257,12 @@ impl State {
         Job { pod: wanted.or_else(|| seen.as_ref().and_then(|s| s.made_from.clone())), seen, action: action.clone() }
     }
 
-    fn ended(&self, Ended { action, outcome, began }: Ended) {
+    fn ended(&self, Ended { action, outcome, key, began }: Ended) {
         self.moved.set(true);
         let now = clock::now();
         if let Outcome::Failed(f) = &outcome {
-            log::warn!("{action} failed ({}): {}", f.reason, f.message);
+            let pod = key.map(|key| format!("pod={key} ")).unwrap_or_default();
+            log::warn!("{pod}{action} failed ({}): {}", f.reason, f.message);
         }
         self.note(record::ended(&self.world.borrow(), &action, &outcome, now), now);
         apply(&mut self.world.borrow_mut(), Event::Ended(action.clone(), outcome.clone()), now);
@@ -372,6 +376,7 @@ impl socket::Backend for State {
 struct Ended {
     action: Action,
     outcome: Outcome,
+    key: Option<PodKey>,
     began: Moment,
 }
 

@@ -93,6 +93,9 @@ MANIFEST              VERDICT                       PROBLEM
 /etc/m/notes.txt      ignored
 ";
     assert_eq!(manifests_table(&status(), None, Paint(false)), golden);
+    let partly = Manifest { stale: true, ..file("partly.yaml", Verdict::Accepted, 1) };
+    let partly = manifests_table(&Status { manifests: vec![partly], ..Status::default() }, None, Paint(false));
+    assert!(partly.contains("refused in part, last good one runs"), "{partly}");
     assert_eq!(manifests_table(&status(), Some(&row("default", "web-n1", "Running", 2)), Paint(false)), "");
 }
 
@@ -129,6 +132,7 @@ fn why_is_told_in_lines() {
             since: Some("2026-01-01T00:04:50Z".into()),
             exit_code: Some(1),
             reason: Some("Error".into()),
+            message: Some("\ncannot bind: \u{1b}in use\nmore of it\n".into()),
         }],
         ..Why::default()
     };
@@ -141,7 +145,7 @@ Decided    DeleteTask c: web exited 1 (10s ago)
 Waits for  container web: CrashLoopBackOff: back-off 40s (due in 8.2 s, after 3 in a row)
 Next try   in 8.2 s
 Sandbox    ready for 5m, pod network, 10.88.0.7
-Container  web #2: dead for 10s, exit 1, Error [0af-web-2]
+Container  web #2: dead for 10s, exit 1, Error: cannot bind: \\x1bin use [0af-web-2]
 ";
     assert_eq!(why::explanation(&why, "2026-01-01T00:05:00Z"), golden);
 }

@@ -93,7 +93,9 @@ fn attempt_text(c: &Attempt, now: &str) -> String {
     let since = c.since.as_deref().map_or_else(String::new, |t| format!(" for {}", age_between(Some(t), now)));
     let exit = c.exit_code.map_or_else(String::new, |code| {
         let reason = c.reason.as_deref().filter(|r| !r.is_empty()).map_or_else(String::new, |r| format!(", {}", tame(r)));
-        format!(", exit {code}{reason}")
+        // One line of it: a termination message may be a page.
+        let message = c.message.as_deref().and_then(|m| m.lines().find(|l| !l.trim().is_empty())).map(|l| format!(": {}", tame(l)));
+        format!(", exit {code}{reason}{}", message.unwrap_or_default())
     });
     format!("{} #{}: {}{since}{exit} [{}]", c.name, c.attempt, c.state, c.id)
 }

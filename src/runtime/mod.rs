@@ -3,6 +3,7 @@
 //! The loop calls `perform` once per action and polls `watch` for ever; nothing else leaves this room. It decides nothing:
 //! a failure becomes data (`Failure`) and `plan` sees its consequence, never a status code.
 //! - `client`, `error`: one connection, and what can go wrong
+//! - `alone`: no other plinth in the same run directory
 //! - `events`: the link, and who says that something ended
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`, `archive`: images, pulled or imported
@@ -10,6 +11,7 @@
 //! - `probe`: how containers are, and their hooks
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
+mod alone;
 mod archive;
 pub mod cgroup;
 pub mod client;
@@ -51,7 +53,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::clock::Wall;
 use crate::plan::action::{Action, Check, Class, Effect, Event, Failure, Outcome};
 use crate::plan::world::{Sandbox, SeenContainer, SeenPod};
-use crate::pod::{Hook, Uid, WantedPod};
+use crate::pod::{Hook, PodKey, Uid, WantedPod};
 use crate::settings::Settings;
 use client::Client;
 use error::{Error, Result};
@@ -69,6 +71,13 @@ pub struct Job {
     pub pod: Option<Rc<WantedPod>>,
     /// The pod as last seen.
     pub seen: Option<SeenPod>,
+}
+
+impl Job {
+    /// Full name of the pod it is for, if it is for one.
+    pub fn key(&self) -> Option<&PodKey> {
+        self.pod.as_deref().map(|p| &p.key).or(self.seen.as_ref().and_then(|s| s.key.as_ref()))
+    }
 }
 
 /// The room: settings, the link to containerd, and what it keeps between calls.
@@ -89,6 +98,7 @@ pub struct Runtime {
     making: RefCell<BTreeSet<Rc<str>>>,
     leases: RefCell<BTreeSet<String>>,
     logs: Logs,
+    _alone: std::fs::File,
 }
 
 /// The present connection.
@@ -118,6 +128,7 @@ impl Runtime {
     /// A room with no link yet: `watch` makes it. To be called within the event loop's runtime.
     pub fn new(settings: Rc<Settings>, events: UnboundedSender<Event>) -> Result<Rc<Runtime>> {
         let paths = Paths::new(&settings);
+        let alone = alone::hold(&settings.run_dir)?;
         let logs = Logs::new(&settings).map_err(|e| Error::Again(error::chain(&e).to_string()))?;
         logs.adopt_listen_fds();
         let ((waits, waited), (pidfds, witnessed)) = (unbounded_channel(), unbounded_channel());
@@ -140,6 +151,7 @@ impl Runtime {
             making: RefCell::default(),
             leases: RefCell::default(),
             logs,
+            _alone: alone,
         }))
     }
 

@@ -50,6 +50,10 @@ fn waits(view: &View<'_>, uid: &Uid, wanted: Option<&WantedPod>, memory: &PodMem
     // `plan` names what the pod as a whole waits for; each container has its own reason, in the kubelet's words.
     let Some(pod) = wanted else { return waits };
     let status = (view.status)(uid);
+    // A pod that is over starts none of its containers any more, whatever they are shown as.
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return waits;
+    }
     for c in status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()) {
         let Some(waiting) = c.state.as_ref().and_then(|s| s.waiting.as_ref()) else { continue };
         let (due, failures) = retry(view, pod, memory, &c.name).unzip();
@@ -99,6 +103,10 @@ fn attempt(c: &SeenContainer) -> Attempt {
         State::Lost(exit) => ended("lost", exit),
         State::Dead(exit) => ended("dead", exit),
     };
+    let message = match &c.state {
+        State::Exited(exit) | State::Lost(exit) | State::Dead(exit) => exit.message.as_deref().map(ToOwned::to_owned),
+        State::Record | State::Created | State::Running { .. } => None,
+    };
     Attempt {
         name: c.name.to_string(),
         id: c.id.to_string(),
@@ -107,5 +115,6 @@ fn attempt(c: &SeenContainer) -> Attempt {
         since: since.map(|t| t.to_string()),
         exit_code,
         reason,
+        message,
     }
 }

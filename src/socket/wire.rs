@@ -270,6 +270,9 @@ pub struct Attempt {
     /// How it ended, in the kubelet's word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Its last words, or why it could not start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// `kind: Accepted`: a request was taken on; watch `/v1/status` for what comes of it.

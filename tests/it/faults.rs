@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::node::{FOREVER, Node, can_run, container, script};
+use crate::node::{FOREVER, Node, can_run, container, pod, script};
 
 #[test]
 fn a_container_that_ignores_term_is_killed_after_its_grace() {
@@ -146,5 +146,46 @@ fn a_command_that_is_not_there_is_a_start_error() {
                 || c["state"]["waiting"]["message"].as_str().is_some_and(|m| m.contains("/no/such/command"))
         })
     });
+    n.until("why tells the OCI runtime's words", 5, |n| n.said(&["why", "x"]).contains("exec: \"/no/such/command\""));
+    n.shutdown();
+}
+
+#[test]
+fn a_pod_that_is_over_waits_for_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let init = "restartPolicy: Never\n  hostNetwork: true\n  initContainers:\n  - {name: i, image: 'IMAGE', command: [sh, -c, 'exit 5']}";
+    n.put("x.yaml", &pod("x", &init.replace("IMAGE", crate::node::IMAGE), FOREVER));
+    n.until("it failed", 15, |n| n.pod("x").is_some_and(|p| p["status"]["phase"] == "Failed"));
+    let why = |n: &Node| n.said(&["why", "x"]);
+    n.until("its container is not said to wait for its turn", 5, |n| why(n).contains("Waits for  nothing"));
+    assert!(why(&n).contains("an init container failed for good"), "{}", why(&n));
+    n.shutdown();
+}
+
+#[test]
+fn a_second_plinth_on_the_same_run_directory_is_refused() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.start();
+    n.until_ready("a");
+    let mut second = n.second("other.sock");
+    let end = Instant::now() + Duration::from_secs(10);
+    while second.try_wait().unwrap().is_none() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = second.kill();
+    assert_eq!(second.wait().unwrap().code(), Some(1));
+    let log = fs::read_to_string(n.dir.join("second.log")).unwrap();
+    assert!(log.contains(&format!("use {}: another plinth works in it", n.path("run"))), "{log}");
+    n.kill();
+    n.start();
+    n.until_ready("a");
     n.shutdown();
 }

@@ -151,3 +151,27 @@ fn a_registry_that_fails_three_times_or_stalls_mid_blob_is_got_over() {
         n.shutdown();
     }
 }
+
+#[test]
+fn a_pull_that_stalls_keeps_no_edit_no_removal_and_no_shutdown_waiting() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let _deaf = beside(&n, &["busybox", "nc", "-ll", "-p", "5003", "-e", "sleep", "1000"]);
+    n.until("somebody listens", 5, |n| n.exec(&["ss", "-ltn"]).contains(":5003"));
+    n.start();
+    let image = "127.0.0.1:5003/x/busybox:1";
+    n.put("a.yaml", &from(image));
+    n.put("b.yaml", &from(image).replace("name: a", "name: b"));
+    n.until("it waits for the pull", 10, |n| n.said(&["why", "a"]).contains("Waits for  image 127.0.0.1:5003"));
+    n.put("a.yaml", &script("a", FOREVER));
+    n.remove("b.yaml");
+    n.until("the edited pod has another image and runs", 10, |n| n.ready("a"));
+    n.until("the other is gone", 10, |n| n.gone("b"));
+    n.put("c.yaml", &from(image).replace("name: a", "name: c"));
+    n.until("it waits", 10, |n| n.said(&["why", "c"]).contains("Waits for  image 127.0.0.1:5003"));
+    let t = std::time::Instant::now();
+    n.shutdown();
+    assert!(t.elapsed() < std::time::Duration::from_secs(15), "the shutdown took {:?}", t.elapsed());
+}

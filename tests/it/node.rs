@@ -153,6 +153,21 @@ impl Node {
         self.until("plinth's socket answers", 10, |n| n.get("/healthz").is_some());
     }
 
+    /// Another `plinth run` with the same settings but its socket; it writes `second.log`.
+    pub fn second(&self, socket: &str) -> Child {
+        let log = File::create(self.dir.join("second.log")).unwrap();
+        let holder = fs::read_to_string(self.dir.join("holder.pid")).unwrap();
+        Command::new("nsenter")
+            .args(["--target", holder.trim(), "--mount", "--net", "--", PLINTH, "run"])
+            .args(self.settings())
+            .args(["--set", &format!("socket={}", self.path(socket))])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
     /// `kill -9` of plinth.
     pub fn kill(&mut self) {
         let mut c = self.plinth.take().unwrap();

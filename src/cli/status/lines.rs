@@ -64,6 +64,7 @@ pub fn manifests_table(status: &Status, chosen: Option<&PodRow>, paint: Paint) -
             Verdict::Rejected if manifest.stale => "refused, last good one runs",
             Verdict::Rejected => "refused",
             Verdict::Ignored => "ignored",
+            _ if manifest.stale && !manifest.errors.is_empty() => "refused in part, last good one runs",
             _ if manifest.stale => "missing, last good one runs",
             _ if !manifest.errors.is_empty() => "refused in part",
             _ => "warning",
