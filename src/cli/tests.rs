@@ -145,7 +145,7 @@ Decided    DeleteTask c: web exited 1 (10s ago)
 Waits for  container web: CrashLoopBackOff: back-off 40s (due in 8.2 s, after 3 in a row)
 Next try   in 8.2 s
 Sandbox    ready for 5m, pod network, 10.88.0.7
-Container  web #2: dead for 10s, exit 1, Error: cannot bind: \\x1bin use [0af-web-2]
+Container  web #2: dead for 10s, exit 1, Error: cannot bind: \u{fffd}in use [0af-web-2]
 ";
     assert_eq!(why::explanation(&why, "2026-01-01T00:05:00Z"), golden);
 }

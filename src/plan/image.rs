@@ -1,6 +1,7 @@
 //! Which images are prepared now: keyed by image, pods wait on them. Pulls are capped, looks are not.
 //!
-//! An image nobody looked for yet is looked for first (`pull: Never`), so that one which is there never queues behind a slow pull.
+//! An image nobody looked for yet is looked for first (`pull: Never`), so that one which is there, or in an archive on this host, never
+//! queues behind a slow pull.
 //! `Always` asks the registry once per attempt, as the kubelet does.
 
 use std::collections::BTreeSet;

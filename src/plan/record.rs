@@ -148,7 +148,8 @@ fn image_ended(world: &World, image: &ImageRef, pull: PullPolicy, outcome: &Outc
             Outcome::Done(Effect::Image(SeenImage::Ready { .. })) => {
                 notes.push(normal(pod, c, "Pulled", format!("Successfully pulled image \"{name}\"")));
             }
-            Outcome::Failed(f) if pull != PullPolicy::Never => {
+            // A look fails so when an archive on this host has the image and cannot give it.
+            Outcome::Failed(f) if pull != PullPolicy::Never || &*f.reason == "ErrImagePull" => {
                 notes.push(warn(pod, Some(&c.name), "Failed", format!("Failed to pull image \"{name}\": {}", f.message)));
                 notes.push(normal(pod, c, "BackOff", format!("Back-off pulling image \"{name}\"")));
             }

@@ -60,12 +60,11 @@ impl Runtime {
         {
             return Ok(SeenImage::Ready { id: found.id.clone() });
         }
-        if pull == PullPolicy::Never {
-            return Ok(SeenImage::Absent);
-        }
         let archive = self.kept.borrow_mut().archives.find(&self.settings.image_dirs, image);
         let had = match &archive {
+            // An archive on this host is no registry: `Never` has it too, and it never queues behind a pull.
             Some((archive, root)) => self.import(&client, image, archive, root).await,
+            None if pull == PullPolicy::Never => return Ok(SeenImage::Absent),
             None => self.pull(&client, image).await,
         };
         had.map_err(failed_pull)?;

@@ -228,7 +228,8 @@ impl Runtime {
         seen: Option<&SeenPod>,
         keep: bool,
     ) -> std::result::Result<Effect, Failure> {
-        sandbox::delete(&self.settings, &self.paths, uid, keep).await.map_err(|e| e.into_failure())?;
+        let failed = |f: Failure| Failure { reason: "KillPodSandboxError".into(), ..f };
+        sandbox::delete(&self.settings, &self.paths, uid, keep).await.map_err(|e| failed(e.into_failure()))?;
         self.end_shims_of(uid).await;
         let key = pod.map(|p| &p.key).or(seen.and_then(|s| s.key.as_ref()));
         if let (Some(key), false) = (key, keep) {

@@ -50,6 +50,8 @@ fn an_image_nobody_has_waits_with_the_kubelets_reasons() {
     );
     n.put("gone.yaml", &script("gone", FOREVER).replace("docker.io/library/busybox:1.35", "127.0.0.1:9/nothing:1"));
     n.until("ErrImageNeverPull", 10, |n| waiting(n, "never").0 == "ErrImageNeverPull");
+    n.put("archived.yaml", &script("archived", FOREVER).replace("    command:", "    imagePullPolicy: Never\n    command:"));
+    n.until_ready("archived");
     n.until("ImagePullBackOff", 20, |n| waiting(n, "gone").0 == "ImagePullBackOff");
     assert!(waiting(&n, "gone").1.contains("127.0.0.1:9/nothing:1"), "{:?}", waiting(&n, "gone"));
     n.shutdown();

@@ -361,6 +361,27 @@ fn a_mount_below_is_never_removed_through() {
 }
 
 #[test]
+fn what_a_privileged_container_made_immutable_is_removed_too() {
+    on_a_node("locked", async |node| {
+        use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+        let tree = node.dir.join("tree");
+        std::fs::create_dir_all(tree.join("d/e/full")).unwrap();
+        std::fs::write(tree.join("d/file"), "x").unwrap();
+        std::fs::write(tree.join("log"), "x").unwrap();
+        std::fs::write(tree.join("d/e/full/f"), "x").unwrap();
+        for (path, flag) in
+            [("d/file", IFlags::IMMUTABLE), ("log", IFlags::APPEND), ("d/e", IFlags::IMMUTABLE), ("d/e/full", IFlags::APPEND)]
+        {
+            let file = std::fs::File::open(tree.join(path)).unwrap();
+            ioctl_setflags(&file, ioctl_getflags(&file).unwrap() | flag).unwrap();
+        }
+        assert!(std::fs::remove_dir_all(&tree).is_err(), "this file system knows no such flags");
+        remove::tree(&tree, None).await.unwrap();
+        assert!(!tree.exists());
+    });
+}
+
+#[test]
 fn leftover_processes_of_the_pod_are_killed_and_no_others() {
     on_a_node("procs", async |node| kills_its_own(node).await);
 }
