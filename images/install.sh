@@ -19,4 +19,5 @@ install -d "$dest"/usr/share/{bash-completion/completions,zsh/vendor-completions
 "$plinth" completions zsh >"$dest/usr/share/zsh/vendor-completions/_plinth"
 "$plinth" completions fish >"$dest/usr/share/fish/vendor_completions.d/plinth.fish"
 "$plinth" man "$dest/usr/share/man/man1"
+mv "$dest/usr/share/man/man1"/*.5 "$dest/usr/share/man/man5"
 echo "installed below ${dest:-/}; next: put manifests into $dest/etc/plinth/manifests, then: systemctl enable --now plinth"

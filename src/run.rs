@@ -419,8 +419,13 @@ struct Service {
 
 impl Service {
     fn new() -> Service {
-        // Half the time allowed, as sd_watchdog_enabled(3) advises.
-        Service { watchdog: sd_notify::watchdog_enabled().map(|d| tokio::time::interval(d / 2)), said: String::new() }
+        // Half the time allowed, as sd_watchdog_enabled(3) advises. Beats that were missed are not made up for.
+        let watchdog = sd_notify::watchdog_enabled().map(|allowed| {
+            let mut interval = tokio::time::interval(allowed / 2);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            interval
+        });
+        Service { watchdog, said: String::new() }
     }
 
     fn tell(&self, what: &[NotifyState<'_>]) {

@@ -178,6 +178,11 @@ impl Default for Settings {
     }
 }
 
+/// The name of every setting.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    keys::KEYS.iter().map(|(key, _)| *key)
+}
+
 impl Settings {
     /// Loads the files and folds in flags and kernel command line. Answers the arguments that are no flags of its own, in order:
     /// whoever asked knows whether they mean something.

@@ -7,6 +7,9 @@ use super::table::{ENVIRONMENT, EXITS, Flag, HELP, Takes, VERBS, Verb};
 use super::usage::{flag_help, operand_form};
 use super::{Fail, client, print};
 
+/// The default configuration as it is installed: a comment over each setting, which is what the page of settings is made from.
+const CONFIG: &str = include_str!("../../images/install/config.yaml");
+
 /// The verb.
 pub fn run(args: &[String]) -> u8 {
     super::verb("man", args, |args| {
@@ -19,13 +22,14 @@ pub fn run(args: &[String]) -> u8 {
         for verb in VERBS {
             write(&format!("plinth-{}.1", verb.name), &page(verb))?;
         }
+        write("plinth-config.5", &config())?;
         Ok(0)
     })
 }
 
 /// plinth(1).
 pub fn overview() -> String {
-    let mut out = head("PLINTH");
+    let mut out = head("PLINTH", 1);
     out.push_str(".SH NAME\nplinth \\- static pods on containerd, without a control plane\n.SH SYNOPSIS\n.B plinth\n.I COMMAND\n[\\fIARGUMENTS\\fR]\n");
     out.push_str(".SH DESCRIPTION\n");
     out.push_str(&roff(
@@ -47,13 +51,15 @@ pub fn overview() -> String {
     for (file, what) in [
         ("/usr/lib/plinth/manifests, /run/plinth/manifests, /etc/plinth/manifests", "Manifest layers, lowest first."),
         ("/usr/lib/plinth/images", "OCI archives to import images from."),
+        ("/etc/plinth/config.yaml", "Settings."),
         ("/run/plinth/plinth.sock", "The status socket."),
         ("/var/log/pods", "Container logs."),
     ] {
         out.push_str(&format!(".TP\n.I {}\n{}\n", roff(file), roff(what)));
     }
     out.push_str(".SH SEE ALSO\n");
-    let pages: Vec<String> = VERBS.iter().map(|v| format!(".BR plinth\\-{} (1)", roff(v.name))).collect();
+    let mut pages: Vec<String> = VERBS.iter().map(|v| format!(".BR plinth\\-{} (1)", roff(v.name))).collect();
+    pages.push(".BR plinth\\-config (5)".into());
     out.push_str(&pages.join(",\n"));
     out.push('\n');
     out
@@ -61,7 +67,7 @@ pub fn overview() -> String {
 
 /// plinth-VERB(1).
 pub fn page(verb: &Verb) -> String {
-    let mut out = head(&format!("PLINTH\\-{}", verb.name.to_uppercase()));
+    let mut out = head(&format!("PLINTH\\-{}", verb.name.to_uppercase()), 1);
     out.push_str(&format!(
         ".SH NAME\nplinth\\-{} \\- {}\n.SH SYNOPSIS\n.nh\n\\fBplinth {}\\fR",
         roff(verb.name),
@@ -93,8 +99,32 @@ pub fn page(verb: &Verb) -> String {
     out
 }
 
-fn head(title: &str) -> String {
-    format!(".TH {title} 1 \"\" \"plinth {}\" \"plinth\"\n", roff(env!("CARGO_PKG_VERSION")))
+/// plinth-config(5): each paragraph of the default configuration is a setting, what comes before the first is about all of them.
+pub fn config() -> String {
+    let mut out = head("PLINTH\\-CONFIG", 5);
+    out.push_str(".SH NAME\nplinth\\-config \\- settings of plinth\n.SH SYNOPSIS\n.I /etc/plinth/config.yaml\n.SH DESCRIPTION\n");
+    let mut settings = false;
+    for paragraph in CONFIG.split("\n\n") {
+        let (words, key): (Vec<&str>, Vec<&str>) = paragraph.lines().partition(|line| *line == "#" || line.starts_with("# "));
+        if let Some(key) = key.iter().find_map(|line| line.strip_prefix('#')) {
+            out.push_str(if settings { "" } else { ".SH SETTINGS\n" });
+            out.push_str(&format!(".TP\n.B {}\n", roff(key)));
+            settings = true;
+        }
+        for line in words.iter().map(|line| line.trim_start_matches('#').trim_start()) {
+            let line = if line.starts_with("kubelet: ") { format!("({line})") } else { line.to_owned() };
+            out.push_str(&if line.is_empty() { ".PP\n".to_owned() } else { format!("{}\n", roff(&line)) });
+        }
+        for line in key.iter().filter(|line| !line.starts_with('#')) {
+            out.push_str(&format!(".br\n\\fB{}\\fR\n", roff(line)));
+        }
+    }
+    out.push_str(".SH SEE ALSO\n.BR plinth (1),\n.BR plinth\\-run (1)\n");
+    out
+}
+
+fn head(title: &str, section: u8) -> String {
+    format!(".TH {title} {section} \"\" \"plinth {}\" \"plinth\"\n", roff(env!("CARGO_PKG_VERSION")))
 }
 
 fn tail() -> String {

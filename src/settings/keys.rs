@@ -9,7 +9,7 @@ pub type Set = fn(&mut Settings, &Input<'_>) -> Result<(), Wrong>;
 /// The table.
 pub const KEYS: &[(&str, Set)] = &[
     ("layers", |s, i| i.paths().map(|v| s.layers = v)),
-    ("nodeName", |s, i| i.word().map(|v| s.node_name = v.to_lowercase())),
+    ("nodeName", |s, i| i.optional().map(|v| s.node_name = v.unwrap_or_default().to_lowercase())),
     ("nodeIPs", |s, i| i.ips().map(|v| s.node_ips = v)),
     ("dataDir", |s, i| i.path().map(|v| s.data_dir = v)),
     ("runDir", |s, i| i.path().map(|v| s.run_dir = v)),

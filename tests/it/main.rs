@@ -11,4 +11,5 @@ mod images;
 mod pods;
 mod probes;
 mod restarts;
+mod service;
 mod volumes;

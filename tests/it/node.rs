@@ -1,7 +1,9 @@
 //! A private node and the plinth on it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -41,8 +43,11 @@ pub struct Node {
     pub dir: PathBuf,
     pub manifests: PathBuf,
     pub overlay: PathBuf,
+    /// `key=value` settings beside the private ones.
+    pub extra: Vec<String>,
+    /// What plinth finds in its environment beside the test's own.
+    pub env: Vec<(String, String)>,
     plinth: Option<Child>,
-    extra: Vec<String>,
 }
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
@@ -61,6 +66,7 @@ impl Node {
             overlay: dir.join("work/overlay"),
             dir,
             plinth: None,
+            env: Vec::new(),
             extra: extra.iter().map(|s| (*s).to_string()).collect(),
         };
         let cache = std::env::var("PLINTH_CACHE").unwrap_or(format!("{ROOT}/.cache"));
@@ -139,17 +145,7 @@ impl Node {
 
     /// Starts `plinth run` and waits until its socket answers.
     pub fn start(&mut self) {
-        let log = File::options().create(true).append(true).open(self.dir.join("plinth.log")).unwrap();
-        let holder = fs::read_to_string(self.dir.join("holder.pid")).unwrap();
-        let child = Command::new("nsenter")
-            .args(["--target", holder.trim(), "--mount", "--net", "--", PLINTH, "run"])
-            .args(self.settings())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.plinth = Some(child);
+        self.launch();
         self.until("plinth's socket answers", 10, |n| n.get("/healthz").is_some());
     }
 
@@ -168,6 +164,35 @@ impl Node {
             .unwrap()
     }
 
+    /// Starts `plinth run`.
+    pub fn launch(&mut self) {
+        self.launch_with(&BTreeMap::new());
+    }
+
+    /// As `start`, with descriptors a service manager kept: two at most.
+    pub fn start_with(&mut self, kept: &BTreeMap<String, OwnedFd>) {
+        self.launch_with(kept);
+        self.until("plinth's socket answers", 10, |n| n.get("/healthz").is_some());
+    }
+
+    fn launch_with(&mut self, kept: &BTreeMap<String, OwnedFd>) {
+        let holder = fs::read_to_string(self.dir.join("holder.pid")).unwrap();
+        let fd = |i| kept.values().nth(i).map_or_else(Stdio::null, |fd| Stdio::from(fd.try_clone().unwrap()));
+        assert!(kept.len() <= 2, "there are but two ways in: {kept:?}");
+        // They go in as standard input and output, which no other child of the tests can inherit, and are moved to where the
+        // protocol wants them: from 3 on, for the process with this id, in the order of the names.
+        let moved = "[ -z \"$LISTEN_FDS\" ] || { exec 3<&0; [ $LISTEN_FDS = 1 ] || exec 4<&1; LISTEN_PID=$$; export LISTEN_PID; }
+            exec </dev/null >>\"$LOG\" 2>&1; exec \"$@\"";
+        let mut c = Command::new("sh");
+        c.args(["-c", moved, "sh", "nsenter", "--target", holder.trim(), "--mount", "--net", "--", PLINTH, "run"]).args(self.settings());
+        c.env("LOG", self.dir.join("plinth.log")).stdin(fd(0)).stdout(fd(1));
+        c.envs(self.env.iter().cloned());
+        if !kept.is_empty() {
+            c.env("LISTEN_FDS", kept.len().to_string()).env("LISTEN_FDNAMES", kept.keys().cloned().collect::<Vec<_>>().join(":"));
+        }
+        self.plinth = Some(c.spawn().unwrap());
+    }
+
     /// `kill -9` of plinth.
     pub fn kill(&mut self) {
         let mut c = self.plinth.take().unwrap();
@@ -180,6 +205,17 @@ impl Node {
         let mut c = self.plinth.take().unwrap();
         Command::new("kill").arg(c.id().to_string()).status().unwrap();
         assert!(c.wait().unwrap().success(), "plinth ends with 0 on SIGTERM\n{}", self.log());
+    }
+
+    /// A signal to plinth.
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap().success());
+    }
+
+    /// plinth ends by itself, with 0.
+    pub fn ended(&mut self) {
+        let status = self.plinth.take().unwrap().wait().unwrap();
+        assert!(status.success(), "plinth ends with 0, not {status}\n{}", self.log());
     }
 
     pub fn pid(&self) -> u32 {
@@ -196,6 +232,11 @@ impl Node {
         let out = self.plinth(args);
         assert!(out.status.success(), "plinth {args:?}: {}{}", String::from_utf8_lossy(&out.stderr), self.log());
         String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// Its standard output, whatever became of it.
+    pub fn said_or_nothing(&self, args: &[&str]) -> String {
+        String::from_utf8_lossy(&self.plinth(args).stdout).into_owned()
     }
 
     /// GET over the status socket; `None` when nobody answers or it is not a 200.
@@ -284,8 +325,12 @@ impl Node {
     /// Stops every pod and plinth; nothing may be left.
     pub fn shutdown(mut self) {
         self.said(&["shutdown", "--grace", "10s"]);
-        let status = self.plinth.take().unwrap().wait().unwrap();
-        assert!(status.success(), "plinth ends with 0 after shutdown, not {status}\n{}", self.log());
+        self.ended();
+        self.assert_stopped();
+    }
+
+    /// Nothing is left but what pods that are still wanted keep: data and records.
+    pub fn assert_stopped(&self) {
         self.assert_clean_of("stopped");
     }
 

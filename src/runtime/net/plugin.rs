@@ -48,9 +48,9 @@ fn joined(dirs: &[PathBuf], with: &str) -> String {
     dirs.iter().map(|d| d.to_string_lossy()).collect::<Vec<_>>().join(with)
 }
 
-/// Ours (plugins look for iptables on PATH) and the protocol's.
+/// Ours (plugins look for iptables on PATH) without what is between us and the service manager, and the protocol's.
 fn environment(settings: &Settings, verb: &str, made: &Attachment) -> Vec<(String, String)> {
-    let inherited = std::env::vars().filter(|(k, _)| !k.starts_with("CNI_") && k != "NOTIFY_SOCKET");
+    let inherited = std::env::vars().filter(|(k, _)| !["CNI_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_"].iter().any(|p| k.starts_with(p)));
     // After a reboot, or once unpinned, the path names nothing: the protocol's word for that is an empty one.
     let netns = if mounts::is_pin(Path::new(&made.netns)) { made.netns.clone() } else { String::new() };
     let mut env: Vec<(String, String)> = inherited.collect();

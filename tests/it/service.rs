@@ -1,0 +1,276 @@
+//! Under a service manager, which the test plays: readiness, status, watchdog, the end, and the log pipes it keeps.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use crate::node::{FOREVER, Node, can_run, pod, put, script};
+
+/// The service manager. It listens in a thread of its own, as a real one does: plinth waits for nobody's test.
+struct Manager(Arc<Mutex<Heard>>);
+
+/// What it was told and when, and what it keeps.
+#[derive(Default)]
+struct Heard {
+    said: Vec<(Instant, String)>,
+    store: BTreeMap<String, OwnedFd>,
+}
+
+impl Heard {
+    /// Takes one message in.
+    fn take(&mut self, text: String, fds: Vec<OwnedFd>) {
+        let name = text.lines().find_map(|l| l.strip_prefix("FDNAME=")).map(str::to_owned);
+        for fd in fds {
+            assert!(text.contains("FDSTORE=1"), "descriptors come with FDSTORE: {text}");
+            let twice = self.store.insert(name.clone().unwrap(), fd);
+            assert!(twice.is_none(), "parked twice: {text}");
+        }
+        if text.contains("FDSTOREREMOVE=1") {
+            self.store.remove(&name.unwrap());
+        }
+        self.said.push((Instant::now(), text));
+    }
+}
+
+/// One message, if there is one before the socket's patience ends.
+fn receive(socket: &UnixDatagram) -> Option<(String, Vec<OwnedFd>)> {
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let fds = control.drain().flat_map(|m| if let RecvAncillaryMessage::ScmRights(fds) = m { fds.collect() } else { vec![] });
+    Some((String::from_utf8(bytes[..got.bytes].to_vec()).unwrap(), fds.collect()))
+}
+
+impl Manager {
+    /// Listens beside the node; plinth started there from now on knows it.
+    fn of(n: &mut Node, watchdog_ms: Option<u64>) -> Manager {
+        let path = n.path("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        n.env.push(("NOTIFY_SOCKET".into(), path));
+        n.env.extend(watchdog_ms.map(|ms| ("WATCHDOG_USEC".into(), (ms * 1000).to_string())));
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let here = Arc::downgrade(&heard);
+        std::thread::spawn(move || {
+            while let Some(heard) = here.upgrade() {
+                if let Some((text, fds)) = receive(&socket) {
+                    heard.lock().unwrap().take(text, fds);
+                }
+            }
+        });
+        Manager(heard)
+    }
+
+    fn said(&self) -> Vec<(Instant, String)> {
+        self.0.lock().unwrap().said.clone()
+    }
+
+    /// Copies of what it keeps.
+    fn kept(&self) -> BTreeMap<String, OwnedFd> {
+        self.0.lock().unwrap().store.iter().map(|(name, fd)| (name.clone(), fd.try_clone().unwrap())).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap().store.keys().cloned().collect()
+    }
+
+    /// Whether one of the messages has this line.
+    fn heard(&self, line: &str) -> bool {
+        self.said().iter().any(|(_, text)| text.lines().any(|l| l == line))
+    }
+
+    /// As `heard`, of what was said by now but perhaps not taken in.
+    fn heard_soon(&self, line: &str) -> bool {
+        (0..40).any(|_| {
+            sleep(Duration::from_millis(50));
+            self.heard(line)
+        })
+    }
+
+    /// The last STATUS.
+    fn status(&self) -> String {
+        self.said().iter().rev().find_map(|(_, t)| t.lines().find_map(|l| l.strip_prefix("STATUS="))).unwrap_or_default().to_owned()
+    }
+
+    /// When it was told that plinth lives.
+    fn beats(&self) -> Vec<Instant> {
+        self.said().iter().filter(|(_, t)| t.contains("WATCHDOG=1")).map(|(at, _)| *at).collect()
+    }
+}
+
+#[test]
+fn readiness_comes_when_the_socket_serves_and_status_follows_the_pods() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let m = Manager::of(&mut n, None);
+    n.containerd("stop");
+    n.put("a.yaml", &script("a", FOREVER));
+    n.launch();
+    n.until("it says READY without containerd", 10, |_| m.heard("READY=1"));
+    assert!(n.get("/healthz").is_some(), "the socket serves from then on");
+    assert!(n.pod("a").is_some(), "the layers were read before");
+    n.until("the status says what it waits for", 10, |_| m.status().starts_with("waiting for containerd: "));
+    n.containerd("start");
+    n.until("the status says the pod is ready", 30, |_| m.status() == "1 of 1 pods ready");
+    n.put("b.yaml", &script("b", "sleep 2; exit 1"));
+    n.until("the status counts the second", 30, |_| m.status() == "2 of 2 pods ready");
+    n.until("and the crash of it", 30, |_| m.status() == "1 of 2 pods ready");
+    n.remove("b.yaml");
+    n.until("and its end", 30, |_| m.status() == "1 of 1 pods ready");
+    assert!(!m.heard("STOPPING=1"));
+    assert_eq!(m.said().iter().filter(|(_, t)| t.contains("READY=1")).count(), 1);
+    n.said(&["shutdown", "--grace", "10s"]);
+    n.ended();
+    assert!(m.heard_soon("STOPPING=1"), "{:?}", m.said());
+    n.assert_stopped();
+}
+
+#[test]
+fn watchdog_is_fed_at_half_its_time_and_starves_when_the_loop_stands() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let m = Manager::of(&mut n, Some(1000));
+    n.start();
+    sleep(Duration::from_secs(3));
+    let beats = m.beats();
+    assert!((5..=8).contains(&beats.len()), "every 500 ms: {} in 3 s", beats.len());
+    let longest = beats.windows(2).map(|w| w[1] - w[0]).max().unwrap();
+    assert!(longest < Duration::from_millis(900), "one was {longest:?} late");
+    n.signal("STOP");
+    sleep(Duration::from_millis(200));
+    let before = m.beats().len();
+    sleep(Duration::from_millis(1800));
+    assert_eq!(m.beats().len(), before, "a stopped loop says nothing");
+    n.signal("CONT");
+    sleep(Duration::from_millis(300));
+    assert!((1..=2).contains(&(m.beats().len() - before)), "what was missed is not made up for: {}", m.beats().len() - before);
+    assert!(!m.heard("STOPPING=1"));
+    n.term();
+    assert!(m.heard_soon("STOPPING=1"), "{:?}", m.said());
+}
+
+#[test]
+fn sighup_sees_what_inotify_cannot() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["rescan=1h"]);
+    let m = Manager::of(&mut n, None);
+    let (low, empty) = (n.dir.join("work/low"), n.dir.join("work/empty"));
+    fs::create_dir_all(&low).unwrap();
+    fs::create_dir_all(&empty).unwrap();
+    put(&low, "a.yaml", &script("a", FOREVER));
+    let dirs = format!("lowerdir={}:{}", low.display(), empty.display());
+    n.exec(&["mount", "-t", "overlay", "overlay", "-o", &dirs, n.manifests.to_str().unwrap()]);
+    n.start();
+    n.until_ready("a");
+    fs::write(low.join("a.yaml"), script("changed", FOREVER)).unwrap();
+    sleep(Duration::from_secs(1));
+    assert!(n.pod("changed").is_none(), "nothing tells of a change below an overlay");
+    n.signal("HUP");
+    n.until_ready("changed");
+    n.until("the old one is gone", 10, |n| n.gone("a"));
+    assert!(!m.heard("STOPPING=1"));
+    n.said(&["shutdown", "--grace", "10s"]);
+    n.ended();
+    n.exec(&["umount", n.manifests.to_str().unwrap()]);
+    n.assert_stopped();
+}
+
+#[test]
+fn network_plugins_know_nothing_of_the_service_manager() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let bin = n.path("work/bin");
+    fs::create_dir_all(&bin).unwrap();
+    for plugin in ["bridge", "portmap", "loopback"] {
+        let wrapper = format!("#!/bin/sh\nenv >>{bin}/env\nls -l /proc/self/fd >>{bin}/fds\nexec /usr/lib/cni/{plugin}\n");
+        fs::write(format!("{bin}/{plugin}"), wrapper).unwrap();
+        fs::set_permissions(format!("{bin}/{plugin}"), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    n.extra.push(format!("cniBinDirs={bin},/usr/lib/cni"));
+    let _m = Manager::of(&mut n, Some(60_000));
+    n.env.extend(["LISTEN_FDNAMES", "WATCHDOG_PID_OF_OLD"].map(|name| (name.into(), "x".into())));
+    n.start();
+    n.put("a.yaml", &pod("a", "hostname: a", FOREVER));
+    n.until_ready("a");
+    let env = fs::read_to_string(format!("{bin}/env")).unwrap();
+    assert!(env.contains("CNI_COMMAND=ADD") && env.contains("PATH="), "{env}");
+    for word in ["NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_"] {
+        assert!(!env.contains(word), "{word} leaks into a plugin:\n{env}");
+    }
+    let fds = fs::read_to_string(format!("{bin}/fds")).unwrap();
+    assert!(!fds.contains("/io/") && !fds.contains("plinth.sock"), "a log pipe leaks into a plugin:\n{fds}");
+    n.shutdown();
+}
+
+#[test]
+fn parked_pipes_keep_the_last_lines_of_a_container_that_ends_while_plinth_is_down() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let m = Manager::of(&mut n, None);
+    // Two lines each 20 ms until the file is there, then as fast as it can, and the end.
+    let script = "i=0; until [ -e /w/last ]; do i=$((i+1)); echo out $i; echo err $i >&2; sleep 0.02; done
+for k in $(seq 200); do i=$((i+1)); echo out $i; echo err $i >&2; done
+echo out end; echo err end >&2; exit 0";
+    let spec = format!("hostNetwork: true\n  restartPolicy: Never\n  volumes: [{{name: w, hostPath: {{path: {}}}}}]", n.path("work"));
+    let manifest = pod("talk", &spec, script).replace("    command:", "    volumeMounts: [{name: w, mountPath: /w}]\n    command:");
+    n.put("talk.yaml", &manifest);
+    n.start();
+    n.until("it talks", 30, |n| n.said_or_nothing(&["logs", "talk"]).contains("out 20\n"));
+    let names = m.names();
+    assert_eq!(names.len(), 2, "both ends are parked: {names:?}");
+    assert!(names.iter().all(|n| !n.contains(':') && n.len() < 256), "names the service manager takes: {names:?}");
+    assert!(m.heard("FDPOLL=0"), "a hung-up pipe must be kept");
+    // A restart in between: what is parked is claimed, not parked again.
+    n.kill();
+    n.start_with(&m.kept());
+    n.until("it goes on", 10, |n| n.said_or_nothing(&["logs", "talk"]).contains("out 60\n"));
+    assert_eq!(m.names(), names);
+    assert!(!m.heard("FDSTOREREMOVE=1"), "{:?}", m.said());
+
+    n.kill();
+    fs::write(n.path("work/last"), "").unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !n.ctr(&["tasks", "list"]).contains("STOPPED") {
+        assert!(Instant::now() < end, "the container did not end\n{}", n.log());
+        sleep(Duration::from_millis(50));
+    }
+    // The shim has let go of the pipe by now, or soon: only the parked end holds the bytes.
+    sleep(Duration::from_millis(300));
+    n.start_with(&m.kept());
+    n.until("its end is seen", 20, |n| n.pod("talk").is_some_and(|p| p["status"]["phase"] == "Succeeded"));
+    n.until("nothing is parked any more", 10, |_| m.names().is_empty());
+    let log = n.said(&["logs", "talk"]);
+    for stream in ["out", "err"] {
+        let lines: Vec<&str> = log.lines().filter_map(|l| l.strip_prefix(stream)).map(str::trim).collect();
+        assert!(lines.len() > 250, "{} lines of {stream}", lines.len());
+        let (last, counted) = lines.split_last().unwrap();
+        assert_eq!(*last, "end", "the last line of {stream}");
+        for (i, line) in counted.iter().enumerate() {
+            assert_eq!(*line, (i + 1).to_string(), "no line of {stream} is lost or doubled");
+        }
+    }
+    let left = Command::new("find").args([&n.path("run/pods"), "-type", "p"]).output().unwrap();
+    assert_eq!(String::from_utf8(left.stdout).unwrap(), "", "no pipe is left");
+    n.shutdown();
+}
