@@ -183,7 +183,10 @@ impl Pid1 {
         match d {
             Do::Serve(at, Serve::Start) => return Some(Event::Told(at, self.start(at))),
             Do::Serve(at, Serve::Term) => self.signal(at, Signal::TERM),
-            Do::Serve(at, Serve::Abort) => self.signal(at, Signal::ABORT),
+            Do::Serve(at, Serve::Abort) => {
+                self.pids.get(at).copied().flatten().iter().for_each(|pid| say(&where_it_is(*pid)));
+                self.signal(at, Signal::ABORT);
+            }
             Do::Serve(at, Serve::Kill) => self.signal(at, Signal::KILL),
             Do::Serve(_, Serve::Say(text)) | Do::Say(text) => say(&text),
             Do::AskPods => {
@@ -370,6 +373,15 @@ fn how(status: WaitStatus) -> String {
         (Some(code), _) => format!("exit status {code}"),
         (_, signal) => format!("killed by signal {}", signal.unwrap_or(0)),
     }
+}
+
+/// What a process that does not answer is at, as the kernel sees it: the only trace a hang leaves on a machine without a shell.
+fn where_it_is(pid: Pid) -> String {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", pid.as_raw_nonzero())).unwrap_or_default();
+    let state = read("stat").rsplit(')').next().and_then(|s| s.split_whitespace().next().map(str::to_owned)).unwrap_or_default();
+    let call = read("syscall").split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    let stack = read("stack").lines().take(6).filter_map(|l| l.split_whitespace().nth(1)).collect::<Vec<_>>().join(" < ");
+    format!("process {}: state {state}, system call {call}, in {}: {stack}", pid.as_raw_nonzero(), read("wchan").trim())
 }
 
 /// Whether no process is left but us and the kernel's own threads.
