@@ -29,7 +29,6 @@ echo "packages.sh: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 2>&1 || {
   apt-get update -q
-  #'s package would start a service on the machine: a policy for this one command says no.
   apt-get install -y -q --no-install-recommends "${missing[@]}"
 }
 if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
