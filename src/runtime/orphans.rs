@@ -47,12 +47,8 @@ impl Runtime {
         let shim = init(&state).and_then(parent).filter(|pid| is_shim(*pid, &self.settings.namespace));
         let beside = shim.and_then(|pid| std::fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero())).ok());
         self.empty(id).await?;
-        if let Some(shim) = shim
-            && let Ok(fd) = pidfd_open(shim, PidfdFlags::empty())
-            && is_shim(shim, &self.settings.namespace)
-            && !has_children(shim)
-        {
-            let _ = pidfd_send_signal(fd, Signal::KILL);
+        if let Some(shim) = shim {
+            self.end_idle_shim(shim);
         }
         let root = format!("/{}/{id}/rootfs", self.settings.namespace);
         let mut bundle = beside.and_then(|b| Some(b.parent()?.join(id)));
@@ -109,6 +105,21 @@ impl Runtime {
         let ours = is_shim(pid, &self.settings.namespace) && value("-address")? == self.settings.containerd.to_str()?;
         let id = value("-id").filter(|id| ours && is_id(id))?.clone();
         Some(Shim { id, pid, fd })
+    }
+
+    /// Ends the shim that was started for a container which never came to be: it may hang in that create for half a minute, and the
+    /// next one would join it.
+    pub(super) fn end_shim_of(&self, id: &str) {
+        self.shims().iter().filter(|s| s.id == id && !has_children(s.pid)).for_each(Shim::end);
+    }
+
+    fn end_idle_shim(&self, shim: Pid) {
+        if let Ok(fd) = pidfd_open(shim, PidfdFlags::empty())
+            && is_shim(shim, &self.settings.namespace)
+            && !has_children(shim)
+        {
+            let _ = pidfd_send_signal(fd, Signal::KILL);
+        }
     }
 
     /// Kills what is in its cgroups until they can be removed: a create that is still under way puts more in.
@@ -195,12 +206,13 @@ fn parent(pid: Pid) -> Option<Pid> {
 }
 
 fn is_shim(pid: Pid, namespace: &str) -> bool {
-    let words = words(pid);
-    let ours = words.windows(2).any(|w| matches!(w, [flag, value] if flag == "-namespace" && value == namespace));
-    ours && words.first().is_some_and(|program| program.contains("shim"))
+    words(pid).first().is_some_and(|program| program.contains("shim")) && has_flag(pid, "-namespace", namespace)
 }
 
-/// A process's command line.
+fn has_flag(pid: Pid, flag: &str, value: &str) -> bool {
+    words(pid).windows(2).any(|w| matches!(w, [f, v] if f == flag && v == value))
+}
+
 fn words(pid: Pid) -> Vec<String> {
     let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
     line.split(|&b| b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect()

@@ -16,8 +16,8 @@ use std::time::Duration;
 use containerd_client::services::v1::sandbox::StoreCreateRequest;
 use containerd_client::services::v1::snapshots::PrepareSnapshotRequest;
 use containerd_client::services::v1::{
-    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest, GetContainerRequest, KillRequest,
-    StartRequest, UpdateContainerRequest,
+    Container, CreateContainerRequest, CreateTaskRequest, CreateTaskResponse, DeleteContainerRequest, DeleteTaskRequest,
+    GetContainerRequest, KillRequest, StartRequest, UpdateContainerRequest,
 };
 use containerd_client::to_any;
 use containerd_client::types::v1::Status;
@@ -119,6 +119,7 @@ impl Runtime {
             return Ok(Some(self.seen(&record, &labels, Some(&task))));
         }
         self.know(id, &labels);
+        self.end_cut_short(&labels, id);
         self.clear(client, id).await?;
         delete_record(client, id).await?;
         Ok(None)
@@ -148,19 +149,14 @@ impl Runtime {
         };
         self.know(&id, labels);
         let target = target(labels, &id);
-        let terminal = whose.pod.container(whose.name).and_then(|c| c.tty).unwrap_or(false);
-        let fifos = self.logs.open(&target).map_err(|e| failed(Error::Again(chain(&e).to_string())))?;
-        let request = CreateTaskRequest {
-            container_id: id.to_string(),
-            rootfs: mounts,
-            stdout: fifos.stdout.display().to_string(),
-            stdin: self.stdin(whose, &id).map_err(failed)?,
-            // A terminal has one stream; the shim must be told of it as the specification is, or the OCI runtime refuses.
-            stderr: if terminal { String::new() } else { fifos.stderr.display().to_string() },
-            terminal,
-            ..CreateTaskRequest::default()
-        };
-        match client.tasks().create(client.ask_within(request, CREATE)).await.tried("create task", &id) {
+        let mut answer = self.make_task(client, whose, &target, &mounts).await;
+        if answer.as_ref().is_err_and(refused_by_runtime) {
+            // A create that was cut short may still be under way in the shim and stand in the way of this one: only a no that is
+            // said twice is the container's own fault.
+            self.end_leftover(&id).await;
+            answer = self.make_task(client, whose, &target, &mounts).await;
+        }
+        match answer {
             Ok(created) => {
                 let created =
                     containerd_client::types::v1::Process { pid: created.pid, status: Status::Created.into(), ..Default::default() };
@@ -169,7 +165,7 @@ impl Runtime {
             Err(e) if refused_by_runtime(&e) => self.never_ran(client, &record, labels, &e).await.map_err(failed),
             Err(e) => {
                 if left_over(&e) {
-                    self.end_orphan(&id).await.unwrap_or_else(|e| log::warn!("container={id} end what is left of it: {e}"));
+                    self.end_leftover(&id).await;
                 }
                 Err(failed(e))
             }
@@ -185,6 +181,30 @@ impl Runtime {
         let path = self.paths.stdin(&whose.pod.uid, id);
         fifo::make(&path).map_err(file("make", &path))?;
         Ok(path.display().to_string())
+    }
+
+    async fn make_task(&self, client: &Client, whose: &Whose<'_>, target: &LogTarget, mounts: &[Mount]) -> Result<CreateTaskResponse> {
+        let terminal = whose.pod.container(whose.name).and_then(|c| c.tty).unwrap_or(false);
+        let fifos = self.logs.open(target).map_err(|e| Error::Again(chain(&e).to_string()))?;
+        let request = CreateTaskRequest {
+            container_id: target.id.to_string(),
+            rootfs: mounts.to_vec(),
+            stdin: self.stdin(whose, &target.id)?,
+            stdout: fifos.stdout.display().to_string(),
+            // A terminal has one stream; the shim must be told of it as the specification is, or the OCI runtime refuses.
+            stderr: if terminal { String::new() } else { fifos.stderr.display().to_string() },
+            terminal,
+            ..CreateTaskRequest::default()
+        };
+        client.tasks().create(client.ask_within(request, CREATE)).await.tried("create task", &target.id)
+    }
+
+    async fn end_leftover(&self, id: &str) {
+        if self.has_oci_state(id)
+            && let Err(e) = self.end_orphan(id).await
+        {
+            log::warn!("container={id} end what is left of it: {e}");
+        }
     }
 
     async fn snapshot(&self, client: &Client, id: &str, chain: &str) -> Result<Vec<Mount>> {
@@ -350,6 +370,9 @@ impl Runtime {
             let labels =
                 Labels::read(&record.labels).ok_or_else(|| Error::Refused(format!("delete container `{id}`: it is not plinth's")))?;
             self.know(id, &labels);
+            if labels.exit.is_none() && self.started(&labels, id).is_none() && task(&client, id).await?.is_none() {
+                self.end_cut_short(&labels, id);
+            }
             let target = target(&labels, id);
             self.logs.abandon(&target);
             self.clear(&client, id).await?;
@@ -361,6 +384,17 @@ impl Runtime {
         }
         self.known.borrow_mut().remove(id);
         Ok(())
+    }
+
+    /// After a create that was cut short its shim may wait for somebody to read the FIFOs, and every container of the pod behind it.
+    /// If it has nothing else it is ended; else a reader lets it go on, and what it makes is found by the next create.
+    fn end_cut_short(&self, labels: &Labels, id: &Rc<str>) {
+        self.end_shim_of(id);
+        if self.paths.io(&labels.uid, id).join("stdout").exists() {
+            let target = target(labels, id);
+            let _ = self.logs.open(&target);
+            self.logs.abandon(&target);
+        }
     }
 
     async fn own(&self, client: &Client, id: &Rc<str>) -> Result<(Container, Labels)> {
@@ -405,7 +439,10 @@ async fn delete_task(client: &Client, id: &str) -> Result<()> {
 /// passes its words on as `Unknown`. Whatever else went wrong (a broken link, a deadline, what an earlier create that was cut
 /// short still holds) says nothing of the container, and is tried again.
 fn refused_by_runtime(e: &Error) -> bool {
-    e.code() == Some(Code::Unknown) && chain(e).contains("OCI runtime") && !left_over(e)
+    let text = chain(e);
+    // Without a word of its own it was not asked, or its bundle was taken from under it.
+    let said = text.contains("OCI runtime") && !text.contains("unable to retrieve OCI runtime error");
+    e.code() == Some(Code::Unknown) && said && !left_over(e)
 }
 
 /// Shim or OCI runtime still have one of that id: a create that was cut short while the shim worked on it (containerd then gives

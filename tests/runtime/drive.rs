@@ -236,11 +236,15 @@ impl Drive {
         }
     }
 
-    /// Waits for the hint, then for what it was about.
+    /// Waits for hints until one was about this end: an event of an earlier life of the same id may come late.
     pub async fn until_exited(&mut self, pod: &Rc<WantedPod>, id: &Rc<str>) {
-        self.until(|e| matches!(e, Event::Hint(uid) if *uid == pod.uid)).await;
-        let seen = self.look(pod).await.unwrap();
-        assert!(matches!(seen.containers[id].state, State::Exited(_)), "{:?}", seen.containers);
+        loop {
+            self.until(|e| matches!(e, Event::Hint(uid) if *uid == pod.uid)).await;
+            let seen = self.look(pod).await.unwrap();
+            if matches!(seen.containers[id].state, State::Exited(_)) {
+                return;
+            }
+        }
     }
 
     pub fn log(&self, pod: &WantedPod, attempt: u32) -> String {
