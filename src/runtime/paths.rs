@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use crate::pod::{PodKey, Uid};
 use crate::settings::Settings;
 
+/// A file name's limit on the usual file systems.
+const NAME_BYTES: usize = 255;
+
 /// The directories of the settings.
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -124,13 +127,32 @@ impl Paths {
         self.io(uid, id).join("stdin")
     }
 
-    /// `<logs>/<ns>_<name>_<uid>`, 0750.
+    /// `<logs>/<ns>_<name>_<uid>`, 0750. The longest pod names are cut: no file system takes them whole (the kubelet never starts
+    /// such a pod).
     pub fn pod_logs(&self, key: &PodKey, uid: &Uid) -> PathBuf {
-        self.logs.join(format!("{}_{}_{}", key.namespace, key.name, uid))
+        let left = NAME_BYTES.saturating_sub(key.namespace.len() + uid.0.len() + 2);
+        let name = key.name.get(..left).unwrap_or(&key.name);
+        self.logs.join(format!("{}_{name}_{uid}", key.namespace))
     }
 
     /// `<logs>/<ns>_<name>_<uid>/<container>/<attempt>.log`.
     pub fn log(&self, key: &PodKey, uid: &Uid, container: &str, attempt: u32) -> PathBuf {
         self.pod_logs(key, uid).join(container).join(format!("{attempt}.log"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_directory_of_the_longest_name_can_be_made() {
+        let paths = Paths::new(&Settings::default());
+        let uid = Uid("0123456789abcdef0123456789abcdef".into());
+        let named = |name: &str| paths.pod_logs(&PodKey { namespace: "default".into(), name: name.into() }, &uid);
+        let longest = named(&"n".repeat(253));
+        assert_eq!(longest.file_name().unwrap_or_default().len(), 255);
+        assert!(longest.to_string_lossy().ends_with("n_0123456789abcdef0123456789abcdef"));
+        assert!(named("web").ends_with("default_web_0123456789abcdef0123456789abcdef"));
     }
 }
