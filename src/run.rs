@@ -33,6 +33,8 @@ use crate::sys::signal::Signals;
 
 /// Actions in flight are given this long to end before the process does: ending in the middle is harmless, but dull is better.
 const LAST_ACTIONS: Duration = Duration::from_secs(2);
+/// A shutdown that containerd keeps from its end is given up so long after its grace: KILLs and deletions were still to come.
+const LAST_KILLS: Duration = Duration::from_secs(5);
 /// A socket that is taken is tried this often again, with this pause: two seconds in all.
 const TAKEN_TRIES: u32 = 40;
 const TAKEN_PAUSE: Duration = Duration::from_millis(50);
@@ -61,6 +63,8 @@ enum End {
     Left,
     /// `plinth shutdown`: every pod is gone.
     Stopped,
+    /// `plinth shutdown`, but containerd is away: nothing more can be done in its time.
+    Stuck,
 }
 
 /// Why the supervisor cannot run at all. What fails later is survived.
@@ -100,10 +104,13 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
         () = watch => End::Left,
         () = serve => End::Left,
     };
-    log::info!(
-        "{}",
-        if end == End::Stopped { "every pod is stopped; ending" } else { "ending; the pods run on and are adopted by the next start" }
-    );
+    match end {
+        End::Left => log::info!("ending; the pods run on and are adopted by the next start"),
+        End::Stopped => log::info!("every pod is stopped; ending"),
+        End::Stuck => log::error!(
+            "ending, but not every pod is stopped: containerd did not answer in time; what still runs is adopted by the next start"
+        ),
+    }
     Ok(())
 }
 
@@ -173,12 +180,17 @@ impl State {
                 finish(in_flight).await;
                 return End::Stopped;
             }
+            let stuck = self.is_stuck_from();
+            if stuck.is_some_and(|due| due <= clock::now().mono) {
+                service.stopping();
+                return End::Stuck;
+            }
             tokio::select! {
                 Some(ended) = in_flight.next() => self.ended(ended),
                 Some(event) = events.recv() => self.happened(event),
                 () = manifests.changed() => self.read(manifests),
                 () = self.asking.notified() => self.asked.take().into_iter().for_each(|e| self.happened(e)),
-                () = until(earlier(wake, probe)) => {}
+                () = until(earlier(stuck, earlier(wake, probe))) => {}
                 () = service.beat() => {}
                 signal = signals.next() => match signal {
                     Ok(Signal::SIGHUP) => { manifests.rescan(); self.read(manifests); }
@@ -319,6 +331,13 @@ impl State {
     fn is_stopped(&self) -> bool {
         let world = self.world.borrow();
         world.wanted.shutdown.is_some() && world.all_gone()
+    }
+
+    /// A shutdown waits for containerd to come back, but no longer than its own time and what the last KILLs may take.
+    fn is_stuck_from(&self) -> Option<Moment> {
+        let world = self.world.borrow();
+        let shutdown = world.wanted.shutdown.as_ref().filter(|_| matches!(world.seen.link, Link::Down { .. }))?;
+        Some(shutdown.deadline + LAST_KILLS)
     }
 }
 

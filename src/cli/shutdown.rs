@@ -54,6 +54,9 @@ pub fn run(args: &[String]) -> u8 {
                 Err(Fail::failed(format!("the supervisor still runs after its grace{obstacle}: `plinth status` shows what is left")))
             }
             Ok(_) => Err(Fail::failed("the connection was lost but the supervisor still runs: `plinth status` shows what is left")),
+            Err(_) if !obstacle.is_empty() => Err(Fail::failed(format!(
+                "plinth has ended, but could not stop every pod{obstacle}; what runs is adopted by its next start"
+            ))),
             Err(_) => print("all pods are stopped, and plinth has ended\n").map(|()| 0),
         }
     })

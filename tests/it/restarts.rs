@@ -110,6 +110,31 @@ fn containerd_absent_at_start_is_waited_for() {
 }
 
 #[test]
+fn a_shutdown_without_containerd_ends_in_its_time_and_says_what_is_left() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.start();
+    n.until_ready("a");
+    n.containerd("kill");
+    n.until("it is away", 5, |n| n.said(&["why", "a"]).contains("containerd"));
+    let t = std::time::Instant::now();
+    let out = n.plinth(&["shutdown", "--grace", "2s"]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(t.elapsed() < std::time::Duration::from_secs(15), "it took {:?}: {said}", t.elapsed());
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("could not stop every pod") && said.contains("containerd"), "{said}");
+    n.ended();
+    n.containerd("start");
+    n.start();
+    n.until_ready("a");
+    assert_eq!(n.restarts("a"), 0, "it is adopted");
+    n.shutdown();
+}
+
+#[test]
 fn after_a_reboot_stale_objects_are_released_and_pods_start_anew() {
     if !can_run() {
         return;
