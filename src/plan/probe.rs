@@ -174,17 +174,18 @@ pub(super) fn hooked(world: &mut World, uid: &Uid, id: &Rc<str>, hook: Hook, fai
 
 /// An attempt is about to be started: its postStart hook will be due when it runs.
 pub(super) fn starting(memory: &mut ContainerMemory, care: &Care, id: &Rc<str>) {
-    if care.post_start && memory.post_start.as_ref().is_none_or(|h| h.id != *id) {
-        memory.post_start = Some(PostStart { id: id.clone(), begun: false, done: false });
-    }
+    memory.post_start = care.post_start.then(|| PostStart { id: id.clone(), begun: false, done: false });
 }
 
 /// The newest attempt of a container was seen: begins to watch it, or forgets the one before.
 pub(super) fn attend(memory: &mut ContainerMemory, uid: &Uid, c: &SeenContainer, care: Option<&Care>, now: Now) {
-    if memory.doom.as_ref().is_some_and(|d| d.id != c.id) {
+    // After everything of a pod was lost, an attempt is made again under the same id.
+    let unborn = matches!(c.state, State::Record | State::Created);
+    if memory.doom.as_ref().is_some_and(|d| d.id != c.id || unborn) {
         memory.doom = None;
     }
-    if memory.post_start.as_ref().is_some_and(|h| h.id != c.id) {
+    let over = matches!(c.state, State::Exited(_) | State::Lost(_) | State::Dead(_));
+    if memory.post_start.as_ref().is_some_and(|h| h.id != c.id || over) {
         memory.post_start = None;
     }
     let State::Running { since } = c.state else {

@@ -11,10 +11,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use plinth::clock::{Moment, Now, Wall};
-use plinth::plan::action::{Action, Event, Outcome, Plan};
-use plinth::plan::apply;
-use plinth::plan::world::{Link, Seen, State, Wanted, World};
-use plinth::pod::{PodKey, Uid, WantedPod};
+use plinth::plan::action::{Action, Check, Event, Outcome, Plan};
+use plinth::plan::step::earlier;
+use plinth::plan::world::{ContainerMemory, Link, PodMemory, Seen, State, Wanted, World};
+use plinth::plan::{apply, probe};
+use plinth::pod::{Hook, PodKey, Probe, Uid, WantedPod};
 
 use crate::host::{Fault, Host, TruePod};
 use crate::laws::{Bench, Breach, alive, at_rest, breach, independent};
@@ -56,6 +57,8 @@ pub enum Item {
     Effect(u64),
     End(u64),
     Hint(Uid),
+    Answer(Check),
+    Hooked(Uid, Rc<str>, Hook),
     Periodic,
     Chaos,
     LinkUp,
@@ -101,6 +104,15 @@ pub struct Sim {
 /// Wall times are the virtual time plus a constant, so the judges can read them back; an unknown one is `None`.
 pub fn ms_of(wall: Wall) -> Option<u64> {
     u64::try_from(wall.0 / 1_000_000).ok()?.checked_sub(WALL_MS)
+}
+
+/// A startup probe or a postStart hook has not come to its end.
+pub(crate) fn is_starting(memory: &PodMemory) -> bool {
+    let starting = |c: &ContainerMemory| {
+        let gate = c.watch.as_ref().is_some_and(|w| w.rounds.iter().any(|r| r.probe == Probe::Startup && r.verdict != Some(true)));
+        gate || c.post_start.as_ref().is_some_and(|h| !h.done)
+    };
+    memory.containers.values().any(starting)
 }
 
 impl Sim {
@@ -216,7 +228,7 @@ impl Sim {
         self.mutation.bend(&mut plan, &self.world, self.settled);
         alive(&plan, &self.world)?;
         self.check_independence(&plan)?;
-        let wake = plan.wake;
+        let mut wake = plan.wake;
         for (action, why) in plan.actions {
             self.note(|| format!("{} {action}: {why}", action.uid().map_or(String::new(), ToString::to_string)));
             self.bench.starts(&action, &self.world, &self.host, self.ms, self.boot)?;
@@ -229,6 +241,15 @@ impl Sim {
         if wake.is_some_and(|w| w <= self.now().mono) {
             return breach(7, format!("wakes at once: {wake:?}"));
         }
+        let probing = probe::due(&self.world, self.now().mono);
+        for check in probing.checks {
+            self.bench.asks(&check)?;
+            self.apply(Event::Asked(check.clone()));
+            let after = if self.rng.percent(20) { 1_000 } else { self.rng.between(0, 30) };
+            self.at(after, Item::Answer(check));
+        }
+        // What was begun just now has room made for it by its answer.
+        wake = earlier(wake, probing.wake);
         Ok(wake)
     }
 
@@ -281,6 +302,20 @@ impl Sim {
                 self.apply(Event::Hint(uid));
                 Ok(())
             }
+            Item::Answer(check) => {
+                let answer = self.host.answer(&check, self.ms, &mut self.rng, self.calm);
+                self.note(|| format!("{} {} {:?}", check.id, check.probe, answer));
+                self.bench.answered(&check, &answer, &self.host);
+                self.apply(Event::Answered(check, answer));
+                Ok(())
+            }
+            Item::Hooked(uid, id, hook) => {
+                let failure = (!self.calm && self.rng.percent(20)).then(|| "the simulation says no".into());
+                self.note(|| format!("{id} {hook:?} is over: {failure:?}"));
+                self.bench.hooked(&id, hook, failure.is_some());
+                self.apply(Event::Hooked { uid, id, hook, failure });
+                Ok(())
+            }
             Item::Periodic => {
                 self.apply(Event::HintAll);
                 self.at(PERIODIC_MS, Item::Periodic);
@@ -314,6 +349,12 @@ impl Sim {
         }
         if let Some(job) = self.jobs.get_mut(&job) {
             job.outcome = Some(outcome);
+        }
+        if let (Action::RunHook { uid, id, hook, .. }, false) = (&action, matches!(fault, Fault::Clean | Fault::Refused)) {
+            let name = self.host.look(uid).and_then(|p| Some(p.containers.get(id)?.name.clone()));
+            let temper = name.and_then(|name| self.host.tempers.get(&(uid.clone(), name)));
+            let took = temper.map_or(0, |t| t.hook_ms) + 30;
+            self.at(took, Item::Hooked(uid.clone(), id.clone(), *hook));
         }
         // SIGKILL is the end of a process, and that is an event like any other.
         if let (Action::Kill { uid, .. }, false) = (&action, fault == Fault::Clean) {
@@ -366,7 +407,12 @@ impl Sim {
         let limits = self.world.limits.clone();
         self.world = World { limits, ..World::default() };
         self.jobs.clear();
-        self.queue.retain(|_, item| !matches!(item, Item::Effect(_) | Item::End(_) | Item::Hint(_) | Item::LinkUp | Item::Complete));
+        self.queue.retain(|_, item| {
+            !matches!(
+                item,
+                Item::Effect(_) | Item::End(_) | Item::Hint(_) | Item::Answer(_) | Item::Hooked(..) | Item::LinkUp | Item::Complete
+            )
+        });
         self.bench.forget();
         self.tell_wishes(false);
         let (link, layers) = (self.rng.between(0, 40), self.rng.between(0, 40));
@@ -380,7 +426,8 @@ impl Sim {
         self.note(|| "calm".into());
         self.calm = true;
         self.quiet_from = self.ms + PERIODIC_MS + 10_000;
-        self.host.tempers.values_mut().for_each(|t| t.crashes = 0);
+        self.host.tempers.values_mut().for_each(|t| (t.crashes, t.sick) = (0, 0));
+        self.host.sick.clear();
         self.host.images.extend(IMAGES.map(|i| plinth::pod::ImageRef(i.into())));
         self.jobs.values_mut().for_each(|j| j.fault = Fault::None);
         self.tell_wishes(true);
@@ -416,6 +463,7 @@ impl Sim {
             && self.world.seen.listed.is_some()
             && self.jobs.is_empty()
             && plan == Plan::default()
+            && !self.world.memory.pods.values().any(is_starting)
             && self.host.ends.is_empty()
             && !self.queue.values().any(pending)
             && matches!(self.world.seen.link, Link::Up { .. })

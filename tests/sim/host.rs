@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use plinth::clock::Wall;
-use plinth::plan::action::{Action, Class, Effect, Failure, Outcome};
+use plinth::plan::action::{Action, Answer, Check, Class, Effect, Failure, Outcome};
 use plinth::plan::world::{Exit, Sandbox, SeenContainer, SeenImage, SeenPod, State};
-use plinth::pod::{ImageRef, Kind, PullPolicy, Uid, WantedPod};
+use plinth::pod::{ImageRef, Kind, Probe, PullPolicy, Uid, WantedPod};
 
 use crate::laws::{Breach, breach};
+use crate::rng::Rng;
 use crate::wish::Temper;
 
 /// How an action goes wrong.
@@ -53,6 +54,10 @@ pub struct Host {
     pub images: BTreeSet<ImageRef>,
     /// When processes end of themselves, or of TERM: (ms, code), by uid and id.
     pub ends: BTreeMap<(Uid, Rc<str>), (u64, u32)>,
+    /// Attempts that fail their liveness probe.
+    pub sick: BTreeSet<Rc<str>>,
+    /// Sidecars that have passed a startup probe once.
+    pub passed: BTreeSet<(Uid, Rc<str>)>,
     /// Mutation: looks also list what is not ours.
     pub lists_foreign: bool,
 }
@@ -212,10 +217,33 @@ impl Host {
         } else {
             temper.life_ms.map(|life| (ms + life, temper.code))
         };
+        if temper.sick > 0 {
+            temper.sick -= 1;
+            self.sick.insert(id.clone());
+        }
         if let Some(end) = end {
             self.ends.insert((uid.clone(), id.clone()), end);
         }
         Ok(Outcome::Done(Effect::Container(Box::new(c))))
+    }
+
+    /// What a probe finds now.
+    pub fn answer(&mut self, check: &Check, ms: u64, luck: &mut Rng, calm: bool) -> Answer {
+        if !calm && luck.percent(5) {
+            return Answer::Errored("the simulation says no".into());
+        }
+        let Some(c) = self.container(&check.uid, &check.id).cloned() else { return Answer::Failed("gone".into()) };
+        let State::Running { since } = c.state else { return Answer::Failed("ended".into()) };
+        let since = crate::drive::ms_of(since).unwrap();
+        let well = match check.probe {
+            Probe::Startup => ms >= since + self.tempers[&(check.uid.clone(), check.name.clone())].startup_ms,
+            Probe::Liveness => !self.sick.contains(&check.id),
+            Probe::Readiness => calm || luck.percent(70),
+        };
+        if well && check.probe == Probe::Startup {
+            self.passed.insert((check.uid.clone(), check.name.clone()));
+        }
+        if well { Answer::Passed } else { Answer::Failed("no".into()) }
     }
 
     /// Law 6: what comes before it in the spec's init order is through, in this very sandbox.
@@ -230,6 +258,12 @@ impl Host {
                 _ => false,
             };
             let made = before.kind == Kind::Sidecar && here().next().is_some();
+            // One that ran for a while passes for started with a plinth that has just begun.
+            let old = |c: &SeenContainer| matches!((&c.state, &started.state), (State::Running { since }, State::Running { since: now }) if now.0 - since.0 >= 10_000_000_000);
+            let first = started.attempt == 0 && before.kind == Kind::Sidecar && before.care.startup.is_some();
+            if first && !self.passed.contains(&(uid.clone(), before.name.clone())) && !here().any(old) {
+                return breach(6, format!("{} starts before {} has passed its startup probe", started.id, before.name));
+            }
             if !made && !here().any(through) {
                 return breach(6, format!("{} starts before {} is through", started.id, before.name));
             }

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use plinth::clock::Now;
-use plinth::plan::action::{Action, Class, Effect, Outcome, Plan};
+use plinth::plan::action::{Action, Answer, Check, Class, Effect, Outcome, Plan};
 use plinth::plan::world::{Link, Sandbox, SeenContainer, SeenPod, State, World};
-use plinth::pod::{Hook, Kind, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+use plinth::pod::{Hook, Kind, Probe, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
 
 use crate::host::Host;
 
@@ -47,6 +47,16 @@ pub struct Bench {
     pod_termed: BTreeMap<Uid, u64>,
     /// Containers whose KILL is watched for, since when (TERM in this life, over this link), ms.
     watched: BTreeMap<Rc<str>, (Uid, u64)>,
+    /// Probes under way.
+    asking: BTreeSet<Check>,
+    /// Failures in a row of a probe.
+    failing: BTreeMap<(Rc<str>, Probe), u32>,
+    /// Containers a probe (with the grace it gives) or a hook condemned.
+    condemned: BTreeMap<Rc<str>, Option<u64>>,
+    /// preStop hooks: begun, and over, ms.
+    hooks: BTreeMap<Rc<str>, (u64, bool)>,
+    /// First preStop hook of a pod, ms.
+    pod_hooked: BTreeMap<Uid, u64>,
     /// Crash book by pod and container: the delay booked, when, and which attempt was counted last.
     books: BTreeMap<(Uid, Rc<str>), (u64, u64, u32)>,
     /// Failures in a row by what is tried: how many count, the delay they earned, and when the next try is due, ms.
@@ -81,8 +91,16 @@ impl Bench {
             self.removing.insert(uid.clone());
         }
         match action {
+            Action::RunHook { id, hook: Hook::PreStop, .. } => {
+                self.healthy(action, uid, id, world, host)?;
+                self.hooks.entry(id.clone()).or_insert((ms, false));
+                if !self.condemned.contains_key(id) {
+                    self.pod_hooked.entry(uid.clone()).or_insert(ms);
+                }
+            }
             Action::Term { id, .. } => {
                 self.healthy(action, uid, id, world, host)?;
+                self.hook_first(uid, id, world, host, ms)?;
                 self.termed.entry(id.clone()).or_insert((ms, None));
             }
             Action::Kill { id, .. } => {
@@ -94,6 +112,60 @@ impl Bench {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A probe begins: law 4.
+    pub fn asks(&mut self, check: &Check) -> Result<(), Breach> {
+        if self.asking.insert(check.clone()) { Ok(()) } else { breach(4, format!("{check:?} twice at once")) }
+    }
+
+    /// A probe has answered.
+    pub fn answered(&mut self, check: &Check, answer: &Answer, host: &Host) {
+        self.asking.remove(check);
+        let key = (check.id.clone(), check.probe);
+        match answer {
+            Answer::Passed | Answer::Warned(_) => drop(self.failing.remove(&key)),
+            Answer::Failed(_) => *self.failing.entry(key.clone()).or_default() += 1,
+            Answer::Errored(_) => {}
+        }
+        let spec = host.wishes[&check.uid].containers.iter().find(|c| c.name == check.name).unwrap();
+        let rule = match check.probe {
+            Probe::Startup => spec.care.startup,
+            Probe::Liveness => spec.care.liveness,
+            Probe::Readiness => None,
+        };
+        if let (Some(rule), Some(n)) = (rule, self.failing.get(&key))
+            && *n >= rule.failures
+        {
+            self.condemned.insert(check.id.clone(), rule.grace_ms);
+        }
+    }
+
+    /// A hook is over.
+    pub fn hooked(&mut self, id: &Rc<str>, hook: Hook, failed: bool) {
+        match hook {
+            Hook::PostStart if failed => drop(self.condemned.insert(id.clone(), None)),
+            Hook::PostStart => {}
+            Hook::PreStop => {
+                if let Some(hook) = self.hooks.get_mut(id) {
+                    hook.1 = true;
+                }
+            }
+        }
+    }
+
+    /// The grace of one container, ms.
+    fn grace_of(&self, id: &str, pod: &WantedPod) -> u64 {
+        self.condemned.get(id).copied().flatten().map_or_else(|| grace_ms(Some(pod)), |ms| ms.max(2_000))
+    }
+
+    /// Law 6: a preStop hook is over, or has had its time, before TERM.
+    fn hook_first(&self, uid: &Uid, id: &Rc<str>, world: &World, host: &Host, ms: u64) -> Result<(), Breach> {
+        let Some(p) = host.pods.get(uid).filter(|_| world.wanted.shutdown.is_none()) else { return Ok(()) };
+        let Some(c) = p.seen.containers.get(id).filter(|c| matches!(c.state, State::Running { .. })) else { return Ok(()) };
+        let has = p.pod.containers.iter().any(|w| w.name == c.name && w.care.pre_stop);
+        let over = self.hooks.get(id).is_some_and(|(begun, over)| *over || ms >= begun + self.grace_of(id, &p.pod));
+        if has && !over { breach(6, format!("{id} is told to stop before its preStop hook is over")) } else { Ok(()) }
     }
 
     /// An action took effect.
@@ -120,6 +192,9 @@ impl Bench {
         }
         if let Action::PrepareImage { image, .. } = action {
             self.fetching.remove(&image.to_string());
+        }
+        if let (Action::RunHook { id, hook: Hook::PreStop, .. }, Outcome::Failed(_)) = (action, outcome) {
+            self.hooked(id, Hook::PreStop, true);
         }
         match (action, outcome) {
             (Action::Look { uid }, Outcome::Done(Effect::Pod(None))) | (Action::DeleteSandbox { uid, keep: false }, Outcome::Done(_)) => {
@@ -171,6 +246,10 @@ impl Bench {
             pod.is_some_and(|p| p.seen.containers.values().any(|c| matches!(c.state, State::Running { .. })))
         };
         self.pod_termed.retain(|uid, _| running(uid));
+        self.pod_hooked.retain(|uid, _| running(uid));
+        self.hooks.retain(|id, _| alive(id));
+        self.condemned.retain(|id, _| alive(id));
+        self.failing.retain(|(id, _), _| alive(id));
         self.books.retain(|(uid, _), _| host.pods.contains_key(uid));
         let is_known = |uid: &Uid| host.pods.contains_key(uid) || world.wanted.pods.values().any(|p| p.uid == *uid);
         let exists = |key: &String| {
@@ -211,7 +290,7 @@ impl Bench {
         let Some(c) = p.seen.containers.get(id).filter(|c| matches!(c.state, State::Running { .. })) else { return Ok(()) };
         let wanted = world.wanted.shutdown.is_none() && world.wanted.pods.values().any(|w| w.uid == *uid) && !self.removing.contains(uid);
         let at_home = matches!(p.seen.sandbox, Sandbox::Ready { since, .. } if c.sandbox == Some(since));
-        if wanted && at_home && !is_over(&p.pod, &p.seen) {
+        if wanted && at_home && !is_over(&p.pod, &p.seen) && !self.condemned.contains_key(id) {
             return breach(3, format!("{action}: it is wanted and healthy"));
         }
         Ok(())
@@ -224,11 +303,13 @@ impl Bench {
         let Some((tried, delivered)) = self.termed.get(id).copied() else {
             return breach(9, format!("{id} is killed without having been asked"));
         };
-        let grace = grace_ms(Some(&*p.pod));
+        let grace = self.grace_of(id, &p.pod);
         let asked = delivered.unwrap_or(tried);
-        let mut due = asked + grace;
+        let begun = self.hooks.get(id).map_or(asked, |(begun, _)| *begun);
+        let mut due = (begun + grace).max(asked + 2_000);
         if c.kind == Kind::Sidecar {
-            due = (self.pod_termed.get(uid).copied().unwrap_or(asked) + grace).max(asked + 2_000);
+            let first = [self.pod_termed.get(uid), self.pod_hooked.get(uid), Some(&begun)].into_iter().flatten().min().unwrap();
+            due = (first + grace).max(asked + 2_000);
         }
         if let Some(s) = &world.wanted.shutdown {
             let window = if p.pod.critical { s.deadline.0 } else { s.critical_from().0 };
@@ -407,6 +488,10 @@ pub fn alive(plan: &Plan, world: &World) -> Result<(), Breach> {
         return Ok(());
     }
     for pod in world.wanted.pods.values() {
+        // A startup probe is asked until it is settled one way or the other, and a hook ends.
+        if world.memory.pods.get(&pod.uid).is_some_and(crate::drive::is_starting) {
+            continue;
+        }
         let nothing = SeenPod::default();
         let seen = world.seen.pods.get(&pod.uid).unwrap_or(&nothing);
         let initializing = seen.containers.values().any(|c| c.kind == Kind::Init && matches!(c.state, State::Running { .. }));

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::Pod;
-use plinth::pod::{Care, ImageRef, Kind, Origin, PodKey, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+use plinth::pod::{Care, ImageRef, Kind, Origin, PodKey, ProbeRule, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
 
 use crate::rng::Rng;
 
@@ -23,6 +23,12 @@ pub struct Temper {
     pub code: u32,
     /// So long after TERM, ms; `None`: it ignores TERM.
     pub term_ms: Option<u64>,
+    /// So many attempts fail their liveness probe.
+    pub sick: u32,
+    /// It passes its startup probe so long after its start, ms.
+    pub startup_ms: u64,
+    /// Its hooks take so long, ms.
+    pub hook_ms: u64,
 }
 
 /// One wish: a pod and the tempers of its containers.
@@ -52,7 +58,7 @@ pub fn wish(rng: &mut Rng, index: u64, revision: u64) -> Wish {
         };
         tempers.push((name.clone(), temper(rng, kind, restart)));
         let pull = rng.pick(&[PullPolicy::IfNotPresent, PullPolicy::IfNotPresent, PullPolicy::Always, PullPolicy::Never]);
-        containers.push(WantedContainer { name, kind, image: ImageRef(rng.pick(&IMAGES).into()), pull, restart, care: Care::default() });
+        containers.push(WantedContainer { name, kind, image: ImageRef(rng.pick(&IMAGES).into()), pull, restart, care: care(rng, kind) });
     }
     let pod = WantedPod {
         key: PodKey { namespace: "default".into(), name: format!("pod{index}").into() },
@@ -68,6 +74,24 @@ pub fn wish(rng: &mut Rng, index: u64, revision: u64) -> Wish {
     Wish { pod: Rc::new(pod), tempers }
 }
 
+/// Probes and hooks. A process that ends by itself may have them too.
+fn care(rng: &mut Rng, kind: Kind) -> Care {
+    if kind == Kind::Init || rng.percent(60) {
+        return Care::default();
+    }
+    let mut rule = |failures: u64, often: u64| {
+        let (delay, period) = (rng.pick(&[0, 0, 5_000]), rng.pick(&[7_000, 20_000]));
+        let grace_ms = rng.pick(&[None, None, Some(1_000), Some(60_000)]);
+        let failures = u32::try_from(rng.between(1, failures)).unwrap();
+        let rule = ProbeRule { initial_delay_ms: delay, period_ms: period, timeout_ms: 1_000, successes: 1, failures, grace_ms };
+        rng.percent(often).then_some(rule)
+    };
+    // The startup probe gives its container the time it needs: else no world with it would ever settle.
+    let startup = rule(3, 40).map(|r| ProbeRule { failures: 20, ..r });
+    let (liveness, readiness) = (rule(3, 50), rule(3, 50));
+    Care { startup, liveness, readiness, post_start: rng.percent(30), pre_stop: rng.percent(40) }
+}
+
 fn temper(rng: &mut Rng, kind: Kind, restart: RestartPolicy) -> Temper {
     let ends = match (kind, restart) {
         (Kind::Init, _) => true,
@@ -80,6 +104,9 @@ fn temper(rng: &mut Rng, kind: Kind, restart: RestartPolicy) -> Temper {
         crash_ms: rng.pick(&[0, 5, 900, 30_000, 700_000]),
         life_ms: ends.then(|| rng.pick(&[0, 3, 2_000, 90_000])),
         code: if ends && never && rng.percent(30) { 3 } else { 0 },
+        sick: if rng.percent(30) { u32::try_from(rng.between(1, 3)).unwrap() } else { 0 },
+        startup_ms: rng.pick(&[0, 0, 3_000, 40_000]),
+        hook_ms: rng.pick(&[0, 10, 1_500, 50_000]),
         term_ms: (!rng.percent(25)).then(|| rng.pick(&[0, 1, 400, 4_000])),
     }
 }
