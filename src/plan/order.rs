@@ -21,7 +21,7 @@ pub fn reached(v: &View<'_>, pod: &WantedPod) -> usize {
 pub fn is_through(v: &View<'_>, container: &WantedContainer) -> bool {
     let Some(attempt) = v.present(&container.name) else { return false };
     match container.kind {
-        Kind::Sidecar | Kind::Main => v.is_started(attempt),
+        Kind::Sidecar | Kind::Main => v.has_started(attempt),
         Kind::Init => exit(&attempt.state).is_some_and(|e| !is_failure(e)),
     }
 }

@@ -86,8 +86,8 @@ impl Watch {
         self.rounds.iter().any(|r| r.probe == probe)
     }
 
-    /// The startup gate is open.
-    fn has_started(&self) -> bool {
+    /// The startup gate is open: the probe has passed in our own time, whatever status shows of an adopted container.
+    pub fn has_started(&self) -> bool {
         !self.has(Probe::Startup) || self.verdict(Probe::Startup) == Some(true)
     }
 

@@ -149,10 +149,19 @@ impl<'a> View<'a> {
         self.container(&attempt.name).post_start.as_ref().filter(|h| h.id == attempt.id && !h.done)
     }
 
-    /// It runs, its postStart hook is over, and its startup probe, if any, has passed.
+    /// It runs, and its postStart hook is over.
+    fn is_up(&self, attempt: &SeenContainer) -> bool {
+        matches!(attempt.state, State::Running { .. }) && self.post_start(attempt).is_none()
+    }
+
+    /// It is up, and its startup probe, if any, has passed: what comes after a sidecar waits for that.
+    pub fn has_started(&self, attempt: &SeenContainer) -> bool {
+        self.is_up(attempt) && self.watch(attempt).is_none_or(Watch::has_started)
+    }
+
+    /// `started`, as status shows it.
     pub fn is_started(&self, attempt: &SeenContainer) -> bool {
-        let up = matches!(attempt.state, State::Running { .. }) && self.post_start(attempt).is_none();
-        up && self.watch(attempt).is_none_or(Watch::is_started)
+        self.is_up(attempt) && self.watch(attempt).is_none_or(Watch::is_started)
     }
 
     /// It is started, and its readiness probe, if any, has passed.

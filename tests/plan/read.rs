@@ -291,7 +291,7 @@ impl Case {
         let state = match word {
             "record" => State::Record,
             "created" => State::Created,
-            "running" => State::Running { since: SANDBOX },
+            "running" => State::Running { since: line.time("since")?.map_or(SANDBOX, wall) },
             "exited" => State::Exited(exit),
             "lost" => State::Lost(exit),
             "dead" => State::Dead(exit),
@@ -356,6 +356,11 @@ fn said(world: &mut World, uid: &Uid, line: &mut Line<'_>, now: Now) -> Result<(
             let failure = (how == "failed").then(|| "it said no".into());
             apply(world, Event::Hooked { uid: uid.clone(), id, hook: Hook::PostStart, failure }, now);
         }
+        return Ok(());
+    }
+    if how == "doomed" {
+        let doom = plinth::plan::world::Doom { id, probe: Some(probe(what)?), grace_ms: None, message: "no".into() };
+        world.memory.pods.entry(uid.clone()).or_default().containers.entry(name).or_default().doom = Some(Box::new(doom));
         return Ok(());
     }
     let check = Check { uid: uid.clone(), name, id, probe: probe(what)? };

@@ -258,10 +258,8 @@ impl Host {
                 _ => false,
             };
             let made = before.kind == Kind::Sidecar && here().next().is_some();
-            // One that ran for a while passes for started with a plinth that has just begun.
-            let old = |c: &SeenContainer| matches!((&c.state, &started.state), (State::Running { since }, State::Running { since: now }) if now.0 - since.0 >= 10_000_000_000);
             let first = started.attempt == 0 && before.kind == Kind::Sidecar && before.care.startup.is_some();
-            if first && !self.passed.contains(&(uid.clone(), before.name.clone())) && !here().any(old) {
+            if first && !self.passed.contains(&(uid.clone(), before.name.clone())) {
                 return breach(6, format!("{} starts before {} has passed its startup probe", started.id, before.name));
             }
             if !made && !here().any(through) {
