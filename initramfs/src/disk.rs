@@ -143,6 +143,16 @@ fn table(disk: &str) -> (Vec<Partition>, String) {
     };
     match (first, backup) {
         (_, Ok(Ok(found))) => {
+            // The kernel reads the first table alone, and has none of these.
+            let bytes = |lba: u64| i64::try_from(lba.checked_mul(block)?).ok();
+            let make = |p: &Partition| {
+                let (start, end) = (bytes(p.first_lba)?, bytes(p.last_lba.checked_add(1)?)?);
+                crate::sys::add_partition(&file, i32::try_from(p.number).ok()?, start, end - start).ok()
+            };
+            let made = found.iter().filter(|p| device(disk, p).is_none()).filter_map(make).count();
+            if made > 0 {
+                crate::console::say(&format!("{disk}: the partition table is broken, its copy at the end of the disk is used"));
+            }
             let line = note(disk, &found);
             (found, line)
         }

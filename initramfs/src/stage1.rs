@@ -52,7 +52,7 @@ fn boot(words: &Words, began: u64) -> Done<std::convert::Infallible> {
         }
     };
     let (loaded, wrong) = modules::load(Path::new("/etc/modules"), Path::new("/lib/modules"));
-    debug(&format!("{loaded} modules loaded"));
+    debug(&format!("{loaded} modules loaded, {} ms after the kernel was done", since_boot_ms().saturating_sub(began)));
     wrong.iter().for_each(|w| say(w));
     // A typing error in a hash must not boot what nobody verified.
     if let Some(bad) = &words.bad_hash {

@@ -72,6 +72,32 @@ pub fn rtc_time(rtc: impl AsFd) -> io::Result<[i32; 9]> {
     Ok(time)
 }
 
+#[repr(C)]
+struct BlkpgPartition {
+    start_bytes: i64,
+    length_bytes: i64,
+    number: i32,
+    names: [u8; 128],
+}
+
+#[repr(C)]
+struct BlkpgArg<'a> {
+    operation: i32,
+    flags: i32,
+    bytes: i32,
+    data: &'a BlkpgPartition,
+}
+
+/// Tells the kernel of a partition it has not found itself.
+pub fn add_partition(disk: impl AsFd, number: i32, start_bytes: i64, length_bytes: i64) -> io::Result<()> {
+    // BLKPG and BLKPG_ADD_PARTITION of linux/blkpg.h; the opcode carries no size.
+    const BLKPG: Opcode = opcode::none(0x12, 105);
+    let data = BlkpgPartition { start_bytes, length_bytes, number, names: [0; 128] };
+    let bytes = i32::try_from(size_of::<BlkpgPartition>()).unwrap_or(0);
+    // SAFETY: the kernel reads the argument and the partition it points to, both alive across the call.
+    unsafe { ioctl(disk, Setter::<BLKPG, BlkpgArg<'_>>::new(BlkpgArg { operation: 1, flags: 0, bytes, data: &data })) }.map_err(Into::into)
+}
+
 /// How long the hardware waits for its food; it answers what it took.
 pub fn watchdog_timeout(watchdog: impl AsFd, mut seconds: i32) -> io::Result<i32> {
     const WDIOC_SETTIMEOUT: Opcode = opcode::read_write::<i32>(b'W', 6);

@@ -31,7 +31,7 @@ pub struct Spec {
 }
 
 /// A service whose predecessor does not become ready starts anyway: it can say better than we what it misses.
-pub const HELD_MS: Ms = 10_000;
+pub const HELD_MS: Ms = 30_000;
 /// A start that takes longer has failed. Generous: an emulated machine with a cold disk is slow.
 pub const START_MS: Ms = 120_000;
 /// The first restart comes fast: after `kill -9` of the supervisor no pod should notice. Doubles with each failure in a row.
