@@ -2,6 +2,7 @@
 //!
 //! Files below this are its parts: `service` and `machine` decide, the others do.
 
+mod hear;
 mod machine;
 mod notify;
 mod output;
@@ -26,7 +27,7 @@ use std::path::Path;
 use nix::sys::signal::{SigSet, Signal as Caught};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::RebootCommand;
 
 use crate::cmdline::{self, Words};
@@ -37,7 +38,7 @@ pub use spawn::exec;
 
 use machine::{Do, End, Event, Machine};
 use output::{Bounded, Output};
-use process::{alone, everybody, how, where_it_is};
+use process::{alone, everybody, where_it_is};
 use service::{Do as Serve, Event as Told};
 use store::Store;
 use table::Entry;
@@ -229,100 +230,6 @@ impl Pid1 {
         // Its number is its own: only we reap, and a reaped one is `None`.
         if let Some(pid) = self.pids.get(at).copied().flatten() {
             let _ = kill_process(pid, signal);
-        }
-    }
-
-    fn listen(&mut self) {
-        while let Some(message) = notify::receive(&self.socket) {
-            // As with NotifyAccess=main: only the service's own first process is heard.
-            let Some(at) = message.from.and_then(|pid| self.pids.iter().position(|p| *p == Some(pid))) else { continue };
-            let (Some(store), Some(entry)) = (self.stores.get_mut(at), self.table.get(at)) else { continue };
-            let name = entry.spec.name;
-            let refused = store.heed(&message.words, message.fds, entry.spec.fds_max);
-            if refused > 0 {
-                say(&format!("{name}: no room to park {refused} descriptors"));
-            }
-            if let (Some(status), Some(last)) = (message.words.status, self.status.get_mut(at))
-                && status != *last
-            {
-                console::relay(name, &status);
-                *last = status;
-            }
-            for (is, told) in [(message.words.ready, Told::Ready), (message.words.fed, Told::Fed), (message.words.broken, Told::Broken)] {
-                if is {
-                    self.happen(Event::Told(at, told));
-                }
-            }
-        }
-    }
-
-    fn catch(&mut self) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
-            let end = match i32::try_from(info.ssi_signo).ok().and_then(|n| Caught::try_from(n).ok()) {
-                Some(Caught::SIGHUP) => End::Reboot,
-                Some(Caught::SIGUSR1) => End::Halt,
-                Some(Caught::SIGTERM | Caught::SIGINT | Caught::SIGUSR2) => End::PowerOff,
-                _ => continue,
-            };
-            self.happen(Event::End(end));
-        }
-    }
-
-    /// Every child that has ended: a service, who asked for the pods' end, or an orphan that became ours.
-    fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if let Some(at) = self.pids.iter().position(|p| *p == Some(pid)) {
-                if let Some(slot) = self.pids.get_mut(at) {
-                    *slot = None;
-                }
-                self.read();
-                if self.table.get(at).is_some_and(|e| e.spec.name == table::SETTLE) {
-                    self.drivers();
-                }
-                self.happen(Event::Told(at, Told::Exited(how(status))));
-            } else if self.asking == Some(pid) {
-                self.asking = None;
-                self.happen(Event::Asked(status.exit_status() == Some(0)));
-            }
-        }
-    }
-
-    /// What services wrote. A pipe outlives its service as long as a child of it holds it.
-    fn read(&mut self) {
-        let mut outputs = std::mem::take(&mut self.outputs);
-        outputs.retain_mut(|output| {
-            let (lines, goes_on) = output.read();
-            let name = self.table.get(output.service).map_or("", |e| e.spec.name);
-            for line in lines {
-                console::relay(name, &line);
-                if let Some(file) = self.files.get_mut(output.service) {
-                    file.line(&line);
-                }
-            }
-            goes_on
-        });
-        self.outputs = outputs;
-    }
-
-    /// What PID 1 itself has of drivers.
-    fn drivers(&mut self) {
-        self.buttons = power::buttons();
-        self.watchdog = File::options().write(true).open("/dev/watchdog").ok();
-        if let Some(Err(e)) = self.watchdog.as_ref().map(|w| crate::sys::watchdog_timeout(w, WATCHDOG_SECONDS)) {
-            say(&format!("set the watchdog: {e}"));
-        }
-    }
-
-    fn press(&mut self) {
-        let mut wanted = false;
-        self.buttons.retain(|b| {
-            let (pressed, there) = power::pressed(b);
-            wanted |= pressed;
-            there
-        });
-        if wanted {
-            say("the power button was pressed");
-            self.happen(Event::End(End::PowerOff));
         }
     }
 
