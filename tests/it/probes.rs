@@ -45,7 +45,7 @@ fn an_exec_probe_that_is_late_leaves_nothing_behind() {
     }
     let mut n = Node::up();
     n.start();
-    let readiness = "readinessProbe:\n  exec: {command: [sh, -c, 'sleep 4321 & sleep 1234']}\n  periodSeconds: 1\n  timeoutSeconds: 1";
+    let readiness = "readinessProbe:\n  exec: {command: [sh, -c, 'sleep 4321 & sleep 1234']}\n  periodSeconds: 3\n  timeoutSeconds: 1";
     n.put("late.yaml", &probed("late", 3, readiness, FOREVER));
     n.until("the probe is late", 20, |n| n.events_of("late").contains("command timed out"));
     assert!(!n.ready("late"));
