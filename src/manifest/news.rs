@@ -1,6 +1,7 @@
 //! What is new about the files since the last reading, for the log: each fact once. `status` always shows all of it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use log::Level;
 
@@ -14,6 +15,16 @@ pub fn tell(before: &[FileReport], now: &[FileReport]) {
             log::log!(level, "{text}");
         }
     }
+    for path in mended(before, now) {
+        log::info!("{}: nothing is wrong with it any more", path.display());
+    }
+}
+
+/// Files that were refused, in whole or in part, and no longer are: whoever mended one wants to read so.
+fn mended<'a>(before: &[FileReport], now: &'a [FileReport]) -> Vec<&'a Path> {
+    let broken: BTreeSet<&Path> = before.iter().filter(|r| !r.errors.is_empty()).map(|r| &*r.path).collect();
+    let good = now.iter().filter(|r| r.verdict == Verdict::Accepted && r.errors.is_empty() && !r.stale);
+    good.map(|r| &*r.path).filter(|path| broken.contains(path)).collect()
 }
 
 fn facts(report: &FileReport) -> Vec<(Level, String)> {
@@ -39,4 +50,30 @@ fn line(report: &FileReport, f: &Finding) -> String {
     let place = if f.line > 0 { format!(":{}:{}", f.line, f.column) } else { String::new() };
     let field = if f.field.is_empty() { String::new() } else { format!("{}: ", f.field) };
     format!("{}{place}: {field}{}", report.path.display(), f.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(errors: usize, verdict: Verdict) -> FileReport {
+        FileReport {
+            path: "/etc/m/web.yaml".into(),
+            layer: "/etc/m".into(),
+            verdict,
+            by: None,
+            pods: Vec::new(),
+            stale: false,
+            errors: vec![Finding::default(); errors],
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_mended_file_is_told_once() {
+        let (bad, good) = ([report(1, Verdict::Rejected)], [report(0, Verdict::Accepted)]);
+        assert_eq!(mended(&bad, &good), [Path::new("/etc/m/web.yaml")]);
+        assert!(mended(&good, &good).is_empty() && mended(&good, &bad).is_empty() && mended(&bad, &bad).is_empty());
+        assert!(mended(&bad, &[report(0, Verdict::Mask)]).is_empty());
+    }
 }

@@ -91,10 +91,15 @@ fn wanted_row(view: &View<'_>, pod: &WantedPod) -> PodRow {
 fn leaving<'a>(view: &'a View<'_>) -> impl Iterator<Item = PodRow> + 'a {
     let wanted = &view.world.wanted.pods;
     view.world.seen.pods.iter().filter(|(uid, _)| !wanted.values().any(|w| w.uid == **uid)).map(|(uid, seen)| {
-        let ips = if let Sandbox::Ready { ips, .. } = &seen.sandbox { ips.iter().map(ToString::to_string).collect() } else { Vec::new() };
+        let (ips, since) = match &seen.sandbox {
+            Sandbox::Ready { ips, since } => (ips.iter().map(ToString::to_string).collect(), Some(*since)),
+            Sandbox::Absent | Sandbox::Partial => (Vec::new(), None),
+        };
+        let known = view.world.memory.pods.get(uid).and_then(|m| m.known_since);
+        let start_time = since.into_iter().chain(known).min().map(|at| at.to_string());
         // Of remains without a name the uid is all there is to call them.
         let nameless = PodKey { namespace: "".into(), name: uid.0.clone() };
-        PodRow { status: "Terminating".into(), ips, ..line(view, seen.key.as_ref().unwrap_or(&nameless), uid) }
+        PodRow { status: "Terminating".into(), ips, start_time, ..line(view, seen.key.as_ref().unwrap_or(&nameless), uid) }
     })
 }
 

@@ -71,6 +71,7 @@ fn status_has_wanted_pods_leaving_pods_and_troubled_files() {
         let pods: Vec<_> = (0..3).map(|i| (text(&status["pods"][i], "/name"), text(&status["pods"][i], "/status"))).collect();
         assert_eq!(pods, [("crash-n1", "CrashLoopBackOff"), ("web-n1", "Running"), ("old-n1", "Terminating")]);
         assert_eq!(text(&status, "/pods/0/lastRestart"), "2026-01-01T00:01:00Z");
+        assert!(text(&status, "/pods/2/startTime").starts_with("2026-01-01T00:00:"), "one that leaves has an age, too");
         assert_eq!(status["pods"][0]["restarts"], json!(2));
         let files = status["manifests"].as_array().unwrap();
         assert_eq!((files.len(), text(&files[0], "/path"), text(&files[0], "/verdict")), (1, "/etc/m/bad.yaml", "rejected"));
