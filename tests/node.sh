@@ -10,6 +10,7 @@
 #   node.sh reboot DIR               what a power cut does: processes, mounts, /run; a new boot id
 #   node.sh down DIR                  end every process inside, remove the namespaces and DIR's state
 #
+# CONTAINERD_CONFIG: a configuration for containerd 2.x instead of images/containerd.toml.
 # DIR: root (containerd's data), state, data, run (tmpfs), logs, cni (conf), work. Cgroups under /plinth-<basename DIR>.
 set -euo pipefail
 verb=${1:?verb} dir=$(realpath -m "${2:?directory}")
@@ -38,7 +39,7 @@ contained() {
 cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name "$cgroup" 2>/dev/null; }
 
 start_containerd() {
-  local config=$here/../images/containerd.toml
+  local config=${CONTAINERD_CONFIG:-$here/../images/containerd.toml}
   case $("$dir/containerd/usr/bin/containerd" --version) in *" 1.7."*) config=$here/../images/containerd-1.7.toml ;; esac
   mkdir -p "$dir/root" "$dir/state"
   # The shim beside this containerd must win over one of the machine's: its folder is first in PATH.
