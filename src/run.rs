@@ -11,7 +11,6 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
-use sd_notify::NotifyState;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
@@ -29,6 +28,7 @@ use crate::runtime::{Job, Runtime, net};
 use crate::settings::Settings;
 use crate::socket::logs::Output;
 use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
+use crate::sys::notify::ServiceManager;
 use crate::sys::signal::Signals;
 
 /// Actions in flight are given this long to end before the process does: ending in the middle is harmless, but dull is better.
@@ -97,7 +97,7 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
     let runtime = Runtime::new(settings.clone(), hints)?;
     let mut manifests = Manifests::new(&settings, &settings.node_name);
     let state = Rc::new(State::new(settings, runtime));
-    let mut service = Service::new();
+    let mut service = Service::new(state.runtime.logs().manager());
     let (watch, serve) = (state.runtime.clone().watch(), socket::serve(listener, state.clone()));
     let end = tokio::select! {
         end = state.turn(&mut manifests, &mut events, &signals, &mut service) => end,
@@ -432,40 +432,35 @@ fn headline(world: &World) -> String {
 
 /// What the service manager is told. Without one, nothing.
 struct Service {
+    manager: Rc<ServiceManager>,
     watchdog: Option<tokio::time::Interval>,
     said: String,
 }
 
 impl Service {
-    fn new() -> Service {
+    fn new(manager: Rc<ServiceManager>) -> Service {
         // Half the time allowed, as sd_watchdog_enabled(3) advises. Beats that were missed are not made up for.
         let watchdog = sd_notify::watchdog_enabled().map(|allowed| {
             let mut interval = tokio::time::interval(allowed / 2);
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             interval
         });
-        Service { watchdog, said: String::new() }
-    }
-
-    fn tell(&self, what: &[NotifyState<'_>]) {
-        if let Err(e) = sd_notify::notify(what) {
-            log::debug!("tell the service manager: {e}");
-        }
+        Service { manager, watchdog, said: String::new() }
     }
 
     fn ready(&self) {
-        self.tell(&[NotifyState::Ready]);
+        self.manager.tell("READY=1\n");
     }
 
     fn stopping(&self) {
-        self.tell(&[NotifyState::Stopping]);
+        self.manager.tell("STOPPING=1\n");
     }
 
     /// One line of state, told when it changes.
     fn status(&mut self, world: &World) {
         let text = headline(world);
         if text != self.said {
-            self.tell(&[NotifyState::Status(&text)]);
+            self.manager.tell(format!("STATUS={}\n", text.replace('\n', " ")));
             self.said = text;
         }
     }
@@ -475,7 +470,7 @@ impl Service {
         match &mut self.watchdog {
             Some(interval) => {
                 interval.tick().await;
-                self.tell(&[NotifyState::Watchdog]);
+                self.manager.tell("WATCHDOG=1\n");
             }
             None => std::future::pending().await,
         }

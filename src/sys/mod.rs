@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod fifo;
 pub mod mounts;
 pub mod namespaces;
+pub mod notify;
 pub mod pidfd;
 pub mod session;
 pub mod signal;
@@ -23,7 +24,14 @@ pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// The same, of a descriptor that is shared.
+/// A descriptor that can be awaited for writing.
+#[expect(unsafe_code, reason = "tokio asks its caller to vouch that the descriptor stays the same one")]
+pub fn writable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is one open descriptor from its making to its drop.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) }?)
+}
+
+/// As `readable`, of a descriptor that is shared.
 #[expect(unsafe_code, reason = "tokio asks its caller to vouch that the descriptor stays the same one")]
 pub fn readable_shared(fd: Rc<OwnedFd>) -> io::Result<AsyncFd<Rc<OwnedFd>>> {
     // SAFETY: the AsyncFd holds a share of the OwnedFd, which nobody can close or exchange while a share lives.

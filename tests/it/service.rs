@@ -164,6 +164,31 @@ fn watchdog_is_fed_at_half_its_time_and_starves_when_the_loop_stands() {
     assert!(m.heard_soon("STOPPING=1"), "{:?}", m.said());
 }
 
+/// A service manager that is busy with itself, as PID 1 while it re-executes, must not hold plinth up.
+#[test]
+fn a_deaf_service_manager_stops_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let socket = UnixDatagram::bind(n.path("notify")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    n.env.extend([("NOTIFY_SOCKET".into(), n.path("notify")), ("WATCHDOG_USEC".into(), "100000".into())]);
+    n.start();
+    // Its queue is full by now: some dozen messages at most.
+    sleep(Duration::from_secs(2));
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    let names = || receive(&socket).map(|(text, _)| text);
+    let mut heard = String::new();
+    n.until("it hears of the pod's pipes and state after all", 5, |_| {
+        heard.extend(names());
+        heard.contains("FDNAME=plinth-log.stdout.") && heard.contains("STATUS=1 of 1 pods ready")
+    });
+    assert!(heard.starts_with("READY=1\n") || heard.contains("\nREADY=1\n"), "{heard}");
+    n.shutdown();
+}
+
 #[test]
 fn sighup_sees_what_inotify_cannot() {
     if !can_run() {

@@ -26,6 +26,7 @@ use crate::clock;
 use crate::pod::{PodKey, Uid};
 use crate::settings::Settings;
 use crate::sys::fifo;
+use crate::sys::notify::ServiceManager;
 use crate::sys::readable_shared;
 use line::Which;
 use park::Park;
@@ -100,6 +101,7 @@ struct Inner {
     bounds: Bounds,
     core: Rc<RefCell<Core>>,
     park: Park,
+    manager: Rc<ServiceManager>,
     slots: RefCell<BTreeMap<Rc<str>, Slot>>,
     fresh: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
     wake: Notify,
@@ -117,17 +119,24 @@ impl Logs {
     pub fn new(settings: &Settings) -> Result<Logs, LogsError> {
         let bounds = Bounds { max_bytes: settings.log_max_bytes, max_files: settings.log_max_files };
         let core = Rc::new(RefCell::new(Core::new().map_err(LogsError::Core)?));
+        let manager = Rc::new(ServiceManager::from_env());
         Ok(Logs(Rc::new(Inner {
             paths: Paths::new(settings),
             links: settings.container_links_dir.clone(),
             bounds,
             core,
-            park: Park::default(),
+            park: Park::new(manager.clone()),
+            manager,
             slots: RefCell::default(),
             fresh: RefCell::default(),
             wake: Notify::new(),
             changed: Rc::new(Notify::new()),
         })))
+    }
+
+    /// The service manager, to which `run` brings what it did not take at once.
+    pub fn manager(&self) -> Rc<ServiceManager> {
+        self.0.manager.clone()
     }
 
     /// Takes back the FIFOs an earlier plinth parked with the service manager. Once, at start, before any `open`.
@@ -205,10 +214,12 @@ impl Logs {
     /// Moves output for as long as it is polled, all streams in turn. One such future, held by the loop for ever.
     pub async fn run(&self) {
         let mut pumps: FuturesUnordered<LocalBoxFuture<'static, ()>> = FuturesUnordered::new();
+        let mut telling = std::pin::pin!(self.0.manager.run());
         loop {
             pumps.extend(self.0.fresh.take());
             tokio::select! {
                 () = self.0.wake.notified() => {}
+                () = &mut telling => {}
                 Some(()) = pumps.next() => {}
             }
         }

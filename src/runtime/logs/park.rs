@@ -3,27 +3,32 @@
 //! A FIFO's bytes live as long as any descriptor of it: the shim's while the container runs, the parked one after that. A
 //! read end is enough, and unlike a write end it lets the end of the last writer show. Without a service manager all of this does nothing.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-
-use sd_notify::NotifyState;
+use std::rc::Rc;
 
 use super::line::Which;
 use crate::sys::fifo;
+use crate::sys::notify::ServiceManager;
 
 const PREFIX: &str = "plinth-log.";
 
 /// What came back from the service manager and is not claimed yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Park {
     back: RefCell<BTreeMap<String, OwnedFd>>,
-    warned: Cell<bool>,
+    manager: Rc<ServiceManager>,
 }
 
 impl Park {
+    /// Nothing is back yet.
+    pub fn new(manager: Rc<ServiceManager>) -> Park {
+        Park { back: RefCell::default(), manager }
+    }
+
     /// Takes back what an earlier plinth parked (LISTEN_FDS); how many there are.
     pub fn take_back(&self) -> io::Result<usize> {
         let mut back = self.back.borrow_mut();
@@ -44,9 +49,7 @@ impl Park {
 
     /// Parks a read end. Not polled there: a container that ends while we are down hangs it up, and systemd would drop it with its bytes.
     pub fn park(&self, id: &str, which: Which, fd: &OwnedFd) {
-        let name = name(id, which);
-        let state = [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
-        self.heed(sd_notify::notify_with_fds(&state, &[fd.as_fd()]));
+        self.manager.give(format!("FDSTORE=1\nFDNAME={}\nFDPOLL=0\n", name(id, which)), fd);
     }
 
     /// Gives a parked read end up.
@@ -64,15 +67,7 @@ impl Park {
     }
 
     fn forget(&self, name: &str) {
-        self.heed(sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]));
-    }
-
-    fn heed(&self, result: io::Result<()>) {
-        if let Err(e) = result
-            && !self.warned.replace(true)
-        {
-            log::warn!("park log FIFOs with the service manager: {e}: output of a container that ends while plinth is down may be lost");
-        }
+        self.manager.tell(format!("FDSTOREREMOVE=1\nFDNAME={name}\n"));
     }
 }
 
