@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 use serde::{Deserialize, Serialize};
 
 /// Label and annotation prefix of everything that is plinth's own.
@@ -210,6 +210,19 @@ pub struct WantedContainer {
     pub care: Care,
 }
 
+/// An image that is a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeImage {
+    /// The volume's name.
+    pub volume: Rc<str>,
+    /// Its image, normalised.
+    pub image: ImageRef,
+    /// When that is pulled.
+    pub pull: PullPolicy,
+    /// Names of the containers that mount it.
+    pub users: Vec<Rc<str>>,
+}
+
 /// Where a manifest came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -234,6 +247,8 @@ pub struct WantedPod {
     pub origin: Origin,
     /// Init containers and sidecars in spec order, then main containers in spec order.
     pub containers: Vec<WantedContainer>,
+    /// Its image volumes that any container mounts, in spec order.
+    pub volume_images: Vec<VolumeImage>,
     /// Shares the host's network.
     pub host_network: bool,
     /// `terminationGracePeriodSeconds`, at least 1.
@@ -270,6 +285,7 @@ impl WantedPod {
         Some(WantedPod {
             key,
             uid,
+            volume_images: volume_images(spec),
             containers,
             host_network: spec.host_network.unwrap_or(false),
             grace_s: u32::try_from(spec.termination_grace_period_seconds.unwrap_or(30).max(1)).unwrap_or(u32::MAX),
@@ -280,11 +296,39 @@ impl WantedPod {
         })
     }
 
+    /// Every image it stands on.
+    pub fn images(&self) -> impl Iterator<Item = &ImageRef> {
+        self.containers.iter().map(|c| &c.image).chain(self.volume_images.iter().map(|v| &v.image))
+    }
+
     /// The spec's container of that name, wherever it stands.
     pub fn container(&self, name: &str) -> Option<&Container> {
         let spec = self.object.spec.as_ref()?;
         spec.init_containers.iter().flatten().chain(&spec.containers).find(|c| c.name == name)
     }
+}
+
+fn pull_policy(word: Option<&str>) -> PullPolicy {
+    match word {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        _ => PullPolicy::IfNotPresent,
+    }
+}
+
+fn volume_images(spec: &PodSpec) -> Vec<VolumeImage> {
+    let all = || spec.init_containers.iter().flatten().chain(&spec.containers);
+    let read = |v: &Volume| {
+        let source = v.image.as_ref()?;
+        let mounts = |c: &&Container| c.volume_mounts.iter().flatten().any(|m| m.name == v.name);
+        Some(VolumeImage {
+            volume: v.name.as_str().into(),
+            image: ImageRef::normalised(source.reference.as_deref()?),
+            pull: pull_policy(source.pull_policy.as_deref()),
+            users: all().filter(mounts).map(|c| c.name.as_str().into()).collect(),
+        })
+    };
+    spec.volumes.iter().flatten().filter_map(read).filter(|v| !v.users.is_empty()).collect()
 }
 
 fn wanted_container(c: &Container, kind: Kind, pod_policy: RestartPolicy) -> WantedContainer {
@@ -296,11 +340,7 @@ fn wanted_container(c: &Container, kind: Kind, pod_policy: RestartPolicy) -> Wan
         (_, Kind::Init) if pod_policy == RestartPolicy::Always => RestartPolicy::OnFailure,
         _ => pod_policy,
     };
-    let pull = match c.image_pull_policy.as_deref() {
-        Some("Always") => PullPolicy::Always,
-        Some("Never") => PullPolicy::Never,
-        _ => PullPolicy::IfNotPresent,
-    };
+    let pull = pull_policy(c.image_pull_policy.as_deref());
     // An init container that ends has neither, as the API's validation has it.
     let care = if kind == Kind::Init { Care::default() } else { Care::of(c) };
     WantedContainer { name: c.name.as_str().into(), kind, image: ImageRef::normalised(image), pull, restart, care }

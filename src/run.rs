@@ -3,7 +3,7 @@
 //! Decides nothing and does nothing itself. Everything it awaits is a future it owns; nothing in it blocks.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use crate::clock::{self, Moment, Now};
 use crate::manifest::live::Manifests;
 use crate::plan::action::{Action, Answer, Check, Event, Outcome};
+use crate::plan::admit::Refusal;
 use crate::plan::record::{self, EventNote, EventRing};
 use crate::plan::step::earlier;
 use crate::plan::world::{Limits, Link, SeenPod, World};
@@ -24,7 +25,7 @@ use crate::plan::{apply, plan, probe, status};
 use crate::pod::{FileReport, PodKey, Uid, WantedPod};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
-use crate::runtime::{Job, Runtime, net};
+use crate::runtime::{Job, Runtime, net, node};
 use crate::settings::Settings;
 use crate::socket::logs::Output;
 use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
@@ -49,6 +50,8 @@ struct State {
     files: RefCell<Vec<FileReport>>,
     ring: RefCell<EventRing>,
     counters: RefCell<Counters>,
+    /// Refusals that were told.
+    refused: RefCell<BTreeMap<Uid, Refusal>>,
     changes: watch::Sender<u64>,
     /// Something changed that a plan may depend on.
     moved: Cell<bool>,
@@ -137,8 +140,9 @@ impl State {
         State {
             ring: RefCell::new(EventRing::new(&settings.node_name, EVENTS_KEPT)),
             counters: RefCell::new(Counters::new(clock::now())),
-            world: RefCell::new(World { limits, ..World::default() }),
+            world: RefCell::new(World { limits, node: node::as_planned(&settings), ..World::default() }),
             files: RefCell::default(),
+            refused: RefCell::default(),
             changes: watch::Sender::new(0),
             moved: Cell::new(true),
             asked: Cell::new(None),
@@ -168,7 +172,12 @@ impl State {
                 self.read(manifests);
                 tokio::task::spawn_local(self.runtime.clone().collect_addresses(self.known()));
             }
-            if self.moved.take() || wake.is_some_and(|due| due <= clock::now().mono) {
+            let due = wake.is_some_and(|due| due <= clock::now().mono);
+            if due {
+                // Nobody tells of memory that was plugged in; whom the node does not take is decided on by the clock.
+                self.world.borrow_mut().node = node::as_planned(&self.settings);
+            }
+            if self.moved.take() || due {
                 wake = self.start(&mut in_flight);
                 self.changes.send_modify(|n| *n = n.wrapping_add(1));
                 service.status(&self.world.borrow());
@@ -225,6 +234,7 @@ impl State {
             let doing = self.runtime.clone().perform(job);
             in_flight.push(Box::pin(async move { Ended { outcome: doing.await, action, key, began: now.mono } }));
         }
+        self.refuse(plan.refused, now);
         plan.wake
     }
 
@@ -260,6 +270,20 @@ impl State {
         let seen = world.seen.pods.get(uid).cloned();
         let wanted = || world.wanted.pods.values().find(|p| p.uid == *uid).cloned();
         (seen.as_ref().and_then(|s| s.made_from.clone()).or_else(wanted), seen)
+    }
+
+    /// Says once who is not taken, and why. While nothing is decided, nothing is said.
+    fn refuse(&self, refused: BTreeMap<Uid, Refusal>, now: Now) {
+        let world = self.world.borrow();
+        if world.memory.looking || world.seen.listed.is_none() || matches!(world.seen.link, Link::Down { .. }) {
+            return;
+        }
+        let told = self.refused.replace(refused);
+        for (uid, refusal) in self.refused.borrow().iter().filter(|(uid, r)| !r.passing && told.get(*uid) != Some(r)) {
+            let note = record::refused(&world, uid, refusal);
+            note.iter().for_each(|n| log::warn!("pod={} is not taken: {}: {}", n.key, refusal.reason, refusal.message));
+            self.note(note.into_iter().collect(), now);
+        }
     }
 
     fn job(&self, action: &Action) -> Job {

@@ -115,7 +115,7 @@ leaks)
       ctr() { inside "$dir/containerd/usr/bin/ctr" -a "$dir/containerd.sock" -n plinth "$@"; }
       [ "$what" = stopped ] || ctr containers list -q | sed 's/^/record /'
       ctr tasks list -q | sed 's/^/task /'
-      ctr snapshots list | awk 'NR > 1 && $3 == "Active" { print "snapshot " $1 }'
+      ctr snapshots list | awk 'NR > 1 && ($3 == "Active" || $3 == "View") { print "snapshot " $1 }'
       ctr leases list -q | grep -v '^plinth' | sed 's/^/lease /' || true
     fi
   )

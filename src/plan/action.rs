@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::admit::Refusal;
 use super::world::{Link, Sandbox, SeenContainer, SeenImage, SeenPod, Wanted};
 use crate::clock::Moment;
 use crate::pod::{Hook, ImageRef, Probe, PullPolicy, Uid};
@@ -273,4 +274,6 @@ pub struct Plan {
     pub actions: Vec<(Action, Why)>,
     /// Plan again then, even if nothing happened.
     pub wake: Option<Moment>,
+    /// Wanted pods the node does not take now.
+    pub refused: BTreeMap<Uid, Refusal>,
 }

@@ -41,7 +41,7 @@ fn want(world: &mut World, wanted: Wanted, now: Now) {
     let kept: Vec<&Uid> = world.wanted.pods.values().map(|p| &p.uid).collect();
     let seen = &world.seen.pods;
     world.memory.pods.retain(|uid, m| m.in_flight.is_some() || seen.contains_key(uid) || kept.contains(&uid));
-    let images: Vec<&ImageRef> = world.wanted.pods.values().flat_map(|p| &p.containers).map(|c| &c.image).collect();
+    let images: Vec<&ImageRef> = world.wanted.pods.values().flat_map(|p| p.images()).collect();
     world.memory.images.retain(|image, m| m.in_flight.is_some() || images.contains(&image));
     world.seen.images.retain(|image, _| images.contains(&image));
 }
@@ -225,6 +225,9 @@ fn credit(world: &mut World, image: &ImageRef) {
             };
             let memory = world.memory.pods.entry(pod.uid.clone()).or_default();
             memory.containers.entry(c.name.clone()).or_default().pulled_for = Some(next);
+        }
+        if pod.volume_images.iter().any(|v| v.pull == PullPolicy::Always && v.image == *image) {
+            world.memory.pods.entry(pod.uid.clone()).or_default().volumes_pulled.insert(image.clone());
         }
     }
 }

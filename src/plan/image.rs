@@ -12,9 +12,9 @@ use crate::plan::order;
 use crate::plan::step::{Fate, On, earlier, fate};
 use crate::plan::view::{Scene, View};
 use crate::plan::world::{Retry, SeenImage, World};
-use crate::pod::{ImageRef, PullPolicy, Uid, WantedContainer, WantedPod};
+use crate::pod::{ImageRef, PullPolicy, Uid, VolumeImage, WantedContainer, WantedPod};
 
-/// Where the image of one container's attempt is.
+/// Where an image is.
 pub enum Image<'a> {
     /// There.
     Ready,
@@ -26,20 +26,47 @@ pub enum Image<'a> {
     Later(Moment, &'a Retry),
 }
 
-/// Where the image of one container's attempt is.
-pub fn state<'a>(v: &View<'a>, container: &WantedContainer, attempt: u32) -> Image<'a> {
+/// One image an attempt of a container stands on.
+#[derive(Clone, Copy)]
+pub struct Need<'a> {
+    /// Which.
+    pub image: &'a ImageRef,
+    /// When it is pulled.
+    pub pull: PullPolicy,
+    /// The volume it is; `None`: the container's own.
+    pub volume: Option<&'a str>,
+    asked: bool,
+}
+
+/// All images an attempt of a container stands on: those of the volumes it mounts, then its own (kubelet: `getImageVolumes` comes
+/// before `startContainer`).
+pub fn needs<'a>(v: &View<'a>, pod: &'a WantedPod, c: &'a WantedContainer, attempt: u32) -> impl Iterator<Item = Need<'a>> + use<'a> {
+    let memory = v.memory;
+    let mounted = pod.volume_images.iter().filter(|i| i.users.contains(&c.name));
+    let volume = |i: &'a VolumeImage| Need {
+        image: &i.image,
+        pull: i.pull,
+        volume: Some(&*i.volume),
+        asked: memory.volumes_pulled.contains(&i.image),
+    };
+    let own = Need { image: &c.image, pull: c.pull, volume: None, asked: v.container(&c.name).pulled_for == Some(attempt) };
+    mounted.map(volume).chain([own])
+}
+
+/// Where an image is.
+pub fn state<'a>(v: &View<'a>, need: Need<'_>) -> Image<'a> {
     let world = v.scene.world;
-    let seen = world.seen.images.get(&container.image);
-    let memory = world.memory.images.get(&container.image);
+    let seen = world.seen.images.get(need.image);
+    let memory = world.memory.images.get(need.image);
     let ready = matches!(seen, Some(SeenImage::Ready { .. }));
-    let asked = container.pull != PullPolicy::Always || v.container(&container.name).pulled_for == Some(attempt);
+    let asked = need.pull != PullPolicy::Always || need.asked;
     if ready && asked {
         return Image::Ready;
     }
     if memory.is_some_and(|m| m.in_flight.is_some()) {
         return Image::Preparing;
     }
-    let how = match (container.pull, seen) {
+    let how = match (need.pull, seen) {
         (PullPolicy::Always, _) => PullPolicy::Always,
         (PullPolicy::IfNotPresent, Some(_)) => PullPolicy::IfNotPresent,
         (PullPolicy::IfNotPresent, None) | (PullPolicy::Never, _) => PullPolicy::Never,
@@ -64,28 +91,30 @@ pub fn prepare<'a>(scene: &'a Scene<'a>, pods: impl Iterator<Item = &'a Uid>, pl
             if !will_run(&v, pod) {
                 break;
             }
-            let pull = match state(&v, container, attempt) {
-                Image::Needs(pull) => pull,
-                Image::Later(due, _) => {
-                    plan.wake = earlier(plan.wake, Some(due));
+            for need in needs(&v, pod, container, attempt) {
+                let pull = match state(&v, need) {
+                    Image::Needs(pull) => pull,
+                    Image::Later(due, _) => {
+                        plan.wake = earlier(plan.wake, Some(due));
+                        continue;
+                    }
+                    Image::Ready | Image::Preparing => continue,
+                };
+                let slow = pull != PullPolicy::Never;
+                if planned.contains(need.image) || (slow && pulling >= scene.world.limits.pulls.max(1)) {
                     continue;
                 }
-                Image::Ready | Image::Preparing => continue,
-            };
-            let slow = pull != PullPolicy::Never;
-            if planned.contains(&container.image) || (slow && pulling >= scene.world.limits.pulls.max(1)) {
-                continue;
+                planned.insert(need.image);
+                pulling += usize::from(slow);
+                let why = Why(format!("{} of pod {} needs it", container.name, pod.key).into());
+                plan.actions.push((Action::PrepareImage { image: need.image.clone(), pull }, why));
             }
-            planned.insert(&container.image);
-            pulling += usize::from(slow);
-            let why = Why(format!("{} of pod {} needs it", container.name, pod.key).into());
-            plan.actions.push((Action::PrepareImage { image: container.image.clone(), pull }, why));
         }
     }
 }
 
 fn will_run(v: &View<'_>, pod: &WantedPod) -> bool {
-    matches!(fate(v), Fate::Run(_) | Fate::Wait(On::Predecessor(_), _)) && !v.is_over(pod)
+    matches!(fate(v), Fate::Run(_) | Fate::Wait(On::Predecessor(_), _)) && !v.is_over(pod) && v.refusal().is_none()
 }
 
 fn in_flight(world: &World) -> usize {

@@ -45,6 +45,8 @@ pub struct PodMemory {
     pub stop_by: Option<Moment>,
     /// What was done to stop containers, by container id.
     pub stops: BTreeMap<Rc<str>, Stop>,
+    /// Images of its volumes that were asked for in its present sandbox (`pullPolicy: Always` asks once for each).
+    pub volumes_pulled: BTreeSet<ImageRef>,
     /// Status conditions by type, as last shown, and since when: `lastTransitionTime`.
     pub conditions: BTreeMap<&'static str, (bool, Wall)>,
     /// Per container name.

@@ -5,6 +5,7 @@
 //! - `action`: what can be done, why, and what came of it
 //! - `view`: one pod of the world, side by side
 //! - `step`: the decision table: the next step of one pod
+//! - `admit`: whether the node takes a pod
 //! - `order`: which container of a running pod is up next
 //! - `sweep`: stopping, cleaning up, removing
 //! - `probe`: which probe is due, and what its answers mean
@@ -16,6 +17,7 @@
 //! - `why`: what it waits for
 
 pub mod action;
+pub mod admit;
 pub mod apply;
 pub mod backoff;
 pub mod image;
@@ -38,7 +40,7 @@ pub use why::why;
 use crate::clock::Now;
 use crate::pod::Uid;
 use action::{Action, Plan, Why};
-use step::{Step, earlier, step};
+use step::{On, Step, earlier, step};
 use view::{Scene, is_at_rest};
 use world::{Link, World};
 
@@ -60,7 +62,12 @@ pub fn plan(world: &World, now: Now) -> Plan {
     for uid in unwanted.chain(starting_order(world)) {
         match step(&scene.pod(uid)) {
             Step::Do(action, why) => plan.actions.push((action, why)),
-            Step::Wait(_, due) => plan.wake = earlier(plan.wake, due),
+            Step::Wait(on, due) => {
+                if let On::Refused(refusal) = on {
+                    plan.refused.insert(uid.clone(), refusal.clone());
+                }
+                plan.wake = earlier(plan.wake, due);
+            }
             Step::Done => {}
         }
     }
@@ -71,7 +78,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
 }
 
 /// Critical pods first, then by name.
-fn starting_order(world: &World) -> impl Iterator<Item = &Uid> {
+pub(crate) fn starting_order(world: &World) -> impl Iterator<Item = &Uid> {
     let pods = || world.wanted.pods.values();
     pods().filter(|p| p.critical).chain(pods().filter(|p| !p.critical)).map(|p| &p.uid)
 }

@@ -113,11 +113,14 @@ fn again<'a>(v: &View<'a>, pod: &'a WantedPod, container: &'a WantedContainer, l
 }
 
 fn create<'a>(v: &View<'a>, pod: &'a WantedPod, container: &'a WantedContainer, attempt: u32, why: String) -> Step<'a> {
-    let (name, image) = (&*container.name, &container.image);
-    match image::state(v, container, attempt) {
-        Image::Ready => {}
-        Image::Preparing | Image::Needs(_) => return Step::Wait(On::Image { container: name, image }, None),
-        Image::Later(due, retry) => return Step::Wait(On::Pull { container: name, image, retry }, Some(due)),
+    let name = &*container.name;
+    for need in image::needs(v, pod, container, attempt) {
+        let image = need.image;
+        match image::state(v, need) {
+            Image::Ready => {}
+            Image::Preparing | Image::Needs(_) => return Step::Wait(On::Image { container: name, image }, None),
+            Image::Later(due, retry) => return Step::Wait(On::Pull { container: name, image, retry }, Some(due)),
+        }
     }
     let retry = &v.container(name).create;
     if let Some(due) = retry.wait(v.now()) {

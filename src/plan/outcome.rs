@@ -61,7 +61,10 @@ fn succeeded(world: &mut World, uid: &Uid, action: &Action, now: Now) {
     match action {
         Action::Look { .. } => memory.look.succeed(),
         Action::CreateSandbox { .. } => memory.sandbox.succeed(),
-        Action::DeleteSandbox { .. } => memory.other.succeed(),
+        Action::DeleteSandbox { .. } => {
+            memory.other.succeed();
+            memory.volumes_pulled.clear();
+        }
         Action::StartTask { id, .. } => {
             if let Some((name, _)) = container(id) {
                 memory.containers.entry(name).or_default().create.succeed();
@@ -147,8 +150,11 @@ pub(super) fn failed(world: &mut World, uid: &Uid, action: &Action, failure: &Fa
 /// Something a container is made of is gone, perhaps its image: have that looked for again.
 fn forget_image(world: &mut World, uid: &Uid, name: &str) {
     let pod = world.wanted.pods.values().find(|p| p.uid == *uid);
-    if let Some(container) = pod.and_then(|p| p.containers.iter().find(|c| &*c.name == name)) {
-        world.seen.images.remove(&container.image);
+    let Some(pod) = pod else { return };
+    let own = pod.containers.iter().filter(|c| &*c.name == name).map(|c| &c.image);
+    let volumes = pod.volume_images.iter().filter(|v| v.users.iter().any(|u| &**u == name)).map(|v| &v.image);
+    for image in own.chain(volumes) {
+        world.seen.images.remove(image);
     }
 }
 

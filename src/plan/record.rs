@@ -7,10 +7,11 @@ use std::rc::Rc;
 pub use super::ring::EventRing;
 use crate::clock::{Moment, Now};
 use crate::plan::action::{Action, Answer, Check, Effect, Failure, Outcome};
+use crate::plan::admit::Refusal;
 use crate::plan::status::GoDuration;
 use crate::plan::view::Scene;
 use crate::plan::world::{SeenContainer, SeenImage, State, World};
-use crate::pod::{Hook, ImageRef, Kind, PodKey, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+use crate::pod::{Hook, ImageRef, Kind, PodKey, PullPolicy, RestartPolicy, Uid, VolumeImage, WantedContainer, WantedPod};
 
 /// Something a person may want to know of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,11 @@ pub struct EventNote {
 pub fn started(world: &World, action: &Action) -> Vec<EventNote> {
     match action {
         Action::PrepareImage { image, pull } if *pull != PullPolicy::Never => {
-            waiting_for(world, image).map(|(pod, c)| normal(pod, c, "Pulling", format!("Pulling image \"{}\"", spelled(pod, c)))).collect()
+            let mut notes: Vec<EventNote> = waiting_for(world, image)
+                .map(|(pod, c)| normal(pod, c, "Pulling", format!("Pulling image \"{}\"", spelled(pod, c))))
+                .collect();
+            notes.extend(volumes_of(world, image).map(|(pod, _)| note(pod, None, "Pulling", format!("Pulling image \"{image}\""))));
+            notes
         }
         Action::RunHook { uid, id, hook: Hook::PreStop, .. } => killing(world, uid, id),
         // The hook's beginning told it already.
@@ -98,6 +103,11 @@ pub fn hooked(world: &World, uid: &Uid, id: &str, hook: Hook, failure: Option<&s
     failure.map(|_| warn(pod, Some(&c.name), reason, format!("{hook:?}Hook failed")))
 }
 
+/// What it tells that the node does not take a pod.
+pub fn refused(world: &World, uid: &Uid, refusal: &Refusal) -> Option<EventNote> {
+    wanted(world, uid).map(|pod| warn(pod, None, refusal.reason, refusal.message.clone()))
+}
+
 /// What the end of an action tells; `world` is as it was before.
 pub fn ended(world: &World, action: &Action, outcome: &Outcome, now: Now) -> Vec<EventNote> {
     let pod = action.uid().and_then(|uid| wanted(world, uid));
@@ -160,7 +170,36 @@ fn image_ended(world: &World, image: &ImageRef, pull: PullPolicy, outcome: &Outc
             Outcome::Done(_) | Outcome::Failed(_) => {}
         }
     }
+    for (pod, v) in volumes_of(world, image) {
+        let ready = matches!(outcome, Outcome::Done(Effect::Image(SeenImage::Ready { .. })));
+        match outcome {
+            _ if ready && pull == PullPolicy::Never => {
+                let message = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+                notes.extend((v.pull != PullPolicy::Always).then(|| note(pod, None, "Pulled", message)));
+            }
+            _ if ready => notes.push(note(pod, None, "Pulled", format!("Successfully pulled image \"{image}\""))),
+            Outcome::Failed(f) if pull != PullPolicy::Never => {
+                notes.push(warn(pod, None, "Failed", format!("Failed to pull image \"{image}\": {}", f.message)));
+                notes.push(note(pod, None, "BackOff", format!("Back-off pulling image \"{image}\"")));
+            }
+            _ if v.pull == PullPolicy::Never => {
+                let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+                notes.push(warn(pod, None, "ErrImageNeverPull", message));
+            }
+            Outcome::Done(_) | Outcome::Failed(_) => {}
+        }
+    }
     notes
+}
+
+/// Volumes of wanted pods that are this image, and that no container stands on yet.
+fn volumes_of<'a>(world: &'a World, image: &'a ImageRef) -> impl Iterator<Item = (&'a WantedPod, &'a VolumeImage)> {
+    let up = |pod: &WantedPod, v: &VolumeImage| {
+        let alive = |c: &SeenContainer| v.users.contains(&c.name) && matches!(c.state, State::Created | State::Running { .. });
+        world.seen.pods.get(&pod.uid).is_some_and(|seen| seen.containers.values().any(alive))
+    };
+    let pairs = world.wanted.pods.values().flat_map(|p| p.volume_images.iter().map(move |v| (&**p, v)));
+    pairs.filter(move |(pod, v)| v.image == *image && !up(pod, v))
 }
 
 /// The newest attempt has ended and waits for its restart.

@@ -12,6 +12,7 @@
 //!  an older pod of its name is still there        wait for that to be gone
 //!  wanted, over (nothing of it runs again)        stop what is left, DeleteSandbox, keep the last record of each container, and logs
 //!  wanted, sandbox partial or of nobody           stop what is left, DeleteSandbox, then as absent
+//!  wanted, the node does not take it (`admit`)    wait for that, and decide again each minute
 //!  wanted, sandbox absent                         CreateSandbox
 //!  wanted, sandbox ready                          containers in order, as below; then sweep
 //! ```
@@ -39,11 +40,15 @@ use std::rc::Rc;
 
 use crate::clock::Moment;
 use crate::plan::action::{Action, Why};
+use crate::plan::admit::Refusal;
 use crate::plan::order;
 use crate::plan::sweep::{self, Keep};
 use crate::plan::view::View;
 use crate::plan::world::{Retry, Sandbox};
 use crate::pod::{ImageRef, Uid, WantedPod};
+
+/// A pod the node does not take is decided on anew this often, ms, whatever happens.
+const REFUSED_MS: u64 = 60_000;
 
 /// What comes next for a pod.
 #[derive(Debug)]
@@ -64,6 +69,7 @@ pub enum On<'a> {
     Look(&'a Retry),
     Layers,
     Turn,
+    Refused(&'a Refusal),
     Predecessor(&'a Uid),
     Sandbox(&'a Retry),
     Removal(&'a Retry),
@@ -198,6 +204,10 @@ fn run<'a>(v: &View<'a>, pod: &'a WantedPod) -> Step<'a> {
 }
 
 fn create_sandbox<'a>(v: &View<'a>, pod: &WantedPod) -> Step<'a> {
+    if let Some(refusal) = v.scene.refusal(v.uid) {
+        // The node may have changed without a word: its memory, its labels. By the clock, so that it needs no memory.
+        return Step::Wait(On::Refused(refusal), Some(Moment((v.now().0 / REFUSED_MS + 1) * REFUSED_MS)));
+    }
     if let Some(due) = v.memory.sandbox.wait(v.now()) {
         return Step::Wait(On::Sandbox(&v.memory.sandbox), Some(due));
     }
@@ -225,6 +235,7 @@ impl fmt::Display for On<'_> {
             On::Action(action) => write!(f, "{action} to end"),
             On::Look(r) => write!(f, "the next look at it: {}", why(r)),
             On::Layers => f.write_str("every manifest layer to be read"),
+            On::Refused(r) => write!(f, "this node to take it: {}: {}", r.reason, r.message),
             On::Turn => f.write_str("the pods that are not critical to be gone"),
             On::Predecessor(uid) => write!(f, "its predecessor {uid} to be gone"),
             On::Sandbox(r) => write!(f, "the next try to make its sandbox: {}", why(r)),

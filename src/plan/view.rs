@@ -1,8 +1,11 @@
 //! One pod as a decision sees it: what is wanted, seen and remembered of it, side by side. Reads; decides nothing.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use crate::clock::Moment;
+use crate::plan::admit::{self, Refusal};
+use crate::plan::step::{Fate, fate};
 use crate::plan::world::{ContainerMemory, Doom, Exit, PodMemory, PostStart, Sandbox, SeenContainer, SeenPod, State, Stop, Watch, World};
 use crate::pod::{Kind, PodKey, RestartPolicy, Uid, WantedContainer, WantedPod};
 
@@ -18,6 +21,7 @@ pub struct Scene<'a> {
     outgoing: BTreeMap<&'a PodKey, &'a Uid>,
     /// Shutdown: anything non-critical is still there.
     pub common_left: bool,
+    refused: OnceCell<BTreeMap<Uid, Refusal>>,
     nothing: SeenPod,
     blank: PodMemory,
     unknown: ContainerMemory,
@@ -42,6 +46,7 @@ impl<'a> Scene<'a> {
             wanted,
             outgoing,
             common_left,
+            refused: OnceCell::new(),
             nothing: SeenPod::default(),
             blank: PodMemory::default(),
             unknown: ContainerMemory::default(),
@@ -61,6 +66,11 @@ impl<'a> Scene<'a> {
             seen: seen.unwrap_or(&self.nothing),
             memory: self.world.memory.pods.get(uid).unwrap_or(&self.blank),
         }
+    }
+
+    /// Why the node does not take a pod that is not there. Found out when first asked: a settled world never asks.
+    pub fn refusal(&self, uid: &Uid) -> Option<&Refusal> {
+        self.refused.get_or_init(|| admit::refusals(self)).get(uid)
     }
 
     /// The pod that still holds this pod's name.
@@ -97,6 +107,13 @@ impl<'a> View<'a> {
     /// This instant.
     pub fn now(&self) -> Moment {
         self.scene.now
+    }
+
+    /// Why it is not begun with, if it would be but for that.
+    pub fn refusal(&self) -> Option<&'a Refusal> {
+        let pod = self.wanted?;
+        let begins = self.seen.sandbox == Sandbox::Absent && self.memory.in_flight.is_none() && !self.is_over(pod);
+        if begins && matches!(fate(self), Fate::Run(_)) { self.scene.refusal(self.uid) } else { None }
     }
 
     /// The attempts of one container, oldest first by id order (ids carry the attempt, but only numbers are trusted).

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+pub use super::admit::Node;
 pub use super::memory::{ContainerMemory, Doom, ImageMemory, Memory, PodMemory, PostStart, Retry, Round, Stop, Watch};
 use crate::clock::{Moment, Wall};
 use crate::pod::{ImageRef, Kind, PodKey, Uid, WantedPod};
@@ -19,6 +20,8 @@ pub struct World {
     pub memory: Memory,
     /// The caps and delays in force.
     pub limits: Limits,
+    /// What the node takes.
+    pub node: Node,
     /// The node's addresses, primary first: `status.hostIPs`, nothing else reads them.
     pub host_ips: Vec<IpAddr>,
 }

@@ -6,7 +6,7 @@
 //! - `alone`: no other plinth in the same run directory
 //! - `events`: the link, and who says that something ended
 //! - `observe`: what is there; `labels`: what is written on it
-//! - `image`, `archive`: images, pulled or imported
+//! - `image`, `archive`: images, pulled or imported; `image_mount`: as volumes
 //! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
 //! - `probe`: how containers are, and their hooks
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
@@ -22,6 +22,7 @@ mod events;
 pub mod hosts;
 mod image;
 pub mod image_config;
+mod image_mount;
 pub mod image_volume;
 pub mod labels;
 pub mod logs;
@@ -231,6 +232,10 @@ impl Runtime {
         let failed = |f: Failure| Failure { reason: "KillPodSandboxError".into(), ..f };
         sandbox::delete(&self.settings, &self.paths, uid, keep).await.map_err(|e| failed(e.into_failure()))?;
         self.end_shims_of(uid).await;
+        // Of a pod nobody knows any more, the next full look removes what is left.
+        if pod.is_some_and(|p| !p.volume_images.is_empty()) {
+            self.release_images(uid).await.map_err(|e| e.into_failure("KillPodSandboxError"))?;
+        }
         let key = pod.map(|p| &p.key).or(seen.and_then(|s| s.key.as_ref()));
         if let (Some(key), false) = (key, keep) {
             // A log that cannot be removed is no reason to keep the pod.

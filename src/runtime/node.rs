@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::oci::types::Device;
 use super::oci::{NodeFacts, Support};
+use crate::plan::world::Node;
 use crate::quantity::Amount;
 use crate::settings::Settings;
 
@@ -55,6 +56,22 @@ pub fn allocatable(settings: &Settings) -> BTreeMap<String, Amount> {
         ("memory".to_owned(), Amount::of_units((memory_bytes() - RESERVED_BYTES).max(0))),
         ("ephemeral-storage".to_owned(), Amount::of_units(disk_bytes(&settings.data_dir))),
     ])
+}
+
+/// The node as pods are measured against it; its labels are those the kubelet gives itself.
+pub fn as_planned(settings: &Settings) -> Node {
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    Node {
+        name: settings.node_name.clone(),
+        labels: BTreeMap::from([
+            label("kubernetes.io/hostname", &settings.node_name),
+            label("kubernetes.io/os", "linux"),
+            label("kubernetes.io/arch", super::transfer::architecture()),
+        ]),
+        allocatable: allocatable(settings),
+        max_pods: Some(settings.max_pods),
+        unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),
+    }
 }
 
 fn read(path: &str) -> String {

@@ -47,7 +47,8 @@ impl Runtime {
         // What has its exit on record and no task needs none either: an earlier plinth ended between the two.
         let over: BTreeSet<&str> = records.iter().filter(|r| labels::ended(&r.labels)).map(|r| r.id.as_str()).collect();
         let idle = |key: &str| !here.contains(key) || (over.contains(key) && !tasks.contains_key(key));
-        for key in snapshots.iter().filter(|key| idle(key) && !self.making.borrow().contains(key.as_str())) {
+        let used = |key: &str| self.making.borrow().contains(key) || self.is_volume_in_use(key);
+        for key in snapshots.iter().filter(|key| idle(key) && !used(key)) {
             self.remove_snapshot(&client, key).await?;
         }
         self.release_leases(&client).await?;
@@ -188,7 +189,7 @@ impl Runtime {
         });
     }
 
-    async fn snapshots(&self, client: &Client) -> Result<Vec<String>> {
+    pub(super) async fn snapshots(&self, client: &Client) -> Result<Vec<String>> {
         let request = ListSnapshotsRequest { snapshotter: self.settings.snapshotter.clone(), filters: vec![OURS.to_owned()] };
         let mut stream = client.snapshots().list(client.ask(request)).await.tried("list snapshots of", &self.settings.snapshotter)?;
         let mut keys = Vec::new();

@@ -89,6 +89,8 @@ impl Runtime {
         }
         let image = self.resolve(&client, &wanted.image).await.map_err(failed)?;
         let image = image.ok_or_else(|| failed(Error::Gone(format!("create container `{name}`: image `{}` is gone", wanted.image))))?;
+        let mounted = self.mount_images(&client, pod, name).await;
+        mounted.map_err(|e| e.into_failure("ImageVolumeMountFailed"))?;
         let stop = &image.config.config.stop_signal;
         let labels = Labels {
             key: pod.key.clone(),

@@ -75,8 +75,10 @@ fn retry(view: &View<'_>, pod: &WantedPod, memory: &PodMemory, name: &str) -> Op
     let create = container.and_then(|c| Some((c.create.wait(now)?, c.create.failures)));
     // `plan` measures a crash back-off from the end of the last run.
     let crash = container.and_then(|c| Some((c.crash.crash_due(c.exit?.1), c.crash.failures))).filter(|(due, _)| *due > now);
-    let image = pod.containers.iter().find(|w| &*w.name == name).and_then(|w| view.world.memory.images.get(&w.image));
-    create.or(crash).or_else(|| image.and_then(|i| Some((i.pull.wait(now)?, i.pull.failures))))
+    let own = pod.containers.iter().filter(|w| &*w.name == name).map(|w| &w.image);
+    let volumes = pod.volume_images.iter().filter(|v| v.users.iter().any(|u| &**u == name)).map(|v| &v.image);
+    let pulls = own.chain(volumes).filter_map(|image| view.world.memory.images.get(image));
+    create.or(crash).or_else(|| pulls.filter_map(|i| Some((i.pull.wait(now)?, i.pull.failures))).min())
 }
 
 fn sandbox(seen: &SeenPod, pod: Option<&WantedPod>) -> SandboxState {

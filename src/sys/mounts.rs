@@ -7,12 +7,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags, statfs, statx};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, mount_remount, unmount};
 
 /// `statfs` type of a namespace file (linux/magic.h, NSFS_MAGIC).
 const NSFS: u64 = 0x6e73_6673;
 /// `statx` attribute: the root of a mount (linux/stat.h, STATX_ATTR_MOUNT_ROOT; Linux 5.8).
 const MOUNT_ROOT: u64 = 0x2000;
+
+/// One page is all mount(2) takes of options: some 40 layers at the usual place.
+const OPTIONS_BYTES: usize = 4096;
 
 /// A namespace is pinned here.
 pub fn is_pin(path: &Path) -> bool {
@@ -39,6 +42,22 @@ pub fn tmpfs(target: &Path, size_bytes: Option<u64>, mode: u32, noswap: bool) ->
 pub fn hugetlbfs(target: &Path, page_bytes: u64, size_bytes: u64) -> io::Result<()> {
     let options = CString::new(format!("pagesize={page_bytes},size={size_bytes}"))?;
     Ok(mount("nodev", target, "hugetlbfs", MountFlags::empty(), options.as_c_str())?)
+}
+
+/// What a snapshotter says is to be mounted (`bind` or `overlay`), read-only.
+pub fn snapshot(kind: &str, source: &str, options: &[String], target: &Path) -> io::Result<()> {
+    if kind == "bind" {
+        mount_bind_recursive(source, target)?;
+        let sealed = mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"");
+        return sealed.or_else(|e| detach(target).and(Err(e.into())));
+    }
+    let flags = ["ro", "rw", "bind", "rbind"];
+    let data: Vec<&str> = options.iter().map(String::as_str).filter(|o| !flags.contains(o)).collect();
+    let data = data.join(",");
+    if data.len() >= OPTIONS_BYTES {
+        return Err(io::Error::new(io::ErrorKind::ArgumentListTooLong, "the image has too many layers to be mounted by their names"));
+    }
+    Ok(mount(source, target, kind, MountFlags::RDONLY, CString::new(data)?.as_c_str())?)
 }
 
 /// Binds what the descriptor holds, and nothing that could be swapped in for its name meanwhile.

@@ -1,6 +1,6 @@
 //! Volumes that are more than a directory: the pod told to itself, images mounted as files.
 
-use crate::node::{FOREVER, Node, can_run, pod};
+use crate::node::{FOREVER, IMAGE, Node, can_run, container, pod};
 
 #[test]
 fn a_pod_reads_itself_from_downward_and_projected_files() {
@@ -35,5 +35,88 @@ fn a_pod_reads_itself_from_downward_and_projected_files() {
     n.remove("d.yaml");
     n.until("it is gone", 10, |n| n.gone("d"));
     n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
+fn an_image_is_mounted_as_a_volume_and_given_back() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let text = pod(
+        "i",
+        &format!("hostNetwork: true\n  volumes:\n  - name: tools\n    image: {{reference: '{IMAGE}', pullPolicy: IfNotPresent}}"),
+        &format!("/tools/bin/busybox echo from the image; ls /bin2; touch /tools/x 2>&1; {FOREVER}"),
+    )
+    .replace(
+        "    command: [sh, -c]",
+        "    volumeMounts: [{name: tools, mountPath: /tools}, {name: tools, mountPath: /bin2, subPath: bin}]\n    command: [sh, -c]",
+    );
+    n.put("i.yaml", &text);
+    n.until_ready("i");
+    n.until("it has told", 5, |n| n.said(&["logs", "i"]).contains("touch"));
+    let log = n.said(&["logs", "i"]);
+    assert!(log.starts_with("from the image\n") && log.contains("busybox\n") && log.contains("Read-only file system"), "{log}");
+    // The image's name may go: the files stay, for the containers that use them and for a restart of ours.
+    n.ctr(&["images", "rm", "--sync", IMAGE]);
+    n.kill();
+    n.start();
+    n.until_ready("i");
+    assert_eq!(n.restarts("i"), 0);
+    assert!(n.ctr(&["snapshots", "list"]).contains("-volume-tools"), "{}", n.ctr(&["snapshots", "list"]));
+    n.remove("i.yaml");
+    n.until("it is gone", 10, |n| n.gone("i"));
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
+fn a_volume_whose_image_nobody_has_holds_its_container_up() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let text = pod("v", "hostNetwork: true\n  volumes: [{name: t, image: {reference: 'localhost/nothing:1', pullPolicy: Never}}]", FOREVER)
+        .replace("    command: [sh, -c]", "    volumeMounts: [{name: t, mountPath: /t}]\n    command: [sh, -c]");
+    n.put("v.yaml", &text);
+    n.until("ErrImageNeverPull", 10, |n| {
+        n.pod("v").is_some_and(|p| container(&p, "c")["state"]["waiting"]["reason"] == "ErrImageNeverPull")
+    });
+    assert!(n.said(&["why", "v"]).contains("localhost/nothing:1"), "{}", n.said(&["why", "v"]));
+    n.shutdown();
+}
+
+#[test]
+fn a_pod_the_node_does_not_take_says_why_and_runs_once_it_can() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["maxPods=2"]);
+    n.start();
+    let with_port =
+        |name: &str| pod(name, "hostNetwork: true", FOREVER).replace("    command:", "    ports: [{containerPort: 8099}]\n    command:");
+    n.put("a.yaml", &with_port("a"));
+    n.until_ready("a");
+    n.put("b.yaml", &with_port("b"));
+    n.put("win.yaml", &pod("win", "os: {name: windows}", FOREVER));
+    let reason = |n: &Node, name: &str| n.pod(name).map(|p| p["status"]["reason"].clone());
+    n.until("b is refused", 5, |n| reason(n, "b").is_some_and(|r| r == "NodePorts"));
+    n.until("win is refused", 5, |n| reason(n, "win").is_some_and(|r| r == "PodOSNotSupported"));
+    let b = n.pod("b").unwrap();
+    assert_eq!(b["status"]["phase"], "Failed", "{b}");
+    assert!(b["status"]["message"].as_str().unwrap().contains("8099/TCP is held by default/a-it"), "{b}");
+    let (why, status) = (n.said(&["why", "b"]), String::from_utf8_lossy(&n.plinth(&["status"]).stdout).into_owned());
+    assert!(why.contains("NodePorts") && why.contains("default/a-it") && why.contains("Next try"), "{why}");
+    assert!(status.contains("NodePorts") && status.contains("PodOSNotSupported"), "{status}");
+    assert!(n.said(&["events", "b"]).contains("NodePorts"));
+    n.put("c.yaml", &pod("c", "hostNetwork: true", FOREVER));
+    n.put("d.yaml", &pod("d", "hostNetwork: true", FOREVER));
+    n.until_ready("c");
+    n.until("maxPods holds", 5, |n| reason(n, "d").is_some_and(|r| r == "OutOfpods"));
+    n.remove("a.yaml");
+    n.until_ready("b");
     n.shutdown();
 }

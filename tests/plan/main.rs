@@ -20,6 +20,10 @@ fn tell(plan: &Plan, probing: &Probing) -> String {
         let uid = action.uid().map(|uid| format!("{uid} ")).unwrap_or_default();
         writeln!(out, "{uid}{action}: {why}").unwrap();
     }
+    for (uid, r) in &plan.refused {
+        let passing = if r.passing { " [passing]" } else { "" };
+        writeln!(out, "{uid} refused {}: {}{passing}", r.reason, r.message).unwrap();
+    }
     if let Some(wake) = plan.wake {
         writeln!(out, "wake {}", read::seconds(wake)).unwrap();
     }

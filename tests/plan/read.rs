@@ -8,10 +8,12 @@ use k8s_openapi::api::core::v1::Pod;
 use plinth::clock::{Moment, Now, Wall};
 use plinth::plan::action::{Action, Answer, Check, Effect, Event, Outcome, Why};
 use plinth::plan::apply;
-use plinth::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenImage, SeenPod, State, Stop, Wanted, World};
+use plinth::plan::world::{Exit, Link, Node, Retry, Sandbox, SeenContainer, SeenImage, SeenPod, State, Stop, Wanted, World};
 use plinth::pod::{
-    Care, Hook, ImageRef, Kind, Origin, PodKey, Probe, ProbeRule, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod,
+    Care, Hook, ImageRef, Kind, Origin, PodKey, Probe, ProbeRule, PullPolicy, RestartPolicy, Uid, VolumeImage, WantedContainer, WantedPod,
 };
+use plinth::quantity::Amount;
+use serde_json::json;
 
 /// The sandbox of every seen pod was completed then; a container that is `old` belongs to another.
 const SANDBOX: Wall = Wall(1_000_000_000);
@@ -84,6 +86,7 @@ struct Case {
     /// Lines that change memory, done last.
     memory: Vec<(Uid, String)>,
     preparing: Vec<(ImageRef, PullPolicy)>,
+    node: Node,
 }
 
 /// The world of a case.
@@ -98,6 +101,7 @@ pub fn world(text: &str) -> Result<(World, Now), String> {
         shutdown: None,
         memory: Vec::new(),
         preparing: Vec::new(),
+        node: Node { name: "n1".into(), ..Node::default() },
     };
     let mut above = String::new();
     for (number, text) in text.lines().enumerate() {
@@ -173,6 +177,26 @@ fn probe(word: &str) -> Result<Probe, String> {
     }
 }
 
+/// What a pod asks of the node: `port=8080[/UDP] cpu=1 memory=1Gi os=windows sysctl=NAME select=KEY:VALUE affinity=KEY:VALUE`.
+fn asks(line: &mut Line<'_>) -> Result<Pod, String> {
+    let mut take = |key: &str| line.values.remove(key);
+    let port = take("port").map(|p| p.split_once('/').unwrap_or((p, "TCP")));
+    let port = port.map(|(n, protocol)| json!({ "containerPort": 1, "hostPort": n.parse::<i32>().unwrap(), "protocol": protocol }));
+    let requests: BTreeMap<&str, &str> = ["cpu", "memory"].into_iter().filter_map(|name| Some((name, take(name)?))).collect();
+    let pair = |s: &str| s.split_once(':').map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let select: BTreeMap<String, String> = take("select").and_then(pair).into_iter().collect();
+    let affinity = take("affinity").and_then(pair).map(|(key, value)| {
+        let term = json!({ "matchExpressions": [{ "key": key, "operator": "In", "values": [value] }] });
+        json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } })
+    });
+    let sysctls: Vec<_> = take("sysctl").into_iter().map(|name| json!({ "name": name, "value": "1" })).collect();
+    let os = take("os").map(|name| json!({ "name": name }));
+    let container = json!({ "name": "c", "ports": port.into_iter().collect::<Vec<_>>(), "resources": { "requests": requests } });
+    let spec = json!({ "containers": [container], "nodeSelector": select, "affinity": affinity, "os": os,
+        "securityContext": { "sysctls": sysctls } });
+    serde_json::from_value(json!({ "spec": spec })).map_err(|e| e.to_string())
+}
+
 impl Case {
     fn outer(&mut self, mut line: Line<'_>) -> Result<(), String> {
         match line.word()? {
@@ -194,6 +218,7 @@ impl Case {
                 let ready = SeenImage::Ready { id: "sha256:1".into() };
                 self.images.push((image, if line.word()? == "ready" { ready } else { SeenImage::Absent }));
             }
+            "node" => self.node(&mut line),
             "preparing" => self.preparing.push((ImageRef(line.word()?.into()), pull(line.word()?)?)),
             "seen" => self.seen(&mut line)?,
             "memory" => {
@@ -210,13 +235,26 @@ impl Case {
         line.end()
     }
 
+    /// `cpu=2 memory=1Gi pods=3 sysctl=net.*,kernel.msgmax label=zone:a`
+    fn node(&mut self, line: &mut Line<'_>) {
+        for name in ["cpu", "memory"] {
+            let amount = line.values.remove(name).and_then(Amount::parse);
+            self.node.allocatable.extend(amount.map(|a| (name.to_owned(), a)));
+        }
+        self.node.max_pods = line.values.remove("pods").and_then(|n| n.parse().ok());
+        self.node.unsafe_sysctls = line.values.remove("sysctl").into_iter().flat_map(|s| s.split(',')).map(str::to_owned).collect();
+        let labels = line.values.remove("label").into_iter().flat_map(|s| s.split(',')).filter_map(|l| l.split_once(':'));
+        self.node.labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    }
+
     fn pod(&mut self, line: &mut Line<'_>) -> Result<(), String> {
         let pod = WantedPod {
             key: key(line.word()?),
             uid: Uid(line.word()?.into()),
-            object: Rc::new(Pod::default()),
+            object: Rc::new(asks(line)?),
             origin: Origin::default(),
             containers: Vec::new(),
+            volume_images: Vec::new(),
             host_network: false,
             active_deadline_s: line.number("deadline")?,
             grace_s: line.number("grace")?.unwrap_or(30),
@@ -267,6 +305,7 @@ impl Case {
 
     fn wanted_container(&mut self, mut line: Line<'_>) -> Result<(), String> {
         let kind = match line.word()? {
+            "volume" => return self.volume_image(line),
             "init" => Kind::Init,
             "sidecar" => Kind::Sidecar,
             "main" => Kind::Main,
@@ -278,6 +317,15 @@ impl Case {
         let pull = pull(line.values.remove("pull").unwrap_or("IfNotPresent"))?;
         let container = WantedContainer { name: name.into(), kind, image: ImageRef(image.into()), pull, restart, care: care(&mut line)? };
         self.wanted.last_mut().ok_or("a pod line comes first")?.containers.push(container);
+        line.end()
+    }
+
+    fn volume_image(&mut self, mut line: Line<'_>) -> Result<(), String> {
+        let volume = line.word()?.into();
+        let image = ImageRef(line.values.remove("image").unwrap_or("a").into());
+        let pull = pull(line.values.remove("pull").unwrap_or("IfNotPresent"))?;
+        let users = line.values.remove("users").unwrap_or_default().split(',').map(Into::into).collect();
+        self.wanted.last_mut().ok_or("a pod line comes first")?.volume_images.push(VolumeImage { volume, image, pull, users });
         line.end()
     }
 
@@ -320,7 +368,7 @@ impl Case {
     }
 
     fn build(self) -> Result<(World, Now), String> {
-        let mut world = World::default();
+        let mut world = World { node: self.node, ..World::default() };
         let pods = self.wanted.into_iter().map(|p| (p.key.clone(), Rc::new(p))).collect();
         let up = matches!(self.link, Link::Up { .. });
         apply(&mut world, Event::Wanted(Wanted { complete: self.complete, pods, shutdown: None }), self.now);

@@ -18,7 +18,7 @@ use plinth::plan::{apply, probe};
 use plinth::pod::{Hook, PodKey, Probe, Uid, WantedPod};
 
 use crate::host::{Fault, Host, TruePod};
-use crate::laws::{Bench, Breach, alive, at_rest, breach, independent};
+use crate::laws::{Bench, Breach, alive, at_rest, breach, independent, is_crowded_out};
 use crate::mutate::Mutation;
 use crate::rng::Rng;
 use crate::story;
@@ -457,7 +457,14 @@ impl Sim {
 
     /// Nothing in flight, nothing to do, nothing to wait for.
     fn is_quiet(&self) -> bool {
-        let plan = (self.planner)(&self.world, self.now());
+        let mut plan = (self.planner)(&self.world, self.now());
+        if plan.actions.is_empty() && !plan.refused.is_empty() {
+            // Who is not taken waits by the clock for ever; the rest must wait for nothing.
+            let mut taken = self.world.clone();
+            taken.wanted.pods.retain(|_, p| !plan.refused.contains_key(&p.uid));
+            taken.seen.pods.retain(|uid, _| !plan.refused.contains_key(uid));
+            plan = (self.planner)(&taken, self.now());
+        }
         let pending = |i: &Item| matches!(i, Item::Hint(_) | Item::LinkUp | Item::Complete);
         self.ms >= self.quiet_from
             && self.world.seen.listed.is_some()
@@ -474,11 +481,12 @@ impl Sim {
         for (uid, p) in &self.host.pods {
             match self.wishes.get(&p.pod.key).filter(|w| w.uid == *uid) {
                 None => return breach(1, format!("{uid} is not wanted and still there: {:?}", p.seen)),
+                Some(wish) if is_crowded_out(wish, &self.host) => {}
                 Some(wish) => at_rest(wish, &p.seen).or_else(|why| breach(1, format!("{uid} {why}")))?,
             }
         }
         for wish in self.wishes.values() {
-            if !self.host.pods.contains_key(&wish.uid) {
+            if !self.host.pods.contains_key(&wish.uid) && !is_crowded_out(wish, &self.host) {
                 return breach(1, format!("{} is wanted and not there", wish.uid));
             }
         }

@@ -172,7 +172,8 @@ impl Host {
     fn create_container(&mut self, uid: &Uid, name: &Rc<str>, attempt: u32, wall: Wall, state: State) -> Result<Outcome, Breach> {
         let wish = self.wishes[uid].clone();
         let spec = wish.containers.iter().find(|c| c.name == *name).unwrap();
-        let there = self.images.contains(&spec.image);
+        let volumes = wish.volume_images.iter().filter(|v| v.users.contains(name)).map(|v| &v.image);
+        let there = volumes.chain([&spec.image]).all(|image| self.images.contains(image));
         let pod = self.pod(uid);
         let Sandbox::Ready { since, .. } = pod.seen.sandbox else {
             return breach(6, format!("{uid}: container {name} is made without a sandbox"));

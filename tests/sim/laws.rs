@@ -10,10 +10,11 @@ use std::rc::Rc;
 
 use plinth::clock::Now;
 use plinth::plan::action::{Action, Answer, Check, Class, Effect, Outcome, Plan};
-use plinth::plan::world::{Link, Sandbox, SeenContainer, SeenPod, State, World};
+use plinth::plan::world::{Link, PodMemory, Sandbox, SeenContainer, SeenPod, State, World};
 use plinth::pod::{Hook, Kind, Probe, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
 
 use crate::host::Host;
+use crate::wish::wants_port;
 
 /// A law was broken.
 #[derive(Clone, Debug)]
@@ -259,7 +260,7 @@ impl Bench {
         // An image nobody wants is forgotten with its failures; so is a pod that is gone.
         let asked = |key: &String| {
             let image = key.split_once("image:").map(|(_, image)| image);
-            image.is_none_or(|image| world.wanted.pods.values().flat_map(|p| &p.containers).any(|c| &*c.image.0 == image))
+            image.is_none_or(|image| world.wanted.pods.values().flat_map(|p| p.images()).any(|i| &*i.0 == image))
         };
         let has_container = |key: &String| {
             let mut words = key.split(' ');
@@ -435,6 +436,17 @@ pub fn is_over(pod: &WantedPod, seen: &SeenPod) -> bool {
         || (homeless && mains().all(|c| c.restart == RestartPolicy::Never) && mains().any(|c| is_final(c, seen)))
 }
 
+/// Nothing of it runs or is held.
+fn is_idle(seen: &SeenPod) -> bool {
+    seen.sandbox == Sandbox::Absent && seen.containers.values().all(|c| matches!(c.state, State::Dead(_)))
+}
+
+/// The node has no room for it: another pod has the port it wants.
+pub fn is_crowded_out(pod: &WantedPod, host: &Host) -> bool {
+    let holds = |uid: &Uid, p: &crate::host::TruePod| *uid != pod.uid && wants_port(&p.pod) && !is_idle(&p.seen);
+    wants_port(pod) && host.pods.get(&pod.uid).is_none_or(|p| is_idle(&p.seen)) && host.pods.iter().any(|(uid, p)| holds(uid, p))
+}
+
 /// Whether a wanted pod is as it should be, for good; else what is missing.
 pub fn at_rest(pod: &WantedPod, seen: &SeenPod) -> Result<(), String> {
     for c in seen.containers.values() {
@@ -507,7 +519,10 @@ pub fn alive(plan: &Plan, world: &World) -> Result<(), Breach> {
 /// Law 8: with one pod's memory wiped clean, as if nothing had ever failed for it, what is done for the others is the same.
 pub fn independent(plan: &Plan, world: &World, now: Now, victim: &Uid, planner: fn(&World, Now) -> Plan) -> Result<(), Breach> {
     let mut other = world.clone();
-    other.memory.pods.remove(victim);
+    // What is in flight for it is no failure: it holds the port it is being given.
+    if let Some(memory) = other.memory.pods.get_mut(victim) {
+        *memory = PodMemory { in_flight: memory.in_flight.take(), ..PodMemory::default() };
+    }
     let spared = planner(&other, now);
     let rest = |p: &Plan| -> Vec<String> {
         let theirs = p.actions.iter().filter(|(a, _)| a.uid().is_some_and(|uid| uid != victim));

@@ -2,8 +2,10 @@
 
 use std::rc::Rc;
 
-use k8s_openapi::api::core::v1::Pod;
-use plinth::pod::{Care, ImageRef, Kind, Origin, PodKey, ProbeRule, PullPolicy, RestartPolicy, Uid, WantedContainer, WantedPod};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, PodSpec};
+use plinth::pod::{
+    Care, ImageRef, Kind, Origin, PodKey, ProbeRule, PullPolicy, RestartPolicy, Uid, VolumeImage, WantedContainer, WantedPod,
+};
 
 use crate::rng::Rng;
 
@@ -63,9 +65,10 @@ pub fn wish(rng: &mut Rng, index: u64, revision: u64) -> Wish {
     let pod = WantedPod {
         key: PodKey { namespace: "default".into(), name: format!("pod{index}").into() },
         uid: Uid(format!("pod{index}-r{revision}").into()),
-        object: Rc::new(Pod::default()),
+        object: Rc::new(object(index, revision)),
         origin: Origin::default(),
         containers,
+        volume_images: volumes(index, revision, &tempers),
         host_network: false,
         active_deadline_s: None,
         grace_s: u32::try_from(rng.pick(&[1, 2, 5, 30])).unwrap(),
@@ -90,6 +93,33 @@ fn care(rng: &mut Rng, kind: Kind) -> Care {
     let startup = rule(3, 40).map(|r| ProbeRule { failures: 20, ..r });
     let (liveness, readiness) = (rule(3, 50), rule(3, 50));
     Care { startup, liveness, readiness, post_start: rng.percent(30), pre_stop: rng.percent(40) }
+}
+
+/// Every third pod wants the one host port there is. By number, so that the seeds of old worlds still make them.
+fn object(index: u64, revision: u64) -> Pod {
+    let port = ContainerPort { container_port: 1, host_port: Some(PORT), ..ContainerPort::default() };
+    let ports = ((index + revision) % 3 == 0).then(|| vec![port]);
+    let spec = PodSpec { containers: vec![Container { ports, ..Container::default() }], ..PodSpec::default() };
+    Pod { spec: Some(spec), ..Pod::default() }
+}
+
+/// The host port that only one pod can have.
+const PORT: i32 = 80;
+
+/// Whether a pod wants it.
+pub fn wants_port(pod: &WantedPod) -> bool {
+    let containers = pod.object.spec.iter().flat_map(|s| &s.containers);
+    containers.flat_map(|c| c.ports.iter().flatten()).any(|p| p.host_port == Some(PORT))
+}
+
+/// Every fourth pod has an image as a volume of its first container.
+fn volumes(index: u64, revision: u64, tempers: &[(Rc<str>, Temper)]) -> Vec<VolumeImage> {
+    if (index + revision) % 4 != 1 {
+        return Vec::new();
+    }
+    let image = ImageRef(IMAGES[usize::try_from(revision % 4).unwrap()].into());
+    let pull = if revision.is_multiple_of(2) { PullPolicy::Always } else { PullPolicy::IfNotPresent };
+    vec![VolumeImage { volume: "v".into(), image, pull, users: vec![tempers[0].0.clone()] }]
 }
 
 fn temper(rng: &mut Rng, kind: Kind, restart: RestartPolicy) -> Temper {

@@ -125,7 +125,7 @@ fn trouble(
         return None;
     }
     if let Some(attempt) = order::upcoming(v, pod, index, c)
-        && let Some(waiting) = image_trouble(v, c, attempt)
+        && let Some(waiting) = image_trouble(v, pod, c, attempt)
     {
         return Some(waiting);
     }
@@ -144,21 +144,21 @@ fn crash_loop(pod: &WantedPod, c: &WantedContainer, crash: &Retry) -> ContainerS
     ContainerStateWaiting { reason: Some("CrashLoopBackOff".into()), message: Some(message) }
 }
 
-fn image_trouble(v: &View<'_>, c: &WantedContainer, attempt: u32) -> Option<ContainerStateWaiting> {
-    let state = image::state(v, c, attempt);
-    if matches!(state, Image::Ready) {
-        return None;
-    }
-    let memory = v.scene.world.memory.images.get(&c.image)?;
-    let absent = matches!(v.scene.world.seen.images.get(&c.image), Some(SeenImage::Absent));
-    let looked_for = c.pull == PullPolicy::Never || (c.pull == PullPolicy::IfNotPresent && !absent);
+/// The first image that is not there yet, and what is wrong with it.
+fn image_trouble(v: &View<'_>, pod: &WantedPod, c: &WantedContainer, attempt: u32) -> Option<ContainerStateWaiting> {
+    let missing = image::needs(v, pod, c, attempt).map(|need| (need, image::state(v, need)));
+    let (need, state) = missing.into_iter().find(|(_, state)| !matches!(state, Image::Ready))?;
+    let memory = v.scene.world.memory.images.get(need.image)?;
+    let absent = matches!(v.scene.world.seen.images.get(need.image), Some(SeenImage::Absent));
+    let looked_for = need.pull == PullPolicy::Never || (need.pull == PullPolicy::IfNotPresent && !absent);
     let retry = if looked_for { &memory.look } else { &memory.pull };
     let mut waiting = failing(retry, "ErrImagePull")?;
     let fresh = retry.at.is_some_and(|at| v.now().since_ms(at) < FRESH_ERROR_MS);
     let pulled = matches!(waiting.reason.as_deref(), Some("ErrImagePull" | "RegistryUnavailable"));
     if pulled && !fresh && matches!(state, Image::Later(..)) {
         let message = waiting.message.unwrap_or_default();
-        let spelled = v.wanted.and_then(|p| p.container(&c.name)).and_then(|s| s.image.clone()).unwrap_or_default();
+        let own = || pod.container(&c.name).and_then(|s| s.image.clone()).unwrap_or_default();
+        let spelled = if need.volume.is_some() { need.image.to_string() } else { own() };
         waiting.message =
             Some(format!("Back-off pulling image \"{spelled}\": {}: {message}", waiting.reason.as_deref().unwrap_or_default()));
         waiting.reason = Some("ImagePullBackOff".into());

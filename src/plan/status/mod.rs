@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::clock::{Now, Wall};
+use crate::plan::admit::Refusal;
 use crate::plan::view::{Scene, View};
 use crate::plan::world::{Sandbox, World};
 use crate::pod::{Kind, Uid, WantedPod};
@@ -32,6 +33,12 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
         Sandbox::Absent | Sandbox::Partial => Vec::new(),
     };
     let overdue = v.is_overdue(pod);
+    let refusal = refusal(&v);
+    let (reason, message) = match refusal {
+        _ if overdue => (Some("DeadlineExceeded"), Some("Pod was active on the node longer than the specified deadline".to_owned())),
+        Some(r) => (Some(r.reason), Some(format!("Pod was rejected: {}", r.message))),
+        None => (None, None),
+    };
     let host: Vec<String> = world.host_ips.iter().map(ToString::to_string).collect();
     PodStatus {
         phase: Some(shown.phase.to_owned()),
@@ -40,14 +47,19 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
         host_ips: (!host.is_empty()).then(|| host.into_iter().map(|ip| HostIP { ip }).collect()),
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
-        reason: overdue.then(|| "DeadlineExceeded".to_owned()),
-        message: overdue.then(|| "Pod was active on the node longer than the specified deadline".to_owned()),
+        reason: reason.map(str::to_owned),
+        message,
         start_time: started(&v).map(time),
         qos_class: qos_class(pod),
-        init_container_statuses: (!shown.init.is_empty()).then_some(shown.init),
-        container_statuses: Some(shown.main),
+        init_container_statuses: (!shown.init.is_empty() && refusal.is_none()).then_some(shown.init),
+        container_statuses: refusal.is_none().then_some(shown.main),
         ..PodStatus::default()
     }
+}
+
+/// Why the node does not take it, unless who is in the way is going already: that is no failure, only a while.
+pub(super) fn refusal<'a>(v: &View<'a>) -> Option<&'a Refusal> {
+    v.refusal().filter(|r| !r.passing)
 }
 
 /// What conditions and summary are read from.

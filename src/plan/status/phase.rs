@@ -7,7 +7,8 @@ use crate::pod::{Kind, RestartPolicy, WantedPod};
 
 /// `Pending`, `Running`, `Succeeded` or `Failed`.
 pub fn phase(v: &View<'_>, pod: &WantedPod, init: &[ContainerStatus], main: &[ContainerStatus]) -> &'static str {
-    if v.is_overdue(pod) {
+    // As the kubelet shows a pod it rejected; here that is not for good.
+    if v.is_overdue(pod) || super::refusal(v).is_some() {
         return "Failed";
     }
     let has_ended = |s: &&ContainerStatus| ended(s).is_some();

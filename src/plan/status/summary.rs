@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus};
 
-use super::Shown;
+use super::{Shown, refusal};
 use crate::clock::Now;
 use crate::plan::step::{Fate, fate};
 use crate::plan::view::Scene;
@@ -46,6 +46,9 @@ pub fn summary(world: &World, uid: &Uid, now: Now) -> Summary {
             line.restarts = sidecars().chain(&shown.main).map(|s| s.restart_count).sum();
             main_word(&shown.main, &mut line.status);
         }
+    }
+    if let Some(refusal) = refusal(&v) {
+        line.status = refusal.reason.into();
     }
     if matches!(fate(&v), Fate::Remove(..)) && (v.known || v.wanted.is_none()) {
         line.status = "Terminating".into();

@@ -174,6 +174,8 @@ pub fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Result<(), 
         }
         if let Some(host) = &volume.host_path {
             host_path::check(&volume.name, host)?;
+        } else if volume.image.is_some() {
+            // Mounted with the first container that uses it: it waits for its image as that does.
         } else if downward::is_one(volume) {
             downward::refresh(paths, pod, volume, node)?;
         } else {
@@ -186,7 +188,7 @@ pub fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Result<(), 
 
 /// The field of a source plinth does not have.
 fn kind(v: &Volume) -> Option<&'static str> {
-    let has: [(bool, &'static str); 26] = [
+    let has: [(bool, &'static str); 25] = [
         (v.aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
         (v.azure_disk.is_some(), "azureDisk"),
         (v.azure_file.is_some(), "azureFile"),
@@ -201,7 +203,6 @@ fn kind(v: &Volume) -> Option<&'static str> {
         (v.gce_persistent_disk.is_some(), "gcePersistentDisk"),
         (v.git_repo.is_some(), "gitRepo"),
         (v.glusterfs.is_some(), "glusterfs"),
-        (v.image.is_some(), "image"),
         (v.iscsi.is_some(), "iscsi"),
         (v.nfs.is_some(), "nfs"),
         (v.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
