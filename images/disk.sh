@@ -29,7 +29,7 @@ put plinth-root 4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709 "$(sized "$out/root.erofs")
 put plinth-root-verity 2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5 "$(sized "$out/root.verity")" "$out/root.verity"
 put plinth-manifests 0FC63DAF-8483-4772-8E79-3D69D8477DE4 "$(sized "$out/manifests.erofs")" "$out/manifests.erofs"
 put plinth-state 0FC63DAF-8483-4772-8E79-3D69D8477DE4 $state_mib
-sfdisk --quiet --no-reread --no-tell-kernel "$out/plinth.img" <<<"label: gpt
+sfdisk --quiet --wipe-partitions never --no-reread --no-tell-kernel "$out/plinth.img" <<<"label: gpt
 label-id: $(id 0)
 first-lba: 2048
 $table"
