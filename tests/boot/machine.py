@@ -71,10 +71,6 @@ class Machine:
         found = next(p for p in table["partitions"] if p.get("name") == name)
         return found["start"] * 512, found["size"] * 512
 
-    def format(self, name):
-        start, size = self.partition(name)
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-E", f"offset={start}", self.disk, f"{size >> 10}k"], check=True, capture_output=True)
-
     def overwrite(self, name, data, at=0, times=1):
         start, size = self.partition(name)
         with open(self.disk, "r+b") as disk:
