@@ -9,6 +9,8 @@ mod hook;
 mod http;
 mod target;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::rc::Rc;
