@@ -4,7 +4,7 @@ release := target/$(host)/release/plinth
 cache   := .cache
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo test sim check bench install image boot
+.PHONY: help build demo test sim check bench install image boot boottest
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
@@ -37,6 +37,9 @@ image: build $(cache)/busybox.tar ## images/out: kernel, initrd, verified root, 
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked -p plinth-init --target $(host)
 	@images/fetch.sh images/packages $(cache)/image
 	@images/build.sh $(release) target/$(host)/release/plinth-init $(cache)/image images/out
+
+boottest: $(cache)/busybox.tar ## the image built twice and booted: tests/boot
+	@tests/boot/run.sh
 
 boot: ## boots images/out in QEMU on this terminal, the web pod on http://127.0.0.1:8080; Ctrl-a x leaves
 	@images/boot.sh images/out
