@@ -158,7 +158,7 @@ mod tests {
         let mut hear = || {
             let mut bytes = [0; 100];
             while let Ok(n) = socket.recv(&mut bytes) {
-                heard.push(String::from_utf8(bytes[..n].to_vec()).unwrap());
+                heard.push(String::from_utf8(bytes.iter().take(n).copied().collect()).unwrap());
             }
             heard.last().is_some_and(|last| *last == format!("STATUS={}\n", kept - 1))
         };

@@ -98,7 +98,7 @@ fn care(rng: &mut Rng, kind: Kind) -> Care {
 /// Every third pod wants the one host port there is. By number, so that the seeds of old worlds still make them.
 fn object(index: u64, revision: u64) -> Pod {
     let port = ContainerPort { container_port: 1, host_port: Some(PORT), ..ContainerPort::default() };
-    let ports = ((index + revision) % 3 == 0).then(|| vec![port]);
+    let ports = (index + revision).is_multiple_of(3).then(|| vec![port]);
     let spec = PodSpec { containers: vec![Container { ports, ..Container::default() }], ..PodSpec::default() };
     Pod { spec: Some(spec), ..Pod::default() }
 }
