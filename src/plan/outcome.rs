@@ -188,7 +188,7 @@ pub(super) fn tidy(world: &mut World, uid: &Uid, now: Now) {
 /// What is there may tell that a pod is older than our memory of it.
 fn begin(memory: &mut PodMemory, pod: &SeenPod, now: Now) {
     let sandbox = if let Sandbox::Ready { since, .. } = pod.sandbox { Some(since) } else { None };
-    let oldest = pod.containers.values().map(|c| c.created).filter(|at| at.0 > 0).chain(sandbox).min();
+    let oldest = pod.containers.values().map(|c| c.sandbox.unwrap_or(c.created)).filter(|at| at.0 > 0).chain(sandbox).min();
     let began = oldest.map_or(now.mono, |at| moment_of(at, now));
     memory.began = Some(memory.began.map_or(began, |b| b.min(began)));
 }

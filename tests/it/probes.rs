@@ -197,7 +197,7 @@ fn a_pod_that_is_past_its_deadline_has_failed_and_stays_so() {
     n.kill();
     n.start();
     n.until("it stays so", 10, over);
-    assert!(n.ctr(&["tasks", "list", "-q"]).trim().is_empty());
+    assert!(n.ctr(&["tasks", "list", "-q"]).trim().is_empty(), "{}", n.log());
     n.shutdown();
 }
 
