@@ -189,6 +189,15 @@ pub struct Failure {
     pub message: Rc<str>,
 }
 
+impl Failure {
+    /// The same, tried again at the usual pace even if that seems to change nothing: for looks, because a pod nobody can look at
+    /// cannot be stopped either, and for images, because archives are mended and tags pushed without plinth hearing of it.
+    pub fn eased(&self) -> Failure {
+        let class = if self.class == Class::Refused { Class::Retry } else { self.class };
+        Failure { class, ..self.clone() }
+    }
+}
+
 /// What follows from a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {

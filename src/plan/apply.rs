@@ -150,7 +150,7 @@ fn looked_at_all(world: &mut World, outcome: Outcome, now: Now) {
         Outcome::Done(Effect::All(pods)) => pods,
         Outcome::Done(_) => return,
         Outcome::Failed(failure) => {
-            world.memory.look.fail(&failure, world.limits.create_backoff_ms, now.mono);
+            world.memory.look.fail(&failure.eased(), world.limits.create_backoff_ms, now.mono);
             return;
         }
     };
@@ -193,9 +193,7 @@ fn prepared(world: &mut World, image: &ImageRef, pull: PullPolicy, outcome: Outc
             world.seen.images.insert(image.clone(), SeenImage::Absent);
         }
         Outcome::Failed(failure) => {
-            // The kubelet's pace whatever is wrong: an archive is mended and a tag is pushed without plinth hearing of it.
-            let class = if failure.class == Class::Refused { Class::Retry } else { failure.class };
-            retry.fail(&Failure { class, ..failure.clone() }, world.limits.pull_backoff_ms, now.mono);
+            retry.fail(&failure.eased(), world.limits.pull_backoff_ms, now.mono);
             if look && &*failure.reason == "ErrImageNeverPull" {
                 world.seen.images.insert(image.clone(), SeenImage::Absent);
             }

@@ -132,7 +132,10 @@ pub(super) fn failed(world: &mut World, uid: &Uid, action: &Action, failure: &Fa
             &mut memory.stops.entry(id.clone()).or_default().retry
         }
     };
-    retry.fail(failure, range, now.mono);
+    match action {
+        Action::Look { .. } => retry.fail(&failure.eased(), range, now.mono),
+        _ => retry.fail(failure, range, now.mono),
+    }
     if let Action::RunHook { id, .. } = action {
         let hooks = memory.containers.values_mut().filter_map(|c| c.post_start.as_mut());
         hooks.filter(|h| h.id == *id).for_each(|h| h.begun = false);

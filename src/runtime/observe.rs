@@ -23,6 +23,7 @@ use super::error::{Result, chain};
 use super::labels::{self, Labels, OURS};
 use super::{Known, Runtime, sandbox};
 use crate::clock::{self, Wall};
+use crate::plan::action::Event;
 use crate::plan::world::{Exit, SeenContainer, SeenPod, State};
 use crate::pod::Uid;
 
@@ -101,8 +102,11 @@ impl Runtime {
         self.know(&id, labels);
         let state = self.state(record, labels, task);
         if let (State::Running { .. }, Some(task)) = (&state, task) {
-            if let Some(known) = self.known.borrow_mut().get_mut(&id) {
-                known.ended = false;
+            // An end that was told before this look, and is not in it: of an earlier task of that id, or so fresh that this look was
+            // already under way. Which of the two, only another look tells; the next end is told again.
+            let told = self.known.borrow_mut().get_mut(&id).is_some_and(|known| std::mem::take(&mut known.ended));
+            if told {
+                self.tell(Event::Hint(labels.uid.clone()));
             }
             self.watch_container(&id, task.pid);
         }

@@ -219,8 +219,10 @@ impl Bench {
                 let (count, delay, _) = self.failures.get(&key).copied().unwrap_or((0, 0, 0));
                 let (counts, earned, wait) = match f.class {
                     Class::Unreachable => (0, delay, delay.max(1_000)),
-                    // An image is tried at the registry's pace whatever is wrong with it.
-                    Class::Refused if !matches!(action, Action::PrepareImage { .. }) => (1, cap, cap),
+                    // Looks and images are tried again at their pace whatever is wrong (`Failure::eased`).
+                    Class::Refused if !matches!(action, Action::PrepareImage { .. } | Action::Look { .. } | Action::LookAll) => {
+                        (1, cap, cap)
+                    }
                     // Somebody else did it: once more at once.
                     Class::Gone if count == 0 => (1, 0, 0),
                     Class::Gone | Class::Retry | Class::Refused => (1, (delay * 2).clamp(first, cap), (delay * 2).clamp(first, cap)),
