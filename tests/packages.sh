@@ -18,7 +18,14 @@ missing=()
 for p in "${want[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
 done
-if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then missing+=(rustup); fi
+if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+  # Debian 13 has rustup; Debian 12's own Rust is too old and it has no rustup.
+  if [ -z "$(apt-cache search --names-only '^rustup$' 2>/dev/null)" ] && ! { [ "$(id -u)" = 0 ] && apt-get update -q >/dev/null && [ -n "$(apt-cache search --names-only '^rustup$')" ]; }; then
+    echo "packages.sh: find cargo: it is not installed, and apt has no rustup; install Rust 1.90 or newer with rustup, then run this again" >&2
+    exit 1
+  fi
+  missing+=(rustup)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" != 0 ]; then
