@@ -57,7 +57,7 @@ fn a_gibibyte_without_a_newline_slows_nobody() {
     let t = Instant::now();
     n.until_ready("quiet");
     assert!(t.elapsed() < Duration::from_secs(5), "a quiet pod beside it started after {:?}", t.elapsed());
-    n.until("the flood's last line is there", 120, |n| n.said(&["logs", "flood", "--tail", "1"]) == "end\n");
+    n.until("the flood's last line is there", 120, |n| n.said_or_nothing(&["logs", "flood", "--tail", "1"]) == "end\n");
     let rss_kb: u64 = fs::read_to_string(format!("/proc/{}/status", n.pid()))
         .unwrap()
         .lines()
@@ -123,7 +123,7 @@ fn a_network_that_fails_says_so_and_recovers() {
     fs::write(&list, good.replace("\"bridge\",\"bridge\"", "\"nosuch\",\"bridge\"")).unwrap();
     n.put("a.yaml", &crate::node::pod("a", "hostname: a", FOREVER));
     n.start();
-    n.until("it says so", 15, |n| n.said(&["why", "a"]).contains("nosuch"));
+    n.until("it says so", 15, |n| n.said_or_nothing(&["why", "a"]).contains("nosuch"));
     assert!(n.said(&["events", "a"]).contains("NetworkNotReady"), "{}", n.said(&["events", "a"]));
     fs::write(&list, good).unwrap();
     n.until_ready("a");
@@ -146,7 +146,7 @@ fn a_command_that_is_not_there_is_a_start_error() {
                 || c["state"]["waiting"]["message"].as_str().is_some_and(|m| m.contains("/no/such/command"))
         })
     });
-    n.until("why tells the OCI runtime's words", 5, |n| n.said(&["why", "x"]).contains("exec: \"/no/such/command\""));
+    n.until("why tells the OCI runtime's words", 5, |n| n.said_or_nothing(&["why", "x"]).contains("exec: \"/no/such/command\""));
     n.shutdown();
 }
 

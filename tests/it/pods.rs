@@ -17,7 +17,7 @@ fn a_pod_comes_and_goes_without_a_trace() {
         assert!(condition(&p, kind), "{kind}: {p}");
     }
     assert_eq!(container(&p, "c")["restartCount"], 0);
-    n.until("its log is there", 5, |n| n.said(&["logs", "a"]).contains("hello"));
+    n.until("its log is there", 5, |n| n.said_or_nothing(&["logs", "a"]).contains("hello"));
     n.remove("a.yaml");
     n.until("it is gone", 10, |n| n.gone("a"));
     n.assert_clean();
@@ -56,7 +56,7 @@ fn init_containers_run_in_order_and_share_an_empty_dir() {
         ),
     );
     n.until_ready("i");
-    n.until("both init containers ran before, in order", 5, |n| n.said(&["logs", "i", "-c", "c"]).starts_with("one\ntwo\n"));
+    n.until("both init containers ran before, in order", 5, |n| n.said_or_nothing(&["logs", "i", "-c", "c"]).starts_with("one\ntwo\n"));
     let log = n.said(&["logs", "i", "-c", "c"]);
     assert!(log.contains("1024"), "the memory volume has its size: {log}");
     n.shutdown();
@@ -78,7 +78,7 @@ fn an_edit_stops_the_old_pod_and_starts_the_new_one() {
     assert_eq!(n.pod("e").unwrap()["metadata"]["uid"], before, "a comment restarts nothing");
     n.put("e.yaml", &script("e", &format!("echo second; {FOREVER}")));
     n.until("the new revision runs", 15, |n| n.ready("e") && n.pod("e").unwrap()["metadata"]["uid"] != before);
-    n.until("and speaks", 5, |n| n.said(&["logs", "e"]) == "second\n");
+    n.until("and speaks", 5, |n| n.said_or_nothing(&["logs", "e"]) == "second\n");
     n.shutdown();
 }
 
@@ -112,7 +112,7 @@ fn the_overlay_overrides_and_masks() {
     n.put_overlay("b.yaml", "");
     n.start();
     n.until_ready("a");
-    n.until("the overlay's file won", 5, |n| n.said(&["logs", "a"]) == "overlay\n");
+    n.until("the overlay's file won", 5, |n| n.said_or_nothing(&["logs", "a"]) == "overlay\n");
     assert!(n.pod("b").is_none(), "a mask hides the image's pod");
     let why = n.said(&["why", "a"]);
     assert!(why.contains(&n.path("work/overlay/a.yaml")) && why.contains(&n.path("work/image/a.yaml")), "{why}");
@@ -177,7 +177,7 @@ fn crun_and_containerd_1_7_run_pods_too() {
         n.put("a.yaml", &pod("a", "hostname: a", &format!("echo hello; {FOREVER}")));
         n.start();
         n.until_ready("a");
-        n.until("its log is there", 5, |n| n.said(&["logs", "a"]) == "hello\n");
+        n.until("its log is there", 5, |n| n.said_or_nothing(&["logs", "a"]) == "hello\n");
         n.kill();
         n.start();
         n.until_ready("a");

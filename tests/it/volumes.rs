@@ -20,7 +20,7 @@ fn a_pod_reads_itself_from_downward_and_projected_files() {
     .replace("    command: [sh, -c]", "    resources: {limits: {cpu: 250m}}\n    volumeMounts: [{name: down, mountPath: /down}, {name: all, mountPath: /all}]\n    command: [sh, -c]");
     n.put("d.yaml", &text);
     n.until_ready("d");
-    n.until("it has told", 5, |n| n.said(&["logs", "d"]).contains("touch"));
+    n.until("it has told", 5, |n| n.said_or_nothing(&["logs", "d"]).contains("touch"));
     let log = n.said(&["logs", "d"]);
     let lines: Vec<&str> = log.lines().collect();
     let uid = n.pod("d").unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
@@ -56,7 +56,7 @@ fn an_image_is_mounted_as_a_volume_and_given_back() {
     );
     n.put("i.yaml", &text);
     n.until_ready("i");
-    n.until("it has told", 5, |n| n.said(&["logs", "i"]).contains("touch"));
+    n.until("it has told", 5, |n| n.said_or_nothing(&["logs", "i"]).contains("touch"));
     let log = n.said(&["logs", "i"]);
     assert!(log.starts_with("from the image\n") && log.contains("busybox\n") && log.contains("Read-only file system"), "{log}");
     // The image's name may go: the files stay, for the containers that use them and for a restart of ours.
