@@ -68,7 +68,8 @@ impl Manifests {
             let seen = std::cell::RefCell::new(&mut self.seen);
             let parse = |bytes: &[u8], path: &Path| revision(bytes, path, &layer, &self.node_name, now.wall, &mut seen.borrow_mut());
             let busy = |name: &std::ffi::OsStr| self.watch.busy(i, name, now.mono);
-            listings.push(reader.read(&Pass { now, parse: &parse, busy: &busy }));
+            let aside = |name: &std::ffi::OsStr| self.watch.aside(i, name, now.mono);
+            listings.push(reader.read(&Pass { now, parse: &parse, busy: &busy, aside: &aside }));
         }
         let decision = layer::decide(&listings, &mut self.memory, now.mono);
         self.due = false;

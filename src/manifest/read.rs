@@ -2,6 +2,7 @@
 //!
 //! It decides nothing but when a change is taken: a change for the worse (a file that no longer parses, is empty or gone) waits a
 //! moment, because that is what a file looks like while an editor or a copy is half-way. Whatever is no regular file is never opened.
+//! How long a name that is gone may take to come back depends on how it went: one that was moved aside, as editors do, gets longer.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -19,8 +20,9 @@ use crate::clock::{Moment, Now};
 /// A file that is worse than before is looked at again after this before that is believed.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// A name that is gone may be on its way back under the same name (editors move the old file away first); so short because stopping waits for it.
-const GONE_SETTLE: Duration = Duration::from_millis(10);
+/// A name that was deleted may be on its way back in the next system call of who did it (install, tar, git); so short because
+/// stopping waits for it.
+const GONE_SETTLE: Duration = Duration::from_millis(2);
 
 /// A change within this of the last one may leave the same times on a file (the kernel stamps files once a tick).
 const STAMP_NS: i64 = 20_000_000;
@@ -36,6 +38,8 @@ pub struct Pass<'a> {
     pub parse: &'a Parse<'a>,
     /// Tells of files that somebody has open and writes to: they stay as they are.
     pub busy: &'a dyn Fn(&OsStr) -> bool,
+    /// Tells of names that were just moved aside, to another name in the layer: they are waited for.
+    pub aside: &'a dyn Fn(&OsStr) -> bool,
 }
 
 /// What is known of a layer between two readings.
@@ -135,10 +139,13 @@ impl Reader {
 
     /// The entries to go by: those found, or the previous ones for the moment a name may need to come back.
     fn settled(&mut self, fd: &OwnedFd, dir: &Path, names: Vec<(OsString, bool)>, pass: &Pass<'_>) -> Vec<Entry> {
-        let gone = self.published.iter().any(|e| !names.iter().any(|(name, _)| *name == e.name));
-        if gone && *self.gone_until.get_or_insert(pass.now.mono + GONE_SETTLE) > pass.now.mono {
-            self.again = self.gone_until;
-            return self.published.clone();
+        let mut gone = self.published.iter().filter(|e| !names.iter().any(|(name, _)| *name == e.name)).peekable();
+        if gone.peek().is_some() {
+            let until = *self.gone_until.get_or_insert(pass.now.mono + GONE_SETTLE);
+            self.again = Some(until).filter(|until| *until > pass.now.mono);
+            if self.again.is_some() || gone.any(|e| (pass.aside)(&e.name)) {
+                return self.published.clone();
+            }
         }
         self.gone_until = None;
         self.files.retain(|name, _| names.iter().any(|(n, _)| n == name));

@@ -1,6 +1,6 @@
 //! What the kernel says about the layers: inotify on each, on its parent, and on the nearest directory above one that is not there.
 //!
-//! It only says that a reading is due, and which files are being written to; what is there, `read` finds out. Where inotify is
+//! It only says that a reading is due, which files are being written to, and which names were moved aside; what is there, `read` finds out. Where inotify is
 //! blind (lower layers of an overlayfs, link targets, a mount put over a layer) the rescan sees it.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,9 @@ const BEGIN: Duration = Duration::from_millis(50);
 /// A file is left alone while it is open and was written to within this; then it is read as it is.
 const WRITING: Duration = Duration::from_secs(60);
 
+/// A name that was moved to another in the same directory is what an editor does before it writes the file anew; it has this long to begin.
+const ASIDE: Duration = Duration::from_millis(50);
+
 /// The layers' watches.
 #[derive(Debug)]
 pub struct Watch {
@@ -32,6 +35,10 @@ pub struct Watch {
     awaited: Option<AsyncFd<OwnedFd>>,
     roles: BTreeMap<WatchDescriptor, Vec<Role>>,
     busy: BTreeMap<(usize, OsString), Moment>,
+    /// Names that were moved aside, and until when they are waited for.
+    aside: BTreeMap<(usize, OsString), Moment>,
+    /// The last name that was moved away from a directory: where to, the next event tells, by the cookie.
+    moved: Option<(WatchDescriptor, u32, OsString)>,
     due: bool,
 }
 
@@ -53,7 +60,18 @@ impl Watch {
             Ok(inotify) => (Some(inotify), None),
             Err(e) => (None, Some(e)),
         };
-        (Watch { inotify, awaited: None, roles: BTreeMap::new(), busy: BTreeMap::new(), due: false }, error)
+        (
+            Watch {
+                inotify,
+                awaited: None,
+                roles: BTreeMap::new(),
+                busy: BTreeMap::new(),
+                aside: BTreeMap::new(),
+                moved: None,
+                due: false,
+            },
+            error,
+        )
     }
 
     /// Watches what stands at these paths now. Cheap to repeat: the kernel answers the same descriptor for the same directory.
@@ -103,14 +121,20 @@ impl Watch {
         self.busy.iter().any(|((l, n), until)| *l == layer && n == name && *until > now)
     }
 
-    /// When the first busy file counts as written, though nobody closed it.
+    /// This name was just moved to another in its layer.
+    pub fn aside(&self, layer: usize, name: &OsStr, now: Moment) -> bool {
+        self.aside.iter().any(|((l, n), until)| *l == layer && n == name && *until > now)
+    }
+
+    /// When the first busy file counts as written, though nobody closed it, or a name that was moved aside as gone.
     pub fn deadline(&self) -> Option<Moment> {
-        self.busy.values().min().copied()
+        self.busy.values().chain(self.aside.values()).min().copied()
     }
 
     /// Forgets files whose time is up.
     pub fn expire(&mut self, now: Moment) {
         self.busy.retain(|_, until| *until > now);
+        self.aside.retain(|_, until| *until > now);
     }
 
     /// Waits until something is queued. Cancel-safe.
@@ -143,6 +167,7 @@ impl Watch {
             self.due = true;
             return;
         };
+        self.pair(event, name, &roles, now);
         for role in roles {
             match role {
                 Role::Above(child) => {
@@ -154,6 +179,17 @@ impl Watch {
                 Role::Layer(layer) if !name.as_bytes().starts_with(b".") || name == "..data" => self.file(layer, name, event.mask, now),
                 Role::File(..) | Role::Layer(_) => {}
             }
+        }
+    }
+
+    /// The two halves of a rename within a layer.
+    fn pair(&mut self, event: &Event<OsString>, name: &OsStr, roles: &[Role], now: Moment) {
+        if event.mask.contains(EventMask::MOVED_FROM) {
+            self.moved = Some((event.wd.clone(), event.cookie, name.to_owned()));
+        } else if let Some((_, _, from)) = self.moved.take_if(|(wd, cookie, _)| *wd == event.wd && *cookie == event.cookie) {
+            let layers = roles.iter().filter_map(|r| if let Role::Layer(l) | Role::File(l, _) = r { Some(*l) } else { None });
+            self.aside.extend(layers.map(|l| ((l, from.clone()), now + ASIDE)));
+            self.due = true;
         }
     }
 

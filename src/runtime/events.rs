@@ -234,6 +234,7 @@ impl Runtime {
         if known.pid != pid {
             known.pid = pid;
             let pidfd = Pidfd::open(pid).ok().filter(|_| is_container(pid, id)).map(Rc::new);
+            known.init = pidfd.as_ref().map(Rc::downgrade).unwrap_or_default();
             let _ = self.pidfds.send(Watched { id: id.clone(), pidfd });
         }
     }

@@ -46,7 +46,7 @@ pub mod volume;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -56,6 +56,7 @@ use crate::plan::action::{Action, Check, Class, Effect, Event, Failure, Outcome}
 use crate::plan::world::{Sandbox, SeenContainer, SeenPod};
 use crate::pod::{Hook, PodKey, Uid, WantedPod};
 use crate::settings::Settings;
+use crate::sys::pidfd::Pidfd;
 use client::Client;
 use error::{Error, Result};
 use events::Watched;
@@ -115,6 +116,8 @@ struct Known {
     stop_signal: u32,
     /// Its init, once it runs.
     pid: u32,
+    /// The same, held by its witness for as long as it lives.
+    init: Weak<Pidfd>,
     /// A wait is under way over the present link.
     waited: bool,
     /// Its end was told to `plan`.

@@ -186,6 +186,7 @@ impl Runtime {
             uid: labels.uid.clone(),
             stop_signal: labels.stop_signal,
             pid: 0,
+            init: std::rc::Weak::new(),
             waited: false,
             ended: false,
             oom: false,

@@ -1,11 +1,12 @@
-//! A process by file descriptor: the witness of its end that needs no containerd.
+//! A process by file descriptor: the witness of its end that needs no containerd, and a way to signal it that no reuse of its number
+//! can lead astray.
 //!
-//! Never signals, never waits for a child; it only looks.
+//! Never waits for a child.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
 /// A process that was there when this was opened.
@@ -23,6 +24,15 @@ impl Pidfd {
     /// Ends when the process has.
     pub async fn ended(&self) -> io::Result<()> {
         self.0.readable().await.map(|mut ready| ready.retain_ready())
+    }
+
+    /// Sends it a signal by number; one the kernel has no name for (a real-time signal) is `Unsupported`. Nobody left to take it is success.
+    pub fn signal(&self, number: u32) -> io::Result<()> {
+        let signal = i32::try_from(number).ok().and_then(Signal::from_named_raw).ok_or(io::ErrorKind::Unsupported)?;
+        match pidfd_send_signal(self.0.get_ref(), signal) {
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            sent => Ok(sent?),
+        }
     }
 
     /// How it ended, as a shell counts (128 + signal). `None` before its parent has reaped it, and on kernels before 6.15.

@@ -29,7 +29,9 @@ fn an_archive_cut_short_or_with_a_wrong_digest_is_named() {
         fs::write(&archive, bytes).unwrap();
         n.put("a.yaml", &script("a", FOREVER));
         n.start();
-        n.until("the archive is named", 20, |n| waiting(n, "a").1.contains("busybox.tar") || n.said_or_nothing(&["why", "a"]).contains("busybox.tar"));
+        n.until("the archive is named", 20, |n| {
+            waiting(n, "a").1.contains("busybox.tar") || n.said_or_nothing(&["why", "a"]).contains("busybox.tar")
+        });
         fs::write(&archive, good).unwrap();
         n.until("it runs when the archive is whole", 40, |n| n.ready("a"));
         n.shutdown();

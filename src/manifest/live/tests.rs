@@ -92,6 +92,43 @@ fn rename_is_acted_on_at_once() {
 }
 
 #[test]
+fn editor_that_moves_the_file_aside_first_costs_no_pod() {
+    run(async {
+        let mut n = Node::new(60_000);
+        rename_in(&n, "high/a.yaml", &pod("x", "i:1"));
+        n.until("x=i:1").await;
+        for backup in ["high/a.yaml~", "high/.a.yaml.bak"] {
+            fs::rename(n.at("high/a.yaml"), n.at(backup)).unwrap();
+            let slow = tokio::time::sleep(Duration::from_millis(20));
+            tokio::pin!(slow);
+            loop {
+                tokio::select! {
+                    () = &mut slow => break,
+                    () = n.manifests.changed() => assert_eq!(n.read(), "x=i:1", "while the editor has not written the new file"),
+                }
+            }
+            fs::write(n.at("high/a.yaml"), pod("x", "i:1")).unwrap();
+            n.quiet(120).await;
+            assert_eq!(n.read(), "x=i:1");
+        }
+        fs::rename(n.at("high/a.yaml"), n.at("high/a.yaml.off")).unwrap();
+        n.until("").await;
+    });
+}
+
+#[test]
+fn file_moved_out_of_the_layer_is_gone_at_once() {
+    run(async {
+        let mut n = Node::new(60_000);
+        rename_in(&n, "high/a.yaml", &pod("x", "i:1"));
+        n.until("x=i:1").await;
+        fs::rename(n.at("high/a.yaml"), n.at("elsewhere")).unwrap();
+        let took = n.until("").await;
+        assert!(took < Duration::from_millis(45), "{took:?}");
+    });
+}
+
+#[test]
 fn file_written_in_place_is_acted_on_when_it_is_closed() {
     use std::io::Write;
     run(async {

@@ -62,7 +62,7 @@ fn shown(listing: &Listing) -> String {
 }
 
 fn read(reader: &mut Reader, ms: u64) -> String {
-    shown(&reader.read(&Pass { now: at_ms(ms), parse: &parse, busy: &|_| false }))
+    shown(&reader.read(&Pass { now: at_ms(ms), parse: &parse, busy: &|_| false, aside: &|_| false }))
 }
 
 fn once(path: &Path) -> String {
@@ -128,7 +128,7 @@ fn unchanged_file_is_parsed_once_and_a_touched_one_again() {
         revision
     };
     let mut reader = Reader::new(&d.at(""));
-    let mut read = |ms| shown(&reader.read(&Pass { now: at_ms(ms), parse: &counting, busy: &|_| false }));
+    let mut read = |ms| shown(&reader.read(&Pass { now: at_ms(ms), parse: &counting, busy: &|_| false, aside: &|_| false }));
     assert_eq!((read(0), read(1)), ("a.yaml=1".into(), "a.yaml=1".into()));
     fs::write(d.at("new"), "one").unwrap();
     fs::rename(d.at("new"), d.at("a.yaml")).unwrap();
@@ -158,19 +158,32 @@ fn good_change_is_taken_at_once_and_a_bad_one_after_50_ms() {
 }
 
 #[test]
-fn deleted_file_goes_after_10_ms_and_not_if_it_is_back_by_then() {
+fn deleted_file_goes_after_2_ms_and_not_if_it_is_back_by_then() {
+    let d = Dir::new();
+    d.put("a.yaml", "one");
+    let mut r = Reader::new(&d.at(""));
+    read(&mut r, 0);
+    fs::remove_file(d.at("a.yaml")).unwrap();
+    assert_eq!(read(&mut r, 1), "a.yaml=one");
+    assert_eq!(r.again(), Some(Moment(3)));
+    d.put("a.yaml", "two");
+    assert_eq!(read(&mut r, 2), "a.yaml=two");
+    fs::remove_file(d.at("a.yaml")).unwrap();
+    assert_eq!(read(&mut r, 3), "a.yaml=two");
+    assert_eq!(read(&mut r, 5), "");
+}
+
+#[test]
+fn file_moved_aside_is_waited_for_as_long_as_the_watch_says() {
     let d = Dir::new();
     d.put("a.yaml", "one");
     let mut r = Reader::new(&d.at(""));
     read(&mut r, 0);
     fs::rename(d.at("a.yaml"), d.at("a.yaml~")).unwrap();
-    assert_eq!(read(&mut r, 1), "a.yaml=one");
-    assert_eq!(r.again(), Some(Moment(11)));
-    d.put("a.yaml", "two");
-    assert_eq!(read(&mut r, 2), "a.yaml=two a.yaml~=?");
-    fs::remove_file(d.at("a.yaml")).unwrap();
-    assert_eq!(read(&mut r, 3), "a.yaml=two a.yaml~=?");
-    assert_eq!(read(&mut r, 13), "a.yaml~=?");
+    let mut aside = |ms| shown(&r.read(&Pass { now: at_ms(ms), parse: &parse, busy: &|_| false, aside: &|name| name == "a.yaml" }));
+    assert_eq!((aside(1), aside(40)), ("a.yaml=one".into(), "a.yaml=one".into()));
+    assert_eq!(r.again(), None, "the watch wakes, not the reader");
+    assert_eq!(read(&mut r, 51), "a.yaml~=?");
 }
 
 #[test]
@@ -181,7 +194,7 @@ fn file_being_written_stays_as_it_was() {
     read(&mut r, 0);
     d.put("a.yaml", "two");
     d.put("b.yaml", "new");
-    let listing = r.read(&Pass { now: at_ms(1), parse: &parse, busy: &|_| true });
+    let listing = r.read(&Pass { now: at_ms(1), parse: &parse, busy: &|_| true, aside: &|_| false });
     assert_eq!(shown(&listing), "a.yaml=one");
     assert_eq!(read(&mut r, 2), "a.yaml=two b.yaml=new");
 }
