@@ -1,0 +1,238 @@
+//! An API server for tests: on loopback, with TLS, with the Node and RBAC authorizers' and NodeRestriction's recorded answers
+//! (`rules.jsonl`), resourceVersions, uids and watches. It can be away, refuse, stall, drop, lie and be slow on command.
+//!
+//! It runs on a thread of its own; what a test asks of it is asked through [`ApiServer`]. Another test takes it in by
+//! `#[path = "../apiserver/mod.rs"] mod apiserver;`.
+#![allow(dead_code, reason = "each test uses its part")]
+
+mod admit;
+mod http;
+mod merge;
+mod store;
+mod tls;
+mod watch;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::watch::Sender;
+
+use store::Store;
+
+/// What is wrong with it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Fault {
+    #[default]
+    None,
+    /// Connections are reset as they come; open ones are closed.
+    Away,
+    /// Packets are dropped: nothing is read, nothing is written, nothing is closed.
+    BlackHole,
+    /// Requests are taken and never answered.
+    Stall,
+    /// Answers stop in the middle of their body.
+    HalfBody,
+    /// Each request gets this code, with `Retry-After` where one is given, s.
+    Code(u16, Option<u32>),
+    /// Each answer is no JSON.
+    Garbage,
+}
+
+/// One request as it was answered.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub at: Instant,
+    pub user: String,
+    pub method: String,
+    pub path: String,
+    pub code: u16,
+    pub body: Value,
+}
+
+/// Looks at a new pod before it is stored: may change it, or refuse it with a code, a reason and a message.
+pub type Webhook = Box<dyn FnMut(&mut Value) -> Result<(), (u16, &'static str, String)> + Send>;
+
+struct State {
+    store: Store,
+    fault: Fault,
+    asked: Vec<Asked>,
+    webhook: Option<Webhook>,
+    /// Certificates and tokens: to whom they belong.
+    tokens: BTreeMap<String, String>,
+    certificates: BTreeMap<Vec<u8>, String>,
+}
+
+/// A running API server; it ends with this.
+pub struct ApiServer {
+    pub addr: SocketAddr,
+    shared: Arc<Shared>,
+    ca: tls::Authority,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// A number that changes with every object and every fault.
+    moved: Sender<u64>,
+    /// A number that changes when all connections are to be closed, and when watches are to end.
+    cut: Sender<u64>,
+    ended: Sender<bool>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn fault(&self) -> Fault {
+        self.state().fault.clone()
+    }
+
+    fn stir(&self) {
+        self.moved.send_modify(|n| *n += 1);
+    }
+}
+
+impl ApiServer {
+    /// On a free port of this network namespace's loopback.
+    pub fn start() -> ApiServer {
+        ApiServer::on(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// On a listener, perhaps of another network namespace.
+    pub fn on(listener: TcpListener) -> ApiServer {
+        let state = State {
+            store: Store::new(),
+            fault: Fault::None,
+            asked: Vec::new(),
+            webhook: None,
+            tokens: BTreeMap::from([("admin".into(), "admin".into())]),
+            certificates: BTreeMap::new(),
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), moved: Sender::new(0), cut: Sender::new(0), ended: Sender::new(false) });
+        let addr = listener.local_addr().unwrap();
+        let ca = tls::Authority::new();
+        let config = ca.server(&addr.ip().to_string());
+        listener.set_nonblocking(true).unwrap();
+        let served = shared.clone();
+        std::thread::spawn(move || wire::serve(listener, config, served));
+        ApiServer { addr, shared, ca }
+    }
+
+    /// A kubeconfig with inline data for a user by client certificate.
+    pub fn kubeconfig(&self, user: &str) -> String {
+        let (cert, key, der) = self.ca.client(user);
+        self.shared.state().certificates.insert(der, user.into());
+        self.config(&format!("client-certificate-data: {}, client-key-data: {}", tls::base64(&cert), tls::base64(&key)))
+    }
+
+    /// A kubeconfig for a user by the token in a file.
+    pub fn kubeconfig_of_token_file(&self, path: &str) -> String {
+        self.config(&format!("tokenFile: {path}"))
+    }
+
+    fn config(&self, user: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: k\n  cluster: {{server: \"https://{}\", certificate-authority-data: {}}}\nusers:\n- name: u\n  user: {{{user}}}\ncontexts:\n- name: c\n  context: {{cluster: k, user: u}}\n",
+            self.addr,
+            tls::base64(self.ca.pem())
+        )
+    }
+
+    /// Makes a token good for a user; `None`: no more.
+    pub fn token(&self, token: &str, user: Option<&str>) {
+        let mut state = self.shared.state();
+        match user {
+            Some(user) => drop(state.tokens.insert(token.into(), user.into())),
+            None => drop(state.tokens.remove(token)),
+        }
+    }
+
+    /// No client certificate is good any more, or all are again.
+    pub fn expire_certificates(&self) -> impl FnOnce() + use<> {
+        let kept = std::mem::take(&mut self.shared.state().certificates);
+        let shared = self.shared.clone();
+        move || shared.state().certificates.extend(kept)
+    }
+
+    pub fn fault(&self, fault: Fault) {
+        let cut = fault == Fault::Away;
+        self.shared.state().fault = fault;
+        self.shared.stir();
+        if cut {
+            self.cut();
+        }
+    }
+
+    /// Closes every connection.
+    pub fn cut(&self) {
+        self.shared.cut.send_modify(|n| *n += 1);
+    }
+
+    /// Forgets the history: every watch gets 410 and its client has to list again.
+    pub fn compact(&self) {
+        self.shared.state().store.compact();
+        self.shared.stir();
+    }
+
+    pub fn webhook(&self, webhook: Option<Webhook>) {
+        self.shared.state().webhook = webhook;
+    }
+
+    /// An object as it is; `Null` when there is none.
+    pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Value {
+        self.shared.state().store.get(resource, namespace, name).cloned().unwrap_or_default()
+    }
+
+    /// Every object of a resource.
+    pub fn list(&self, resource: &str) -> Vec<Value> {
+        self.shared.state().store.objects.iter().filter(|((r, ..), _)| r == resource).map(|(_, o)| o.clone()).collect()
+    }
+
+    /// As an administrator: makes an object.
+    pub fn put(&self, resource: &str, namespace: &str, object: Value) -> Value {
+        let made = self.shared.state().store.create(resource, namespace, object);
+        self.shared.stir();
+        made
+    }
+
+    /// As an administrator: changes an object in place.
+    pub fn edit(&self, resource: &str, namespace: &str, name: &str, edit: impl FnOnce(&mut Value)) {
+        let mut state = self.shared.state();
+        let mut object = state.store.get(resource, namespace, name).cloned().unwrap();
+        edit(&mut object);
+        state.store.update(resource, namespace, object);
+        drop(state);
+        self.shared.stir();
+    }
+
+    /// As an administrator: removes an object at once.
+    pub fn delete(&self, resource: &str, namespace: &str, name: &str) -> bool {
+        let gone = self.shared.state().store.delete(resource, namespace, name).is_some();
+        self.shared.stir();
+        gone
+    }
+
+    /// What was asked since the last call.
+    pub fn asked(&self) -> Vec<Asked> {
+        std::mem::take(&mut self.shared.state().asked)
+    }
+
+    /// Waits until something holds.
+    pub fn until(&self, what: &str, secs: u64, mut holds: impl FnMut(&ApiServer) -> bool) {
+        let end = Instant::now() + Duration::from_secs(secs);
+        while !holds(self) {
+            assert!(Instant::now() < end, "not within {secs} s: {what}\n{:#?}", self.shared.state().asked);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.shared.ended.send_replace(true);
+    }
+}
