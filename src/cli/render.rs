@@ -148,8 +148,7 @@ fn render(pod: &WantedPod, images: &BTreeMap<ImageRef, ImageConfig>, here: &Node
     let paths = Paths::new(settings);
     let names = hosts::names(&pod.object, &settings.cluster_domain).map_err(|e| e.to_string())?;
     let ips = if pod.host_network { here.ips.clone() } else { Vec::new() };
-    let mut sandbox = SandboxFacts::at(&paths, pod, names.hostname, ips);
-    sandbox.pid = Some(text(&paths.namespace(&pod.uid, "pid")));
+    let sandbox = SandboxFacts::at(&paths, pod, names.hostname, ips);
     let mut containers = BTreeMap::new();
     for wanted in &pod.containers {
         let image = images.get(&wanted.image).ok_or_else(|| {

@@ -107,9 +107,14 @@ impl Paths {
         self.run_pod(uid).join("sandbox.json")
     }
 
-    /// A pinned namespace: `net`, `ipc`, `uts`.
+    /// A pinned namespace: `net`, `ipc`, `uts`, `pid`.
     pub fn namespace(&self, uid: &Uid, kind: &str) -> PathBuf {
         self.run_pod(uid).join("ns").join(kind)
+    }
+
+    /// Which process is the first one of the pod's shared PID namespace.
+    pub fn pause(&self, uid: &Uid) -> PathBuf {
+        self.run_pod(uid).join("ns").join("pause")
     }
 
     /// The pod's /dev/shm, a tmpfs of 64 MiB.

@@ -5,6 +5,7 @@ pub mod fifo;
 pub mod mounts;
 pub mod namespaces;
 pub mod notify;
+pub mod pause;
 pub mod pidfd;
 pub mod session;
 pub mod signal;

@@ -65,6 +65,17 @@ pub fn bind_fd(source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
     Ok(mount_bind_recursive(format!("/proc/self/fd/{}", source.as_raw_fd()), target)?)
 }
 
+/// Makes a mount nobody else has read-only (Linux 5.12).
+#[expect(unsafe_code, reason = "mount_setattr has no wrapper")]
+pub(super) fn seal(mount: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::libc;
+    let wish = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let (at, size) = (libc::AT_EMPTY_PATH, size_of::<libc::mount_attr>());
+    // SAFETY: the path is a text that ends with a zero, and the kernel reads `size` bytes of `wish`; both live across the call.
+    let done = unsafe { libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), at, &raw const wish, size) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Takes away the mount at this very path, now or when its last user is gone; nothing mounted there is fine.
 pub fn detach(target: &Path) -> io::Result<()> {
     match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {

@@ -12,8 +12,9 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::libc;
 use nix::unistd::ForkResult;
@@ -21,7 +22,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+use tokio::net::unix::pipe::Receiver;
 
+use super::pause;
 use super::spawn::{Child, c_path};
 
 /// A kind of namespace that can outlive its processes usefully.
@@ -31,6 +34,8 @@ pub enum Kind {
     Net,
     Ipc,
     Uts,
+    /// Lives as long as its first process, `pause`, which is started with it.
+    Pid,
 }
 
 impl Kind {
@@ -40,6 +45,7 @@ impl Kind {
             Kind::Net => "net",
             Kind::Ipc => "ipc",
             Kind::Uts => "uts",
+            Kind::Pid => "pid",
         }
     }
 
@@ -48,6 +54,7 @@ impl Kind {
             Kind::Net => UnshareFlags::NEWNET,
             Kind::Ipc => UnshareFlags::NEWIPC,
             Kind::Uts => UnshareFlags::NEWUTS,
+            Kind::Pid => UnshareFlags::NEWPID,
         }
     }
 }
@@ -80,81 +87,136 @@ enum Step {
     Hostname(Vec<u8>),
     LoopbackUp,
     Write { file: CString, value: Vec<u8>, required: bool },
+    Pause(pause::Start),
     Pin { from: CString, to: CString },
 }
 
-/// Makes these namespaces, sets them up (host name, loopback, sysctls) and pins each on its path, which must not be a pin yet.
-pub async fn pin(pins: &[(Kind, &Path)], hostname: &str, sysctls: &[Sysctl]) -> Result<(), PinError> {
-    let steps = prepare(pins, hostname, sysctls).map_err(|source| PinError { doing: "prepare namespaces".into(), source })?;
-    let (child, report) = fork(&steps).map_err(|source| PinError { doing: "start a process to make namespaces".into(), source })?;
-    let mut child = child;
-    child.wait().await.map_err(|source| PinError { doing: "wait for the process that makes namespaces".into(), source })?;
-    let mut answer = [0u8; 8];
-    let n = rustix::io::read(&report, &mut answer).unwrap_or(0);
-    let (at, errno) = answer.split_at(4);
-    let number = |b: &[u8]| b.try_into().map(u32::from_ne_bytes).unwrap_or(0);
-    let (at, errno) = (number(at), number(errno));
-    match (n, at) {
-        (8, DONE) => Ok(()),
-        (8, at) => {
-            let doing = steps.get(at as usize).map(describe).unwrap_or_default();
-            Err(PinError { doing, source: io::Error::from_raw_os_error(errno.cast_signed()) })
+/// The first process of a PID namespace that is to be made.
+#[derive(Clone, Debug)]
+pub struct Pause {
+    /// The file it writes itself down in.
+    pub mark: PathBuf,
+    /// It is put into these cgroups, where it can be.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// What is made of a pod's namespaces.
+#[derive(Clone, Debug)]
+pub struct Pins<'a> {
+    /// Which, and the path each is pinned on, which must not be a pin yet.
+    pub places: &'a [(Kind, &'a Path)],
+    /// Host name of a UTS namespace.
+    pub hostname: &'a str,
+    /// Written inside.
+    pub sysctls: &'a [Sysctl],
+    /// Goes with a PID namespace.
+    pub pause: Option<Pause>,
+}
+
+/// Makes these namespaces, sets them up (host name, loopback, sysctls, first process) and pins each on its path.
+pub async fn pin(pins: &Pins<'_>) -> Result<(), PinError> {
+    let failed = |doing: &str| {
+        let doing = doing.to_owned();
+        move |source| PinError { doing, source }
+    };
+    let (report, tell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| failed("make a pipe")(e.into()))?;
+    let report = Receiver::from_owned_fd(report).map_err(failed("make a pipe"))?;
+    let steps = prepare(pins, &tell).map_err(failed("prepare namespaces"))?;
+    let mut child = fork(&steps, &tell).map_err(failed("start a process to make namespaces"))?;
+    drop(tell);
+    child.wait().await.map_err(failed("wait for the process that makes namespaces"))?;
+    let mut awaited = vec![DONE];
+    awaited.extend(pins.pause.as_ref().map(|_| PAUSE));
+    while !awaited.is_empty() {
+        let answer = tokio::time::timeout(ANSWER, answer(&report)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let (at, errno) = answer.map_err(failed("make namespaces"))?;
+        if errno != 0 {
+            let doing = steps.get(at as usize).map(describe).unwrap_or_else(|| "shut the pod's first process off from the host".into());
+            return Err(PinError { doing, source: io::Error::from_raw_os_error(errno) });
         }
-        _ => Err(PinError { doing: "make namespaces".into(), source: io::Error::other("the process that makes them died") }),
+        awaited.retain(|a| *a != at);
     }
+    Ok(())
 }
 
 /// In place of a step's index: all done.
 const DONE: u32 = u32::MAX;
+/// Likewise: the first process of the PID namespace stands.
+pub(super) const PAUSE: u32 = u32::MAX - 1;
+/// What containerd's CRI gives a pause container.
+const SANDBOX_OOM_SCORE_ADJ: &str = "-998";
+/// It has a few mounts to make.
+const ANSWER: Duration = Duration::from_secs(20);
 
-fn prepare(pins: &[(Kind, &Path)], hostname: &str, sysctls: &[Sysctl]) -> io::Result<Vec<Step>> {
-    let flags = pins.iter().fold(UnshareFlags::empty(), |all, (kind, _)| all | kind.flag());
+/// The next message: a step, and the error that ended it or 0.
+async fn answer(report: &Receiver) -> io::Result<(u32, i32)> {
+    let mut message = [0u8; 8];
+    loop {
+        report.readable().await?;
+        match report.try_read(&mut message) {
+            Ok(8) => break,
+            Ok(_) => return Err(io::Error::other("the process that makes them died")),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let (at, errno) = message.split_at(4);
+    let number = |b: &[u8]| b.try_into().map(u32::from_ne_bytes).unwrap_or(0);
+    Ok((number(at), number(errno).cast_signed()))
+}
+
+fn prepare(pins: &Pins<'_>, tell: &OwnedFd) -> io::Result<Vec<Step>> {
+    let flags = pins.places.iter().fold(UnshareFlags::empty(), |all, (kind, _)| all | kind.flag());
     let mut steps = vec![Step::Unshare(flags)];
-    let has = |kind| pins.iter().any(|(k, _)| *k == kind);
+    let has = |kind| pins.places.iter().any(|(k, _)| *k == kind);
     if has(Kind::Uts) {
-        steps.push(Step::Hostname(hostname.as_bytes().to_vec()));
+        steps.push(Step::Hostname(pins.hostname.as_bytes().to_vec()));
     }
     if has(Kind::Net) {
         steps.push(Step::LoopbackUp);
     }
-    for s in sysctls {
+    for s in pins.sysctls {
         let file = c_path(&Path::new("/proc/sys").join(&s.file))?;
         steps.push(Step::Write { file, value: s.value.clone().into_bytes(), required: s.required });
     }
-    for (kind, path) in pins {
+    if let Some(wish) = &pins.pause {
+        let optional = |file: &Path, value: &str| -> io::Result<Step> {
+            Ok(Step::Write { file: c_path(file)?, value: value.into(), required: false })
+        };
+        for group in &wish.cgroups {
+            steps.push(optional(&group.join("cgroup.procs"), "0")?);
+        }
+        steps.push(optional(Path::new("/proc/self/oom_score_adj"), SANDBOX_OOM_SCORE_ADJ)?);
+        steps.push(Step::Pause(pause::Start::prepare(&wish.mark, tell.as_raw_fd())?));
+    }
+    for (kind, path) in pins.places {
         // A file to mount on; a plain file of an earlier try is as good.
         std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-        steps.push(Step::Pin { from: CString::new(format!("/proc/self/ns/{}", kind.name()))?, to: c_path(path)? });
+        // This process has never entered the PID namespace it made: its children do.
+        let of = if *kind == Kind::Pid { "pid_for_children" } else { kind.name() };
+        steps.push(Step::Pin { from: CString::new(format!("/proc/self/ns/{of}"))?, to: c_path(path)? });
     }
     Ok(steps)
 }
 
-/// Forks the child; the other end of the pipe tells what came of it.
-fn fork(steps: &[Step]) -> io::Result<(Child, OwnedFd)> {
-    let (report, tell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+/// Forks the child, which tells what came of it.
+fn fork(steps: &[Step], tell: &OwnedFd) -> io::Result<Child> {
     // SAFETY: the child only makes system calls on memory prepared here, allocates nothing and leaves by _exit.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => {
-            let (at, errno) = match run(steps) {
-                Ok(()) => (DONE, 0),
-                Err((at, errno)) => (at, errno.raw_os_error().cast_unsigned()),
-            };
-            let mut answer = [0u8; 8];
-            let (a, b) = answer.split_at_mut(4);
-            a.copy_from_slice(&at.to_ne_bytes());
-            b.copy_from_slice(&errno.to_ne_bytes());
-            let _ = rustix::io::write(&tell, &answer);
+            let (at, errno) = run(steps, tell).err().map_or((DONE, 0), |(at, errno)| (at, errno.raw_os_error()));
+            let _ = pause::tell(tell, at, errno);
             // SAFETY: ends the child without running the parent's destructors and exit handlers.
             unsafe { libc::_exit(0) }
         }
         ForkResult::Parent { child } => {
             let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::NotFound)?;
-            Ok((Child::adopt(pid, false)?, report))
+            Child::adopt(pid, false)
         }
     }
 }
 
-fn run(steps: &[Step]) -> Result<(), (u32, rustix::io::Errno)> {
+fn run(steps: &[Step], tell: &OwnedFd) -> Result<(), (u32, rustix::io::Errno)> {
     // Nobody would know of pins made after our end.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     for (at, step) in (0..).zip(steps) {
@@ -167,11 +229,26 @@ fn run(steps: &[Step]) -> Result<(), (u32, rustix::io::Errno)> {
                 Err(_) if !required => Ok(()),
                 other => other,
             },
+            Step::Pause(start) => pause_beside(start, tell, at),
             Step::Pin { from, to } => rustix::mount::mount_bind(from.as_c_str(), to.as_c_str()),
         };
         done.map_err(|errno| (at, errno))?;
     }
     Ok(())
+}
+
+/// Forks the first process of the new PID namespace. Nobody's child once this one ends, it is no business of ours to reap.
+fn pause_beside(start: &pause::Start, tell: &OwnedFd, at: u32) -> rustix::io::Result<()> {
+    // SAFETY: as in `fork`: its child makes system calls alone, and leaves by exec or _exit.
+    match unsafe { nix::unistd::fork() }.map_err(|e| rustix::io::Errno::from_raw_os_error(e as i32))? {
+        ForkResult::Parent { .. } => Ok(()),
+        ForkResult::Child => {
+            let errno = start.exec(tell);
+            let _ = pause::tell(tell, at, errno.raw_os_error());
+            // SAFETY: as in `fork`.
+            unsafe { libc::_exit(0) }
+        }
+    }
 }
 
 fn write(file: &CStr, value: &[u8]) -> rustix::io::Result<()> {
@@ -181,7 +258,6 @@ fn write(file: &CStr, value: &[u8]) -> rustix::io::Result<()> {
 
 fn loopback_up() -> rustix::io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    use std::os::fd::AsRawFd;
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     // SAFETY: an ifreq is plain data; all zero is a valid one.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -200,6 +276,7 @@ fn describe(step: &Step) -> String {
         Step::Hostname(name) => format!("set host name `{}`", String::from_utf8_lossy(name)),
         Step::LoopbackUp => "bring up the loopback interface".into(),
         Step::Write { file, value, .. } => format!("write `{}` to {}", String::from_utf8_lossy(value), file.to_string_lossy()),
+        Step::Pause(_) => "start the pod's first process".into(),
         Step::Pin { to, .. } => format!("pin a namespace on {}", to.to_string_lossy()),
     }
 }

@@ -8,6 +8,7 @@ mod node;
 
 mod faults;
 mod images;
+mod isolation;
 mod pods;
 mod probes;
 mod restarts;

@@ -59,6 +59,12 @@ pub fn create(paths: &Paths, pod: &WantedPod) {
     }
 }
 
+/// Groups inside the pod's for the first process of its PID namespace; where they cannot be made it stays where it is.
+pub fn create_pause(paths: &Paths, pod: &WantedPod) -> Vec<PathBuf> {
+    let group = pod_group(paths, pod).join("pause");
+    kernel::hierarchies().iter().filter_map(|h| make(h, &group).ok()).collect()
+}
+
 fn say_once(what: &str) {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {

@@ -42,8 +42,6 @@ pub enum OciError {
     NoSeccomp { container: String },
     #[error("confine container `{container}` with seccomp profile `{profile}`: {what}")]
     SeccompProfile { container: String, profile: String, what: String },
-    #[error("share the pid namespace of container `{container}`: the pod has no init to share it with")]
-    NoSharedPid { container: String },
 }
 
 impl OciError {
@@ -65,8 +63,7 @@ impl OciError {
             | OciError::NoApparmorDefault { .. }
             | OciError::NoUserNamespace { .. }
             | OciError::NoSeccomp { .. }
-            | OciError::SeccompProfile { .. }
-            | OciError::NoSharedPid { .. } => "CreateContainerError",
+            | OciError::SeccompProfile { .. } => "CreateContainerError",
         }
     }
 }

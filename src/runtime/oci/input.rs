@@ -102,8 +102,8 @@ pub struct SandboxFacts {
     pub ipc: String,
     /// Pinned UTS namespace; not used with hostNetwork.
     pub uts: String,
-    /// PID namespace of the pod's init with shareProcessNamespace.
-    pub pid: Option<String>,
+    /// Pinned PID namespace; used with shareProcessNamespace alone.
+    pub pid: String,
     /// The pod's /dev/shm; not used with hostIPC.
     pub shm: String,
     /// File at /etc/hosts.
@@ -119,8 +119,7 @@ pub struct SandboxFacts {
 }
 
 impl SandboxFacts {
-    /// As `paths` lays it out, with what was decided for the pod: its hostname and its IPs. A shared PID namespace is not among
-    /// the pins (it lives as long as its init): who started that sets `pid`.
+    /// As `paths` lays it out, with what was decided for the pod: its hostname and its IPs.
     pub fn at(paths: &Paths, pod: &WantedPod, hostname: String, ips: Vec<IpAddr>) -> SandboxFacts {
         let text = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
         let uid = &pod.uid;
@@ -129,7 +128,7 @@ impl SandboxFacts {
             net: pin("net"),
             ipc: pin("ipc"),
             uts: pin("uts"),
-            pid: None,
+            pid: pin("pid"),
             shm: text(paths.shm(uid)),
             etc_hosts: text(paths.etc_hosts(uid)),
             hostname_file: text(paths.hostname(uid)),

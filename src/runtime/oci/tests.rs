@@ -49,6 +49,7 @@ fn bench(container: Value, pod: Value) -> Bench {
             net: "/pin/net".into(),
             ipc: "/pin/ipc".into(),
             uts: "/pin/uts".into(),
+            pid: "/pin/pid".into(),
             hostname: "p-n".into(),
             ..SandboxFacts::default()
         },
@@ -201,11 +202,9 @@ fn the_hosts_namespaces_are_joined_and_the_pods_pins_otherwise() {
 }
 
 #[test]
-fn a_shared_pid_namespace_needs_the_pods_init() {
-    let mut b = bench(json!({}), json!({"shareProcessNamespace": true}));
-    assert_eq!(b.reason(), "CreateContainerError");
-    b.sandbox.pid = Some("/proc/7/ns/pid".into());
-    assert_eq!(namespace(&b.json(), "pid").unwrap()["path"], "/proc/7/ns/pid");
+fn a_shared_pid_namespace_is_the_pods_pin() {
+    let s = bench(json!({}), json!({"shareProcessNamespace": true})).json();
+    assert_eq!(namespace(&s, "pid").unwrap()["path"], "/pin/pid");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A pod's sandbox: what is there before its first container and after its last. No pause container; namespaces are pinned.
+//! A pod's sandbox: what is there before its first container and after its last. No pause container: namespaces are pinned,
+//! and only a shared PID namespace has a process in it (`sys::pause`).
 //!
 //! - `files`: `pod.json` (first written, last removed) and `sandbox.json` (the commit mark), host name and its kin
 //! - `scan`: what is there, read from the disk, the mounts, the CNI records and the cgroups
@@ -7,7 +8,7 @@
 //!
 //! ```text
 //!  create:  pod.json > directories > cgroup > volumes > namespaces > /dev/shm > text files > CNI ADD > sandbox.json
-//!  delete:  sandbox.json > CNI DEL > unpin, unmount all below > cgroup > run directory ( > data directory > pod.json )
+//!  delete:  sandbox.json > CNI DEL > first process > unpin, unmount all below > cgroup > run directory ( > data directory > pod.json )
 //! ```
 //! Each step may be repeated. A crash anywhere leaves something `scan` sees (`Partial`), and `delete` undoes whatever was done.
 
@@ -24,6 +25,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::PodSpec;
+
 use super::oci::SandboxFacts;
 use super::paths::Paths;
 use super::{cgroup, hosts, net, node, volume};
@@ -32,7 +35,8 @@ use crate::plan::world::Sandbox;
 use crate::pod::{Uid, WantedPod};
 use crate::settings::Settings;
 use crate::sys::mounts;
-use crate::sys::namespaces::{self, Kind};
+use crate::sys::namespaces::{self, Kind, Pause, Pins};
+use crate::sys::pause;
 
 pub use error::SandboxError;
 use error::file;
@@ -93,8 +97,10 @@ fn directory(dir: &Path) -> Result<(), SandboxError> {
 
 /// The namespaces the pod does not share with the host. With the host's network containerd leaves the UTS namespace too.
 fn kinds(pod: &WantedPod) -> Vec<Kind> {
-    let host_ipc = pod.object.spec.as_ref().and_then(|s| s.host_ipc).unwrap_or(false);
-    let all = [(Kind::Net, !pod.host_network), (Kind::Ipc, !host_ipc), (Kind::Uts, !pod.host_network)];
+    let is = |field: fn(&PodSpec) -> Option<bool>| pod.object.spec.as_ref().and_then(field).unwrap_or(false);
+    let own_pids = is(|s| s.share_process_namespace) && !is(|s| s.host_pid);
+    let own_ipc = !is(|s| s.host_ipc);
+    let all = [(Kind::Net, !pod.host_network), (Kind::Ipc, own_ipc), (Kind::Uts, !pod.host_network), (Kind::Pid, own_pids)];
     all.into_iter().filter(|(_, own)| *own).map(|(kind, _)| kind).collect()
 }
 
@@ -104,7 +110,9 @@ async fn pin(paths: &Paths, pod: &WantedPod, hostname: &str, sysctls: &[namespac
     if pins.is_empty() {
         return Ok(());
     }
-    Ok(namespaces::pin(&pins, hostname, sysctls).await?)
+    let has_pause = pins.iter().any(|(kind, _)| *kind == Kind::Pid);
+    let pause = has_pause.then(|| Pause { mark: paths.pause(&pod.uid), cgroups: cgroup::create_pause(paths, pod) });
+    Ok(namespaces::pin(&Pins { places: &pins, hostname, sysctls, pause }).await?)
 }
 
 /// One tmpfs a pod: sharing the IPC namespace does not share /dev/shm. With the host's IPC it is the host's, as in containerd's CRI.
@@ -127,7 +135,7 @@ pub fn facts(settings: &Settings, paths: &Paths, pod: &WantedPod, ips: &[IpAddr]
         net: pin(Kind::Net),
         ipc: pin(Kind::Ipc),
         uts: pin(Kind::Uts),
-        pid: None,
+        pid: pin(Kind::Pid),
         shm: if own.contains(&Kind::Ipc) { text(paths.shm(&pod.uid)) } else { "/dev/shm".into() },
         etc_hosts: if hosts_file { text(paths.etc_hosts(&pod.uid)) } else { String::new() },
         hostname_file: text(paths.hostname(&pod.uid)),
@@ -145,6 +153,8 @@ pub async fn delete(settings: &Settings, paths: &Paths, uid: &Uid, keep: bool) -
     // What a crash left running for the pod ends first; the children made for it below hold this too.
     let lock = net::lock::take(settings, paths, uid).await?;
     net::detach(settings, paths, uid, &lock).await?;
+    let mark = paths.pause(uid);
+    pause::end(&mark).await.map_err(file("end the process written down in", &mark))?;
     for mount in mounts::below(&[&run, &data]).map_err(file("read", Path::new("/proc/thread-self/mountinfo")))? {
         mounts::detach(&mount).map_err(file("unmount", &mount))?;
     }

@@ -13,6 +13,7 @@ use crate::plan::world::Sandbox;
 use crate::pod::{Uid, WantedPod};
 use crate::sys::mounts;
 use crate::sys::namespaces::Kind;
+use crate::sys::pause;
 
 /// What is there of one pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,9 +63,13 @@ pub fn state(paths: &Paths, uid: &Uid) -> Sandbox {
     if left { Sandbox::Partial } else { Sandbox::Absent }
 }
 
-/// The pins the pod should have, and its /dev/shm.
+/// The pins the pod should have, its /dev/shm, and the first process of its PID namespace.
 fn stands(paths: &Paths, uid: &Uid) -> bool {
     let Some(pod) = files::read_pod(paths, uid) else { return false };
-    let shm = |kind| kind != Kind::Ipc || mounts::is_mount_point(&paths.shm(uid));
-    kinds(&pod).into_iter().all(|kind| mounts::is_pin(&paths.namespace(uid, kind.name())) && shm(kind))
+    let whole = |kind| match kind {
+        Kind::Ipc => mounts::is_mount_point(&paths.shm(uid)),
+        Kind::Pid => pause::is_alive(&paths.pause(uid)),
+        Kind::Net | Kind::Uts => true,
+    };
+    kinds(&pod).into_iter().all(|kind| mounts::is_pin(&paths.namespace(uid, kind.name())) && whole(kind))
 }

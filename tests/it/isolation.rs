@@ -1,0 +1,66 @@
+//! Namespaces and privilege: what a pod shares, and with whom.
+
+use crate::node::{FOREVER, IMAGE, Node, can_run, pod};
+
+/// Two containers in one PID namespace; the first may trace everybody.
+fn shared(name: &str) -> String {
+    pod(name, "hostNetwork: true\n  shareProcessNamespace: true", &format!("sh -c 'sleep 0.2 & exec sleep 0.1' & echo ready; {FOREVER}"))
+        .replace("    command: [sh, -c]", "    securityContext: {capabilities: {add: [SYS_PTRACE]}}\n    command: [sh, -c]")
+        + &format!("  - {{name: d, image: '{IMAGE}', command: [sleep, '98765']}}\n")
+}
+
+/// The first process of the pod, as the host numbers it, and as the file beside the pin has it.
+fn pause(n: &Node, name: &str) -> Option<(u32, String)> {
+    let uid = n.pod(name)?["metadata"]["uid"].as_str()?.to_owned();
+    let text = n.exec(&["sh", "-c", &format!("cat {} 2>/dev/null || true", n.path(&format!("run/pods/{uid}/ns/pause")))]);
+    Some((text.split(' ').next()?.parse().ok()?, text))
+}
+
+#[test]
+fn containers_share_one_process_namespace_whose_first_process_gives_nothing_away() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("s.yaml", &shared("s"));
+    n.until_ready("s");
+    let (pid, before) = pause(&n, "s").expect("the pod has a first process");
+    let inside =
+        |n: &Node, what: &str| n.ctr(&["task", "exec", "--exec-id", &format!("t{}", what.len()), &id(n, "s", "c"), "sh", "-c", what]);
+    let seen = inside(
+        &n,
+        "cat /proc/1/comm; tr '\\0' '\\n' </proc/1/cmdline; ps | grep -c '[9]8765'; ls -a /proc/1/root/; ls /proc/1/fd | wc -l; grep -E '^(Uid|CapPrm|NoNewPrivs)' /proc/1/status | tr '\\t' ' '; kill -TERM 1; kill -KILL 1; dd if=/dev/zero of=/proc/1/exe count=1 2>&1 | head -1; cat /proc/1/comm",
+    );
+    let want = "pause\n/pause\n1\n.\n..\n0\nUid: 65535 65535 65535 65535\nCapPrm: 0000000000000000\nNoNewPrivs: 1\n";
+    assert!(seen.starts_with(want) && seen.ends_with("pause\n") && seen.contains("dd: can't open"), "{seen}");
+    n.until("orphans are reaped", 5, |n| !inside(n, "ps -o stat,comm; :").contains("Z "));
+    // Neither of those who made it is needed for it to go on.
+    n.kill();
+    n.containerd("kill");
+    n.containerd("start");
+    n.start();
+    n.until_ready("s");
+    assert_eq!(n.restarts("s"), 0);
+    assert_eq!(pause(&n, "s").unwrap().1, before);
+    // With its first process a namespace ends, and everything in it: the pod is made anew.
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    n.until("the pod has another first process and runs again", 30, |n| {
+        n.ready("s") && n.restarts("s") == 2 && pause(n, "s").is_some_and(|(_, text)| text != before)
+    });
+    let (pid, _) = pause(&n, "s").unwrap();
+    n.remove("s.yaml");
+    n.until("it is gone", 30, |n| n.gone("s"));
+    let left = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    assert!(left.is_empty() || left.contains("State:\tZ"), "the first process goes with its pod: {left}");
+    n.assert_clean();
+    n.shutdown();
+}
+
+/// containerd's id of the running container of that name.
+fn id(n: &Node, name: &str, container: &str) -> String {
+    let p = n.pod(name).unwrap();
+    let all = p["status"]["containerStatuses"].as_array().unwrap();
+    let c = all.iter().find(|c| c["name"] == container).unwrap();
+    c["containerID"].as_str().unwrap().trim_start_matches("containerd://").to_owned()
+}
