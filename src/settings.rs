@@ -15,6 +15,7 @@ mod keys;
 mod kubelet;
 mod node;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +27,15 @@ pub enum LogTarget {
     Stderr,
     /// The kernel's log: where there is no service manager to keep it.
     Kmsg,
+}
+
+/// What runs the pods of one `runtimeClassName`; what it leaves out is as for other pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeClass {
+    /// Shim: a runtime name (`io.containerd.kata.v2`) or an absolute path.
+    pub shim: Option<String>,
+    /// OCI runtime binary given to a shim of runc's kind.
+    pub oci_runtime: Option<String>,
 }
 
 /// What is wrong with the settings.
@@ -83,6 +93,10 @@ pub struct Settings {
     pub shim: String,
     /// OCI runtime binary given to the shim (`runc`, `crun`, or a path).
     pub oci_runtime: String,
+    /// What stands behind a pod's `runtimeClassName`, by its name.
+    pub runtime_classes: BTreeMap<String, RuntimeClass>,
+    /// Labels of the node besides its own, for `nodeSelector` and node affinity.
+    pub node_labels: BTreeMap<String, String>,
     /// OCI archives to import images from, in order of search.
     pub image_dirs: Vec<PathBuf>,
     /// Registry hosts directory (`<host>/hosts.toml`), as containerd's `config_path`.
@@ -150,6 +164,8 @@ impl Default for Settings {
             snapshotter: "overlayfs".into(),
             shim: "io.containerd.runc.v2".into(),
             oci_runtime: "runc".into(),
+            runtime_classes: BTreeMap::new(),
+            node_labels: BTreeMap::new(),
             image_dirs: vec!["/usr/lib/plinth/images".into()],
             registry_hosts_dir: "/etc/containerd/certs.d".into(),
             pull_stall: Duration::from_secs(60),

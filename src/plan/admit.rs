@@ -6,7 +6,7 @@
 //! What runs stays. Those that hold something are the pods with anything alive, or about to be; the others are asked in starting
 //! order (critical first, then by name), each beside those before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 
@@ -26,6 +26,8 @@ pub struct Node {
     pub allocatable: BTreeMap<String, Amount>,
     /// `maxPods`.
     pub max_pods: Option<usize>,
+    /// Names a pod's `runtimeClassName` may have.
+    pub runtime_classes: BTreeSet<String>,
     /// `allowedUnsafeSysctls`: names, or beginnings with a `*`.
     pub unsafe_sysctls: Vec<String>,
 }
@@ -59,8 +61,20 @@ const SAFE_SYSCTLS: [&str; 14] = [
     "net.ipv4.tcp_notsent_lowat",
 ];
 
-/// The kubelet's words for each resource that can run out.
-const RESOURCES: [(&str, &str); 3] = [("cpu", "OutOfcpu"), ("memory", "OutOfmemory"), ("ephemeral-storage", "OutOfephemeral-storage")];
+/// The kubelet's words for each resource that can run out, huge pages in the sizes there are. Extended resources are not among it: those the node does not have are ignored, as by the kubelet
+/// (`removeMissingExtendedResources`), and without device plugins it has none.
+const RESOURCES: [(&str, &str); 10] = [
+    ("cpu", "OutOfcpu"),
+    ("memory", "OutOfmemory"),
+    ("ephemeral-storage", "OutOfephemeral-storage"),
+    ("hugepages-64Ki", "OutOfhugepages-64Ki"),
+    ("hugepages-1Mi", "OutOfhugepages-1Mi"),
+    ("hugepages-2Mi", "OutOfhugepages-2Mi"),
+    ("hugepages-32Mi", "OutOfhugepages-32Mi"),
+    ("hugepages-512Mi", "OutOfhugepages-512Mi"),
+    ("hugepages-1Gi", "OutOfhugepages-1Gi"),
+    ("hugepages-16Gi", "OutOfhugepages-16Gi"),
+];
 
 /// So many of those in the way are named.
 const NAMED: usize = 3;
@@ -101,8 +115,8 @@ pub fn refusals(scene: &Scene<'_>) -> BTreeMap<Uid, Refusal> {
 /// The kubelet's order: what nobody can change by leaving comes first.
 fn judge(node: &Node, pod: &WantedPod, holders: &[Holder<'_>]) -> Option<Refusal> {
     let spec = pod.object.spec.as_ref()?;
-    let for_good = |(reason, message)| Refusal { reason, message, passing: false };
-    if let Some(why) = sysctls(node, spec).or_else(|| os(spec)).or_else(|| selection(node, spec)) {
+    let for_good = |(reason, message): Why| Refusal { reason, message, passing: false };
+    if let Some(why) = sysctls(node, spec).or_else(|| os(spec)).or_else(|| runtime_class(node, spec)).or_else(|| selection(node, spec)) {
         return Some(for_good(why));
     }
     let crowded = |holders: &[&Holder<'_>]| ports(pod, holders).or_else(|| resources(node, spec, holders));
@@ -138,6 +152,18 @@ fn os(spec: &PodSpec) -> Option<Why> {
     let name = spec.os.as_ref().map(|os| os.name.as_str()).filter(|os| *os != "linux")?;
     let message = format!("Failed to admit pod as the OS field doesn't match node OS: the pod is for {name}, the node is linux");
     Some(("PodOSNotSupported", message))
+}
+
+/// The kubelet finds out when it makes the sandbox, and tries for ever.
+fn runtime_class(node: &Node, spec: &PodSpec) -> Option<Why> {
+    let name = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty() && !node.runtime_classes.contains(*name))?;
+    let known = match node.runtime_classes.iter().map(String::as_str).collect::<Vec<_>>() {
+        none if none.is_empty() => "there is none".to_owned(),
+        some => format!("there is {}", some.join(", ")),
+    };
+    let message =
+        format!("RuntimeClass {name:?} not found: {known}; name its runtime in the setting runtimeClasses, or leave runtimeClassName out");
+    Some(("RuntimeClassNotFound", message))
 }
 
 fn selection(node: &Node, spec: &PodSpec) -> Option<Why> {
@@ -222,7 +248,9 @@ fn resources(node: &Node, spec: &PodSpec, holders: &[&Holder<'_>]) -> Option<Why
         return Some(("OutOfpods", format!("{lacks}: pods, requested: 1, used: {}, capacity: {most}", holders.len())));
     }
     for (name, reason) in RESOURCES {
-        let Some(all) = node.allocatable.get(name).map(|a| whole(name, *a)) else { continue };
+        // A page size the kernel does not have is one nobody can have; of the others, what is not known limits nobody.
+        let none = Some(Amount::default()).filter(|_| name.starts_with("hugepages-") && !node.allocatable.is_empty());
+        let Some(all) = node.allocatable.get(name).copied().or(none).map(|a| whole(name, a)) else { continue };
         let of = |spec: &PodSpec| pod_amount(spec, Which::Requests, name).map_or(0, |a| whole(name, a));
         let wish = of(spec);
         let mut held: Vec<(i64, &WantedPod)> = holders.iter().map(|h| (h.pod.object.spec.as_ref().map_or(0, &of), h.pod)).collect();

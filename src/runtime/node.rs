@@ -51,26 +51,35 @@ pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
 /// What pods may ask for, by resource name.
 pub fn allocatable(settings: &Settings) -> BTreeMap<String, Amount> {
     let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1));
-    BTreeMap::from([
-        ("cpu".to_owned(), Amount::of_units(i64::from(cpus))),
-        ("memory".to_owned(), Amount::of_units((memory_bytes() - RESERVED_BYTES).max(0))),
-        ("ephemeral-storage".to_owned(), Amount::of_units(disk_bytes(&settings.data_dir))),
-    ])
+    let huge = hugepages();
+    // What is set aside for huge pages is memory nobody else gets.
+    let memory = huge.values().fold(memory_bytes() - RESERVED_BYTES, |left, bytes| left.saturating_sub(*bytes));
+    let own = [
+        ("cpu".to_owned(), i64::from(cpus)),
+        ("memory".to_owned(), memory.max(0)),
+        ("ephemeral-storage".to_owned(), disk_bytes(&settings.data_dir)),
+    ];
+    own.into_iter().chain(huge).map(|(name, units)| (name, Amount::of_units(units))).collect()
 }
 
 /// The node as pods are measured against it; its labels are those the kubelet gives itself.
 pub fn as_planned(settings: &Settings) -> Node {
     let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let (os, arch) = ("linux", super::transfer::architecture());
+    let own = [
+        label("kubernetes.io/hostname", &settings.node_name),
+        label("kubernetes.io/os", os),
+        label("kubernetes.io/arch", arch),
+        label("beta.kubernetes.io/os", os),
+        label("beta.kubernetes.io/arch", arch),
+    ];
     Node {
         name: settings.node_name.clone(),
-        labels: BTreeMap::from([
-            label("kubernetes.io/hostname", &settings.node_name),
-            label("kubernetes.io/os", "linux"),
-            label("kubernetes.io/arch", super::transfer::architecture()),
-        ]),
+        labels: settings.node_labels.clone().into_iter().chain(own).collect(),
         allocatable: allocatable(settings),
         max_pods: Some(settings.max_pods),
         unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),
+        runtime_classes: settings.runtime_classes.keys().cloned().collect(),
     }
 }
 
@@ -97,6 +106,18 @@ fn swap_accounting(cgroup_v2: bool) -> bool {
     // The root has no memory.swap.max: any group below it tells.
     let groups = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
     groups.map(|g| g.path().join("memory.swap.max")).any(|f| f.exists())
+}
+
+/// Bytes of each pool of huge pages, by resource name (`hugepages-2Mi`).
+fn hugepages() -> BTreeMap<String, i64> {
+    let pools = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let of = |pool: fs::DirEntry| {
+        let kib = size_kib(&pool.file_name().to_string_lossy())?;
+        let pages: i64 = fs::read_to_string(pool.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+        let name = size_name(kib).trim_end_matches('B').to_owned();
+        Some((format!("hugepages-{name}i"), pages.saturating_mul(i64::try_from(kib).ok()?).saturating_mul(1024)))
+    };
+    pools.filter_map(of).collect()
 }
 
 fn hugepage_sizes(cgroup_v2: bool) -> Vec<String> {

@@ -38,6 +38,7 @@ use crate::clock;
 use crate::plan::action::Failure;
 use crate::plan::world::{Exit, Sandbox, SeenContainer, SeenPod};
 use crate::pod::WantedPod;
+use crate::settings::RuntimeClass;
 use crate::sys::fifo;
 
 /// A create starts a shim and an OCI runtime; on a loaded machine that takes its time. Giving up does not stop it.
@@ -138,7 +139,7 @@ impl Runtime {
         let failed = |e: Error| e.into_failure("CreateContainerError");
         let mounts = self.snapshot(client, &id, &image.chain).await.map_err(failed)?;
         let made = match self.specify(whose, image, &mounts).await.map_err(|e| e.into_failure()) {
-            Ok(spec) => self.make_record(client, &id, spec, labels).await.map_err(failed),
+            Ok(spec) => self.make_record(client, whose.pod, &id, spec, labels).await.map_err(failed),
             Err(e) => Err(e),
         };
         let record = match made {
@@ -221,16 +222,33 @@ impl Runtime {
         Ok(client.snapshots().prepare(client.ask(request)).await.tried("prepare snapshot", id)?.mounts)
     }
 
-    async fn make_record(&self, client: &Client, id: &str, spec: Specified, labels: &Labels) -> Result<Container> {
-        let options = to_any(&RuncOptions {
-            binary_name: self.settings.oci_runtime.clone(),
+    /// Shim and its options for a pod. A class nobody knows is not admitted; the settings may have changed since.
+    fn handler(&self, pod: &WantedPod) -> Result<(String, Option<Any>)> {
+        let settings = &*self.settings;
+        let name = pod.object.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).filter(|n| !n.is_empty());
+        let class = match name {
+            None => &RuntimeClass::default(),
+            Some(name) => settings
+                .runtime_classes
+                .get(name)
+                .ok_or_else(|| Error::Refused(format!("find RuntimeClass `{name}`: the setting runtimeClasses does not have it")))?,
+        };
+        let shim = class.shim.clone().unwrap_or_else(|| settings.shim.clone());
+        let options = RuncOptions {
+            binary_name: class.oci_runtime.clone().unwrap_or_else(|| settings.oci_runtime.clone()),
             // runc's own default is one directory for the whole host, whoever calls it: two containerds would collide.
-            root: self.settings.run_dir.join("oci").display().to_string(),
-        });
-        let shim = self.settings.shim.clone();
+            root: settings.run_dir.join("oci").display().to_string(),
+        };
+        // Shims of another kind have options of another type.
+        let options = shim.contains("runc").then(|| to_any(&options));
+        Ok((shim, options))
+    }
+
+    async fn make_record(&self, client: &Client, pod: &WantedPod, id: &str, spec: Specified, labels: &Labels) -> Result<Container> {
+        let (shim, options) = self.handler(pod)?;
         // What makes a lost record again (`observe::restore`) needs no more of the specification than the cgroup.
         let short = serde_json::json!({ "linux": { "cgroupsPath": spec.cgroup } }).to_string().into_bytes();
-        let runtime = containerd_client::services::v1::container::Runtime { name: shim.clone(), options: Some(options.clone()) };
+        let runtime = containerd_client::services::v1::container::Runtime { name: shim.clone(), options: options.clone() };
         let record = Container {
             id: id.to_owned(),
             labels: labels.write(),
@@ -243,7 +261,7 @@ impl Runtime {
         };
         let sandbox = SandboxRecord {
             sandbox_id: id.to_owned(),
-            runtime: Some(sandbox::Runtime { name: shim, options: Some(options) }),
+            runtime: Some(sandbox::Runtime { name: shim, options }),
             spec: Some(Any { type_url: SPEC.to_owned(), value: short }),
             labels: labels.write(),
             ..SandboxRecord::default()

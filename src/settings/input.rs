@@ -1,5 +1,6 @@
 //! One value of a fragment, read as what its key needs. Pure but for the current directory, against which relative paths stand.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,6 +71,37 @@ impl Input<'_> {
 
     fn each<T>(&self, read: impl Fn(&Input<'_>) -> Result<T, Wrong>) -> Result<Vec<T>, Wrong> {
         self.items()?.iter().map(|node| read(&Input { node, base: self.base })).collect()
+    }
+
+    /// A map, each value read alike; a single scalar is `key=value` parts separated by commas, as the kubelet's flags have it.
+    pub fn table<T>(&self, read: impl Fn(&Input<'_>) -> Result<T, Wrong>) -> Result<BTreeMap<String, T>, Wrong> {
+        let named = |key: &str, node: &Node| {
+            let value = read(&Input { node, base: self.base }).map_err(|wrong| format!("{key}: {wrong}"))?;
+            Ok((key.to_owned(), value))
+        };
+        if let Value::Map(entries) = &self.node.value {
+            return entries.iter().map(|e| named(&e.key, &e.node)).collect();
+        }
+        let pair = |node: &Node| {
+            let text = Input { node, base: self.base }.text()?;
+            let (key, value) = text.split_once('=').ok_or_else(|| format!("expected key=value, found `{text}`"))?;
+            named(key, &Node { place: node.place, value: Value::Text(value.into()) })
+        };
+        self.items()?.iter().map(pair).collect()
+    }
+
+    /// The value of a key of a map, if it is there.
+    pub fn at(&self, key: &str) -> Option<Input<'_>> {
+        self.node.get(key).map(|node| Input { node, base: self.base })
+    }
+
+    /// It is a map, of no other keys than these.
+    pub fn has_only(&self, known: &[&str]) -> Result<(), Wrong> {
+        let Value::Map(entries) = &self.node.value else { return Err(self.expected("a map")) };
+        match entries.iter().find(|e| !known.contains(&&*e.key)) {
+            Some(e) => Err(format!("there is no `{}` here, only {}", e.key, known.join(", "))),
+            None => Ok(()),
+        }
     }
 
     /// Words.

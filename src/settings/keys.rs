@@ -1,7 +1,7 @@
 //! Every key plinth has, in the words of `PlinthConfiguration`, and how it is set. A new setting is a field and a line here.
 
 use super::input::{Input, Wrong};
-use super::{LogTarget, Settings};
+use super::{LogTarget, RuntimeClass, Settings};
 
 /// Sets one key.
 pub type Set = fn(&mut Settings, &Input<'_>) -> Result<(), Wrong>;
@@ -22,6 +22,8 @@ pub const KEYS: &[(&str, Set)] = &[
     ("snapshotter", |s, i| i.word().map(|v| s.snapshotter = v)),
     ("shim", |s, i| i.word().map(|v| s.shim = v)),
     ("ociRuntime", |s, i| i.word().map(|v| s.oci_runtime = v)),
+    ("runtimeClasses", |s, i| i.table(runtime_class).map(|v| s.runtime_classes = v)),
+    ("nodeLabels", |s, i| i.table(|i| i.text()).map(|v| s.node_labels = v)),
     ("imageDirs", |s, i| i.paths().map(|v| s.image_dirs = v)),
     ("registryHostsDir", |s, i| i.path().map(|v| s.registry_hosts_dir = v)),
     ("pullStall", |s, i| i.duration().map(|v| s.pull_stall = v)),
@@ -50,6 +52,16 @@ pub const KEYS: &[(&str, Set)] = &[
 /// The key of that name.
 pub fn find(key: &str) -> Option<Set> {
     KEYS.iter().find(|(k, _)| *k == key).map(|(_, set)| *set)
+}
+
+/// `crun`, or `{shim: io.containerd.kata.v2}`, or both.
+fn runtime_class(i: &Input<'_>) -> Result<RuntimeClass, Wrong> {
+    if let Ok(binary) = i.word() {
+        return Ok(RuntimeClass { shim: None, oci_runtime: Some(binary) });
+    }
+    i.has_only(&["shim", "ociRuntime"])?;
+    let word = |key| i.at(key).map(|i| i.word()).transpose();
+    Ok(RuntimeClass { shim: word("shim")?, oci_runtime: word("ociRuntime")? })
 }
 
 fn at_least_one(i: &Input<'_>) -> Result<usize, Wrong> {

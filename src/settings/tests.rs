@@ -173,3 +173,15 @@ fn short_grace_shortens_the_tail_for_critical_pods() {
     let s = ok(&[&(OURS.to_owned() + "shutdownGracePeriod: 6s")], &[]);
     assert_eq!(s.shutdown_critical, Duration::from_secs(2));
 }
+
+#[test]
+fn tables_are_maps_in_files_and_pairs_in_flags() {
+    let classes = "runtimeClasses: {kata: {shim: io.containerd.kata.v2}, quick: crun}\nnodeLabels: {zone: a}";
+    let s = ok(&[&(OURS.to_owned() + classes)], &["--node-labels", "zone=b,tier="]);
+    assert_eq!(s.runtime_classes["kata"].shim.as_deref(), Some("io.containerd.kata.v2"));
+    assert_eq!(s.runtime_classes["quick"], RuntimeClass { shim: None, oci_runtime: Some("crun".into()) });
+    assert_eq!(s.node_labels, [("tier", ""), ("zone", "b")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    let e = error(&[&(OURS.to_owned() + "runtimeClasses: {kata: {shin: x}}")], &[]);
+    assert!(e.contains("kata: there is no `shin` here, only shim, ociRuntime"), "{e}");
+    assert!(error(&[], &["--node-labels", "zone"]).contains("expected key=value, found `zone`"));
+}

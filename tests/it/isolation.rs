@@ -64,3 +64,31 @@ fn id(n: &Node, name: &str, container: &str) -> String {
     let c = all.iter().find(|c| c["name"] == container).unwrap();
     c["containerID"].as_str().unwrap().trim_start_matches("containerd://").to_owned()
 }
+
+#[test]
+fn a_runtime_class_is_the_runtime_the_settings_say() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["runtimeClasses=quick=crun", "nodeLabels=zone=a,tier="]);
+    let crun = format!("hostNetwork: true\n  runtimeClassName: quick\n  nodeSelector: {{zone: a, tier: ''}}");
+    n.put("q.yaml", &pod("q", &crun, FOREVER));
+    n.put("x.yaml", &pod("x", "hostNetwork: true\n  runtimeClassName: kata", FOREVER));
+    n.start();
+    n.until_ready("q");
+    // crun keeps a `status` of its own, runc a `state.json`.
+    let state = |n: &Node, id: &str| n.exec(&["ls", &n.path(&format!("run/oci/plinth/{id}"))]);
+    assert!(state(&n, &id(&n, "q", "c")).contains("status"));
+    n.until("the other is refused", 10, |n| n.pod("x").is_some_and(|p| p["status"]["reason"] == "RuntimeClassNotFound"));
+    let why = n.said(&["why", "x"]);
+    assert!(why.contains("RuntimeClass \"kata\" not found: there is quick"), "{why}");
+    // Who is adopted goes on with the runtime it was made with.
+    n.kill();
+    n.extra = vec!["runtimeClasses=kata=runc".into(), "nodeLabels=zone=a,tier=".into()];
+    n.start();
+    n.until_ready("x");
+    n.until_ready("q");
+    assert_eq!(n.restarts("q"), 0);
+    assert!(state(&n, &id(&n, "x", "c")).contains("state.json"));
+    n.shutdown();
+}

@@ -177,12 +177,13 @@ fn probe(word: &str) -> Result<Probe, String> {
     }
 }
 
-/// What a pod asks of the node: `port=8080[/UDP] cpu=1 memory=1Gi os=windows sysctl=NAME select=KEY:VALUE affinity=KEY:VALUE`.
+/// What a pod asks of the node: `port=8080[/UDP] cpu=1 memory=1Gi os=windows sysctl=NAME select=KEY:VALUE affinity=KEY:VALUE class=NAME`.
 fn asks(line: &mut Line<'_>) -> Result<Pod, String> {
     let mut take = |key: &str| line.values.remove(key);
     let port = take("port").map(|p| p.split_once('/').unwrap_or((p, "TCP")));
     let port = port.map(|(n, protocol)| json!({ "containerPort": 1, "hostPort": n.parse::<i32>().unwrap(), "protocol": protocol }));
-    let requests: BTreeMap<&str, &str> = ["cpu", "memory"].into_iter().filter_map(|name| Some((name, take(name)?))).collect();
+    let requests: BTreeMap<&str, &str> =
+        ["cpu", "memory", "hugepages-2Mi"].into_iter().filter_map(|name| Some((name, take(name)?))).collect();
     let pair = |s: &str| s.split_once(':').map(|(k, v)| (k.to_owned(), v.to_owned()));
     let select: BTreeMap<String, String> = take("select").and_then(pair).into_iter().collect();
     let affinity = take("affinity").and_then(pair).map(|(key, value)| {
@@ -190,9 +191,10 @@ fn asks(line: &mut Line<'_>) -> Result<Pod, String> {
         json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } })
     });
     let sysctls: Vec<_> = take("sysctl").into_iter().map(|name| json!({ "name": name, "value": "1" })).collect();
+    let class = take("class");
     let os = take("os").map(|name| json!({ "name": name }));
     let container = json!({ "name": "c", "ports": port.into_iter().collect::<Vec<_>>(), "resources": { "requests": requests } });
-    let spec = json!({ "containers": [container], "nodeSelector": select, "affinity": affinity, "os": os,
+    let spec = json!({ "containers": [container], "nodeSelector": select, "affinity": affinity, "os": os, "runtimeClassName": class,
         "securityContext": { "sysctls": sysctls } });
     serde_json::from_value(json!({ "spec": spec })).map_err(|e| e.to_string())
 }
@@ -237,11 +239,12 @@ impl Case {
 
     /// `cpu=2 memory=1Gi pods=3 sysctl=net.*,kernel.msgmax label=zone:a`
     fn node(&mut self, line: &mut Line<'_>) {
-        for name in ["cpu", "memory"] {
+        for name in ["cpu", "memory", "hugepages-2Mi"] {
             let amount = line.values.remove(name).and_then(Amount::parse);
             self.node.allocatable.extend(amount.map(|a| (name.to_owned(), a)));
         }
         self.node.max_pods = line.values.remove("pods").and_then(|n| n.parse().ok());
+        self.node.runtime_classes = line.values.remove("runtimes").into_iter().flat_map(|s| s.split(',')).map(str::to_owned).collect();
         self.node.unsafe_sysctls = line.values.remove("sysctl").into_iter().flat_map(|s| s.split(',')).map(str::to_owned).collect();
         let labels = line.values.remove("label").into_iter().flat_map(|s| s.split(',')).filter_map(|l| l.split_once(':'));
         self.node.labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
