@@ -96,6 +96,16 @@ pub fn run(settings: Settings) -> Result<(), RunError> {
 async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
     let signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).map_err(RunError::Signals)?;
     let listener = listen(&settings).await?;
+    // What a reader of the log looks for first: that it came this far, and with whom it talks.
+    let layers: Vec<_> = settings.layers.iter().map(|l| l.display().to_string()).collect();
+    log::info!(
+        "plinth {} serves {}; manifests of {} in {}; containerd at {}",
+        env!("CARGO_PKG_VERSION"),
+        settings.socket.display(),
+        settings.node_name,
+        layers.join(", "),
+        settings.containerd.display()
+    );
     let (hints, mut events) = unbounded_channel();
     let runtime = Runtime::new(settings.clone(), hints)?;
     let mut manifests = Manifests::new(&settings, &settings.node_name);

@@ -48,7 +48,7 @@ impl Node {
     async fn until(&mut self, expected: &str) {
         let began = Instant::now();
         let mut last = self.read();
-        while last != expected && began.elapsed() < Duration::from_secs(5) {
+        while last != expected && began.elapsed() < Duration::from_secs(60) {
             let _ = tokio::time::timeout(Duration::from_secs(1), self.manifests.changed()).await;
             last = self.read();
         }

@@ -200,7 +200,8 @@ fn damage_for(time: Duration, seed: u64) -> u64 {
     }
     texts.sort();
     let (mut dice, start, mut rounds) = (Dice(seed), Instant::now(), 0);
-    while start.elapsed() < time {
+    // A busy machine is given longer, not less to do.
+    while start.elapsed() < time || rounds < 100 {
         let mut text = texts[dice.below(texts.len())].clone();
         for _ in 0..=dice.below(6) {
             dice.damage(&mut text, &texts);
@@ -220,7 +221,7 @@ fn damage_for(time: Duration, seed: u64) -> u64 {
 
 #[test]
 fn damaged_manifests_never_panic() {
-    assert!(damage_for(Duration::from_secs(2), 0x5EED) > 100);
+    damage_for(Duration::from_secs(2), 0x5EED);
 }
 
 #[test]

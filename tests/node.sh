@@ -45,9 +45,10 @@ start_containerd() {
   # The shim beside this containerd must win over one of the machine's: its folder is first in PATH.
   # Not by `inside`: the shell of a function in the background would be who is killed later, and containerd would live on.
   nsenter --target "$(holder)" --mount --net -- env -C "$PWD" PATH="$dir/containerd/usr/bin:$PATH" setsid "$dir/containerd/usr/bin/containerd" --config "$config" --root "$dir/root" \
-    --state "$dir/state" --address "$dir/containerd.sock" --log-level warn >>"$dir/containerd.log" 2>&1 </dev/null &
+    --state "$dir/state" --address "$dir/containerd.sock" --log-level info >>"$dir/containerd.log" 2>&1 </dev/null &
   echo $! >"$dir/containerd.pid"
-  for _ in $(seq 200); do
+  SECONDS=0
+  while [ $SECONDS -lt 60 ]; do
     inside "$dir/containerd/usr/bin/ctr" -a "$dir/containerd.sock" version >/dev/null 2>&1 && return
     kill -0 "$(cat "$dir/containerd.pid")" 2>/dev/null || break
     sleep 0.05
@@ -68,13 +69,15 @@ case $verb in
 up)
   containerd=$(realpath "${3:?containerd directory}")
   mkdir -p "$dir"/{root,state,data,run,logs,cni,work} /run/containerd
+  rm -f "$dir/holder.pid"
   ln -sfn "$containerd" "$dir/containerd"
   # --propagation private: nothing mounted here shows outside, nothing unmounted here is unmounted outside.
   setsid unshare --mount --net --propagation private -- sh -c "
     mount -t tmpfs -o mode=755 run '$dir/run' && mount -t tmpfs -o mode=711 shims /run/containerd &&
     { ! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified; } &&
     ip link set lo up && echo \$\$ >'$dir/holder.pid' && exec sleep infinity" </dev/null >"$dir/holder.log" 2>&1 &
-  for _ in $(seq 100); do [ -s "$dir/holder.pid" ] && break; sleep 0.02; done
+  SECONDS=0
+  while [ ! -s "$dir/holder.pid" ] && kill -0 $! 2>/dev/null && [ $SECONDS -lt 60 ]; do sleep 0.02; done
   [ -s "$dir/holder.pid" ] || { echo "node.sh: make namespaces: $(cat "$dir/holder.log")" >&2; exit 1; }
   cat >"$dir/cni/10-pods.conflist" <<J
 {"cniVersion":"1.0.0","name":"pods","plugins":[
@@ -126,7 +129,8 @@ reboot)
   p="$(members) $(contained)"
   # shellcheck disable=SC2086
   [ "$p" = " " ] || kill -KILL $p 2>/dev/null || true
-  for _ in $(seq 100); do [ -n "$(members)" ] || break; sleep 0.02; done
+  SECONDS=0
+  while [ -n "$(members)" ] && [ $SECONDS -lt 60 ]; do sleep 0.02; done
   echo "$(cat /proc/sys/kernel/random/uuid)" >"$dir/work/boot-id"
   inside sh -c "
     awk -v d='$dir/' 'index(\$5, d) == 1 && \$5 != d \"run\" { print \$5 }' /proc/self/mountinfo | sort -r | while read -r m; do umount -l \"\$m\"; done
@@ -149,7 +153,7 @@ down)
   h=$(holder || true)
   [ -z "$h" ] || kill -KILL "$h" 2>/dev/null || true
   for c in $(cgroups); do
-    for _ in $(seq 50); do find "$c" -depth -type d -exec rmdir {} + 2>/dev/null; [ -d "$c" ] || break; sleep 0.04; done
+    for _ in $(seq 50); do find "$c" -depth -type d -exec rmdir {} + 2>/dev/null || true; [ -d "$c" ] || break; sleep 0.04; done
   done
   rm -f "$dir"/{holder.pid,containerd.pid,containerd.sock*}
   rm -rf "$dir"/{root,state,data,run,logs,cni,work,containerd}

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{XattrFlags, getxattr, setxattr, statfs};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// `statfs` type of a v2 tree (linux/magic.h, CGROUP2_SUPER_MAGIC).
@@ -72,7 +73,8 @@ pub fn kill(group: &Path) -> io::Result<usize> {
 fn members(group: &Path) -> io::Result<Vec<Pid>> {
     match std::fs::read_to_string(group.join("cgroup.procs")) {
         Ok(text) => Ok(text.lines().filter_map(|l| Pid::from_raw(l.parse().ok()?)).collect()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        // A group that goes between the open and the read is ENODEV.
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(Vec::new()),
         Err(e) => Err(e),
     }
 }

@@ -171,7 +171,7 @@ mod tests {
             let both = async {
                 tokio::select! { () = manager.run() => {}, () = listen => {} }
             };
-            tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(120), both).await.unwrap();
         });
         let names: Vec<&str> = heard.iter().filter_map(|m| m.strip_prefix("FDSTORE=1\nFDNAME=")).map(str::trim).collect();
         assert_eq!(names, (0..kept).map(|i| i.to_string()).collect::<Vec<_>>(), "each, once, in order");

@@ -18,7 +18,8 @@ fn a_container_that_ignores_term_is_killed_after_its_grace() {
     n.remove("deaf.yaml");
     n.until("it is gone", 15, |n| n.gone("deaf"));
     let took = t.elapsed();
-    assert!(took >= Duration::from_millis(2900) && took < Duration::from_secs(6), "its grace is 3 s; it took {took:?}");
+    // Not before its grace of 3 s, and not after the kubelet's 30 s of those who have none of their own.
+    assert!(took >= Duration::from_millis(2900) && took < Duration::from_secs(25), "its grace is 3 s; it took {took:?}");
     n.assert_clean();
     n.shutdown();
 }
@@ -51,12 +52,18 @@ fn a_gibibyte_without_a_newline_slows_nobody() {
     }
     let mut n = Node::with("sid", &["containerLogMaxSize=16Mi", "containerLogMaxFiles=3"]);
     n.start();
+    let start = |n: &mut Node, name: &str| {
+        let t = Instant::now();
+        n.put(&format!("{name}.yaml"), &script(name, &format!("echo here; {FOREVER}")));
+        n.until_ready(name);
+        t.elapsed()
+    };
+    start(&mut n, "first");
+    let alone = start(&mut n, "alone");
     n.put("flood.yaml", &script("flood", "head -c 1073741824 /dev/zero | tr '\\0' x; echo; echo end; sleep 1000"));
-    n.until("it floods", 10, |n| n.pod("flood").is_some());
-    n.put("quiet.yaml", &script("quiet", &format!("echo here; {FOREVER}")));
-    let t = Instant::now();
-    n.until_ready("quiet");
-    assert!(t.elapsed() < Duration::from_secs(5), "a quiet pod beside it started after {:?}", t.elapsed());
+    n.until_ready("flood");
+    let beside = start(&mut n, "quiet");
+    assert!(beside < Duration::from_secs(4) + 10 * alone, "a quiet pod beside it started after {beside:?}, alone after {alone:?}");
     n.until("the flood's last line is there", 120, |n| n.said_or_nothing(&["logs", "flood", "--tail", "1"]) == "end\n");
     let rss_kb: u64 = fs::read_to_string(format!("/proc/{}/status", n.pid()))
         .unwrap()
@@ -77,10 +84,11 @@ fn a_full_log_file_system_is_survived_and_said() {
     n.exec(&["mount", "-t", "tmpfs", "-o", "size=256k", "full", &logs]);
     n.start();
     n.put("w.yaml", &script("w", "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo $i aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; [ $i -gt 20000 ] && sleep 0.1; done"));
-    n.until("it is said", 20, |n| fs::read_to_string(n.dir.join("plinth.log")).unwrap().to_lowercase().contains("no space left"));
-    assert!(n.ready("w"), "the pod runs on");
+    n.until("it is said", 20, |n| fs::read_to_string(n.path("plinth.log")).is_ok_and(|l| l.to_lowercase().contains("no space left")));
+    n.until_ready("w");
     n.put("v.yaml", &script("v", FOREVER));
     n.until_ready("v");
+    assert!(n.ready("w") && n.restarts("w") == 0, "the pod runs on");
     n.said(&["shutdown", "--grace", "10s"]);
     n.exec(&["umount", "-l", &logs]);
 }
@@ -124,7 +132,7 @@ fn a_network_that_fails_says_so_and_recovers() {
     n.put("a.yaml", &crate::node::pod("a", "hostname: a", FOREVER));
     n.start();
     n.until("it says so", 15, |n| n.said_or_nothing(&["why", "a"]).contains("nosuch"));
-    assert!(n.said(&["events", "a"]).contains("NetworkNotReady"), "{}", n.said(&["events", "a"]));
+    n.until("and in the events", 5, |n| n.said_or_nothing(&["events", "a"]).contains("NetworkNotReady"));
     fs::write(&list, good).unwrap();
     n.until_ready("a");
     n.shutdown();
@@ -160,7 +168,7 @@ fn a_pod_that_is_over_waits_for_nothing() {
     let init = "restartPolicy: Never\n  hostNetwork: true\n  initContainers:\n  - {name: i, image: 'IMAGE', command: [sh, -c, 'exit 5']}";
     n.put("x.yaml", &pod("x", &init.replace("IMAGE", crate::node::IMAGE), FOREVER));
     n.until("it failed", 15, |n| n.pod("x").is_some_and(|p| p["status"]["phase"] == "Failed"));
-    let why = |n: &Node| n.said(&["why", "x"]);
+    let why = |n: &Node| n.said_or_nothing(&["why", "x"]);
     n.until("its container is not said to wait for its turn", 5, |n| why(n).contains("Waits for  nothing"));
     assert!(why(&n).contains("an init container failed for good"), "{}", why(&n));
     n.shutdown();
@@ -176,7 +184,7 @@ fn a_second_plinth_on_the_same_run_directory_is_refused() {
     n.start();
     n.until_ready("a");
     let mut second = n.second("other.sock");
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while second.try_wait().unwrap().is_none() && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -54,8 +54,10 @@ fn an_image_nobody_has_waits_with_the_kubelets_reasons() {
     n.until("ErrImageNeverPull", 10, |n| waiting(n, "never").0 == "ErrImageNeverPull");
     n.put("archived.yaml", &script("archived", FOREVER).replace("    command:", "    imagePullPolicy: Never\n    command:"));
     n.until_ready("archived");
-    n.until("ImagePullBackOff", 20, |n| waiting(n, "gone").0 == "ImagePullBackOff");
-    assert!(waiting(&n, "gone").1.contains("127.0.0.1:9/nothing:1"), "{:?}", waiting(&n, "gone"));
+    n.until("ImagePullBackOff, and of which image", 20, |n| {
+        let (reason, message) = waiting(n, "gone");
+        reason == "ImagePullBackOff" && message.contains("127.0.0.1:9/nothing:1")
+    });
     n.shutdown();
 }
 
@@ -177,5 +179,6 @@ fn a_pull_that_stalls_keeps_no_edit_no_removal_and_no_shutdown_waiting() {
     n.until("it waits", 10, |n| n.said_or_nothing(&["why", "c"]).contains("Waits for  image 127.0.0.1:5003"));
     let t = std::time::Instant::now();
     n.shutdown();
-    assert!(t.elapsed() < std::time::Duration::from_secs(15), "the shutdown took {:?}", t.elapsed());
+    // A pull that stalls is given up after a minute: the shutdown does not wait for that.
+    assert!(t.elapsed() < std::time::Duration::from_secs(40), "the shutdown took {:?}", t.elapsed());
 }

@@ -36,8 +36,10 @@ fn a_network_pod_has_an_address_that_answers_and_is_given_back() {
     let ip = n.pod("web").unwrap()["status"]["podIP"].as_str().unwrap().to_string();
     assert!(ip.starts_with("10.88."), "{ip}");
     n.until("it answers", 5, |n| n.exec(&["sh", "-c", &format!("busybox wget -qO- http://{ip}:8080/ || true")]).contains("ok"));
-    let log = n.said(&["logs", "web"]);
-    assert!(log.starts_with("here\n") && log.contains(&format!("{ip}\there")), "{log}");
+    n.until("it knows its name", 5, |n| {
+        let log = n.said_or_nothing(&["logs", "web"]);
+        log.starts_with("here\n") && log.contains(&format!("{ip}\there"))
+    });
     n.shutdown();
 }
 
@@ -56,8 +58,9 @@ fn init_containers_run_in_order_and_share_an_empty_dir() {
         ),
     );
     n.until_ready("i");
-    n.until("both init containers ran before, in order", 5, |n| n.said_or_nothing(&["logs", "i", "-c", "c"]).starts_with("one\ntwo\n"));
+    n.until("it has told", 5, |n| n.said_or_nothing(&["logs", "i", "-c", "c"]).contains("/m\n"));
     let log = n.said(&["logs", "i", "-c", "c"]);
+    assert!(log.starts_with("one\ntwo\n"), "both init containers ran before, in order: {log}");
     assert!(log.contains("1024"), "the memory volume has its size: {log}");
     n.shutdown();
 }
@@ -77,7 +80,7 @@ fn an_edit_stops_the_old_pod_and_starts_the_new_one() {
     n.until_ready("other");
     assert_eq!(n.pod("e").unwrap()["metadata"]["uid"], before, "a comment restarts nothing");
     n.put("e.yaml", &script("e", &format!("echo second; {FOREVER}")));
-    n.until("the new revision runs", 15, |n| n.ready("e") && n.pod("e").unwrap()["metadata"]["uid"] != before);
+    n.until("the new revision runs", 15, |n| n.pod("e").is_some_and(|p| condition(&p, "Ready") && p["metadata"]["uid"] != before));
     n.until("and speaks", 5, |n| n.said_or_nothing(&["logs", "e"]) == "second\n");
     n.shutdown();
 }
@@ -93,7 +96,7 @@ fn a_bad_edit_costs_nothing_and_says_where() {
     n.until_ready("b");
     let before = n.pod("b").unwrap();
     n.put("b.yaml", &script("b", FOREVER).replace("hostNetwork: true", "hostNetwork: perhaps"));
-    n.until("the file is refused", 5, |n| n.get("/v1/manifests").unwrap().contains("hostNetwork"));
+    n.until("the file is refused", 5, |n| n.get("/v1/manifests").is_some_and(|m| m.contains("hostNetwork")));
     assert_eq!(n.pod("b").unwrap()["status"]["containerStatuses"], before["status"]["containerStatuses"]);
     let text = n.said(&["status"]);
     assert!(text.contains("b.yaml:6:"), "status names file and line:\n{text}");
@@ -143,7 +146,7 @@ fn a_crashing_container_restarts_with_the_kubelets_back_off() {
     );
     assert_eq!(n.said(&["logs", "x", "-p"]), "run\n");
     n.until("why tells the exit status and the wait", 5, |n| {
-        let why = n.said(&["why", "x"]);
+        let why = n.said_or_nothing(&["why", "x"]);
         why.contains("exited 3") && why.contains("back-off 10s")
     });
     n.until("the second restart comes after 10 s", 15, |n| n.restarts("x") == 2);

@@ -9,9 +9,21 @@ fn probed(name: &str, grace_s: u32, fields: &str, script: &str) -> String {
         + &format!("    {fields}\n")
 }
 
+/// As `probed`, with the node's directory `work` at /w: by the files there the test says when what happens.
+fn told(n: &Node, name: &str, grace_s: u32, fields: &str, script: &str) -> String {
+    let volume = format!("hostNetwork: true\n  volumes: [{{name: w, hostPath: {{path: {}}}}}]", n.path("work"));
+    let fields = format!("volumeMounts: [{{name: w, mountPath: /w}}]\n{fields}");
+    probed(name, grace_s, &fields, script).replace("hostNetwork: true", &volume)
+}
+
 impl Node {
+    /// Says it to a container made by `told`.
+    fn tell(&self, file: &str) {
+        std::fs::write(self.dir.join("work").join(file), "").unwrap();
+    }
+
     fn events_of(&self, pod: &str) -> String {
-        self.said(&["events", pod])
+        self.said_or_nothing(&["events", pod])
     }
 }
 
@@ -26,10 +38,11 @@ fn a_failed_exec_liveness_probe_restarts_its_container_only() {
     }
     let mut n = Node::up();
     n.start();
-    let liveness = "livenessProbe:\n  exec: {command: [sh, -c, 'echo \"no $(WHAT)\"; test -e /tmp/ok']}\n  periodSeconds: 1\n  failureThreshold: 2\n  terminationGracePeriodSeconds: 1\nenv: [{name: WHAT, value: cake}]";
-    n.put("l.yaml", &probed("l", 30, liveness, "touch /tmp/ok; trap '' TERM; (sleep 3; rm -f /tmp/ok) & while :; do sleep 0.1; done"));
+    let liveness = "livenessProbe:\n  exec: {command: [sh, -c, 'echo \"no $(WHAT)\"; test ! -e /w/sick']}\n  periodSeconds: 1\n  timeoutSeconds: 20\n  failureThreshold: 2\n  terminationGracePeriodSeconds: 1\nenv: [{name: WHAT, value: cake}]";
+    n.put("l.yaml", &told(&n, "l", 300, liveness, "trap '' TERM; while :; do sleep 0.1; done"));
     n.until_ready("l");
     assert_eq!(n.restarts("l"), 0);
+    n.tell("sick");
     n.until("it is killed within the probe's grace and restarted", 20, |n| n.restarts("l") >= 1);
     let events = n.events_of("l");
     assert!(events.contains("Liveness probe failed: no cake"), "{events}");
@@ -45,15 +58,18 @@ fn an_exec_probe_that_is_late_leaves_nothing_behind() {
     }
     let mut n = Node::up();
     n.start();
-    let readiness = "readinessProbe:\n  exec: {command: [sh, -c, 'sleep 4321 & sleep 1234']}\n  periodSeconds: 3\n  timeoutSeconds: 1";
-    n.put("late.yaml", &probed("late", 3, readiness, FOREVER));
+    // Nobody else's: processes of the whole machine are looked at.
+    let (first, second) = (format!("sleep 1{}", std::process::id()), format!("sleep 2{}", std::process::id()));
+    let readiness =
+        format!("readinessProbe:\n  exec: {{command: [sh, -c, '{first} & {second}']}}\n  periodSeconds: 3\n  timeoutSeconds: 1");
+    n.put("late.yaml", &probed("late", 3, &readiness, FOREVER));
     n.until("the probe is late", 20, |n| n.events_of("late").contains("command timed out"));
     assert!(!n.ready("late"));
     n.until("it is late again", 20, |n| n.events_of("late").contains("(x2"));
     let id = container(&n.pod("late").unwrap(), "c")["containerID"].as_str().unwrap().replace("containerd://", "");
     n.until("between two probes none of their processes is left", 10, |n| {
         let ps = n.exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"]);
-        !ps.contains("sleep 1234") && !ps.contains("sleep 4321") && n.ctr(&["tasks", "ps", &id]).lines().count() <= 3
+        !ps.contains(&first) && !ps.contains(&second) && n.ctr(&["tasks", "ps", &id]).lines().count() <= 3
     });
     n.shutdown();
 }
@@ -65,12 +81,14 @@ fn readiness_over_http_follows_the_server() {
     }
     let mut n = Node::up();
     n.start();
-    let readiness = "ports: [{name: web, containerPort: 8080}]\nreadinessProbe:\n  httpGet: {path: /ok, port: web}\n  periodSeconds: 1\n  failureThreshold: 1";
-    let script = "mkdir -p /www; httpd -p 8080 -h /www; trap 'exit 0' TERM; sleep 2; echo yes >/www/ok; sleep 3; rm /www/ok; while :; do sleep 0.1; done";
-    let text = probed("web", 3, readiness, script).replace("hostNetwork: true", "hostname: web");
+    let readiness = "ports: [{name: web, containerPort: 8080}]\nreadinessProbe:\n  httpGet: {path: /ok, port: web}\n  periodSeconds: 1\n  timeoutSeconds: 20\n  failureThreshold: 1";
+    let script = format!("httpd -p 8080 -h /w; {FOREVER}");
+    let text = told(&n, "web", 3, readiness, &script).replace("hostNetwork: true", "hostname: web");
     n.put("web.yaml", &text);
     n.until("it runs and is not ready", 20, |n| is_started(n, "web") && !n.ready("web"));
+    n.tell("ok");
     n.until_ready("web");
+    std::fs::remove_file(n.path("work/ok")).unwrap();
     n.until("it is unready again", 10, |n| !n.ready("web"));
     let p = n.pod("web").unwrap();
     assert!(!condition(&p, "ContainersReady") && condition(&p, "Initialized"), "{p}");
@@ -90,12 +108,13 @@ fn a_startup_probe_gates_what_comes_after_a_sidecar() {
     }
     let mut n = Node::up();
     n.start();
-    let probe = "startupProbe: {exec: {command: [test, -e, /v/go]}, periodSeconds: 1, failureThreshold: 60}";
+    let work = n.path("work");
+    let probe = "startupProbe: {exec: {command: [test, -e, /v/go]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 600}";
     let v = "volumeMounts: [{name: v, mountPath: /v}]";
     n.put(
         "s.yaml",
         &format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: s}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 2\n  volumes: [{{name: v, emptyDir: {{}}}}]\n  initContainers:\n  - name: side\n    image: '{IMAGE}'\n    restartPolicy: Always\n    command: [sh, -c, \"sleep 3; date +%s >/v/go; trap 'exit 0' TERM; while :; do sleep 0.1; done\"]\n    {probe}\n    {v}\n  containers:\n  - name: c\n    image: '{IMAGE}'\n    command: [sh, -c, \"cat /v/go && echo went; trap 'exit 0' TERM; while :; do sleep 0.1; done\"]\n    {v}\n"
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: s}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 2\n  volumes: [{{name: v, hostPath: {{path: {work}}}}}]\n  initContainers:\n  - name: side\n    image: '{IMAGE}'\n    restartPolicy: Always\n    command: [sh, -c, \"trap 'exit 0' TERM; while :; do sleep 0.1; done\"]\n    {probe}\n    {v}\n  containers:\n  - name: c\n    image: '{IMAGE}'\n    command: [sh, -c, \"cat /v/go && echo went; trap 'exit 0' TERM; while :; do sleep 0.1; done\"]\n    {v}\n"
         ),
     );
     n.until("the sidecar runs and is not started", 20, |n| {
@@ -104,6 +123,7 @@ fn a_startup_probe_gates_what_comes_after_a_sidecar() {
             !side["state"]["running"].is_null() && side["started"] == false && container(&p, "c")["containerID"].is_null()
         })
     });
+    n.tell("go");
     n.until_ready("s");
     n.until("the main container came after it", 5, |n| n.said_or_nothing(&["logs", "s", "-c", "c"]).contains("went"));
     n.shutdown();
@@ -132,13 +152,14 @@ fn hooks_run_after_the_start_and_before_the_stop() {
     }
     let mut n = Node::up();
     n.start();
-    let hooks = "lifecycle:\n  postStart: {exec: {command: [sh, -c, 'sleep 1; echo started >/tmp/log']}}\n  preStop: {exec: {command: [sh, -c, 'sleep 1; echo stopping >>/tmp/log']}}";
-    n.put("h.yaml", &probed("h", 10, hooks, "trap 'cat /tmp/log; exit 0' TERM; while :; do sleep 0.1; done"));
+    let hooks = "lifecycle:\n  postStart: {exec: {command: [sh, -c, 'until [ -e /w/go ]; do sleep 0.1; done; echo started >/tmp/log']}}\n  preStop: {exec: {command: [sh, -c, 'sleep 1; echo stopping >>/tmp/log']}}";
+    n.put("h.yaml", &told(&n, "h", 60, hooks, "trap 'cat /tmp/log; exit 0' TERM; while :; do sleep 0.1; done"));
     n.until("it is not running before the hook is over", 10, |n| {
         n.pod("h").is_some_and(|p| {
             container(&p, "c")["state"]["waiting"]["reason"] == "ContainerCreating" && !container(&p, "c")["containerID"].is_null()
         })
     });
+    n.tell("go");
     n.until_ready("h");
     let log = n.dir.join("logs/pods");
     let copy = n.path("log-of-h");
@@ -189,7 +210,12 @@ fn a_pod_that_is_past_its_deadline_has_failed_and_stays_so() {
     }
     let mut n = Node::up();
     n.start();
-    n.put("d.yaml", &pod("d", "activeDeadlineSeconds: 3\n  hostNetwork: true", FOREVER));
+    // The image is there by then: what is counted is the pod.
+    n.put("first.yaml", &pod("first", "hostNetwork: true", FOREVER));
+    n.until_ready("first");
+    n.remove("first.yaml");
+    n.until("it is gone", 10, |n| n.gone("first"));
+    n.put("d.yaml", &pod("d", "activeDeadlineSeconds: 8\n  hostNetwork: true", FOREVER));
     n.until_ready("d");
     let over = |n: &Node| n.pod("d").is_some_and(|p| p["status"]["phase"] == "Failed" && p["status"]["reason"] == "DeadlineExceeded");
     n.until("it failed", 10, over);
@@ -228,18 +254,21 @@ fn probes_that_hang_do_not_slow_status_down() {
     n.until("fifty containers with a hundred probes run", 120, |n| started(n) == 50);
     n.until("those that hang are late", 20, |n| (0..5).all(|p| n.events_of(&format!("m{p}")).contains("Client.Timeout exceeded")));
     assert_eq!(n.restarts("m0"), 0);
-    let mut took: Vec<_> = (0..300)
-        .map(|_| {
+    // A machine that is busy with other tests makes anybody late: the best of some rounds counts, each as long as all probes' period.
+    // What the probes held up would be held up in every round.
+    let round = |n: &Node| {
+        let mut took = [std::time::Duration::ZERO; 100];
+        for took in &mut took {
             let begun = std::time::Instant::now();
             assert!(n.get("/healthz").is_some());
-            std::thread::sleep(std::time::Duration::from_millis(7));
-            begun.elapsed() - std::time::Duration::from_millis(7)
-        })
-        .collect();
-    took.sort();
-    eprintln!("status latency: median {:?}, 9 of 10 {:?}, 99 of 100 {:?}", took[150], took[270], took[297]);
-    // The rest is the machine's, which may be busy with other tests.
-    assert!(took[270] < std::time::Duration::from_millis(10), "{took:?}");
+            *took = begun.elapsed();
+            std::thread::sleep(std::time::Duration::from_millis(9));
+        }
+        took.sort();
+        eprintln!("status latency: median {:?}, 9 of 10 {:?}, 99 of 100 {:?}", took[50], took[90], took[99]);
+        took[90]
+    };
+    assert!((0..20).any(|_| round(&n) < std::time::Duration::from_millis(10)), "status is late in every round");
     let stat = |n: &Node| {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", n.pid())).unwrap();
         text.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2).map(|t| t.parse::<u64>().unwrap()).sum::<u64>()

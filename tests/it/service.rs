@@ -90,9 +90,15 @@ impl Manager {
         self.said().iter().any(|(_, text)| text.lines().any(|l| l == line))
     }
 
+    /// Whether one message has this line, and a later one that.
+    fn heard_after(&self, this: &str, that: &str) -> bool {
+        let has = |text: &str, line: &str| text.lines().any(|l| l == line);
+        self.said().iter().skip_while(|(_, t)| !has(t, this)).any(|(_, t)| has(t, that))
+    }
+
     /// As `heard`, of what was said by now but perhaps not taken in.
     fn heard_soon(&self, line: &str) -> bool {
-        (0..40).any(|_| {
+        (0..400).any(|_| {
             sleep(Duration::from_millis(50));
             self.heard(line)
         })
@@ -126,8 +132,9 @@ fn readiness_comes_when_the_socket_serves_and_status_follows_the_pods() {
     n.containerd("start");
     n.until("the status says the pod is ready", 30, |_| m.status() == "1 of 1 pods ready");
     n.put("b.yaml", &script("b", "sleep 2; exit 1"));
-    n.until("the status counts the second", 30, |_| m.status() == "2 of 2 pods ready");
-    n.until("and the crash of it", 30, |_| m.status() == "1 of 2 pods ready");
+    n.until("the status counts the second, and the crash of it", 30, |_| {
+        m.heard_after("STATUS=2 of 2 pods ready", "STATUS=1 of 2 pods ready")
+    });
     n.remove("b.yaml");
     n.until("and its end", 30, |_| m.status() == "1 of 1 pods ready");
     assert!(!m.heard("STOPPING=1"));
@@ -144,21 +151,26 @@ fn watchdog_is_fed_at_half_its_time_and_starves_when_the_loop_stands() {
         return;
     }
     let mut n = Node::up();
-    let m = Manager::of(&mut n, Some(1000));
+    let m = Manager::of(&mut n, Some(2000));
     n.start();
-    sleep(Duration::from_secs(3));
-    let beats = m.beats();
-    assert!((5..=8).contains(&beats.len()), "every 500 ms: {} in 3 s", beats.len());
-    let longest = beats.windows(2).map(|w| w[1] - w[0]).max().unwrap();
-    assert!(longest < Duration::from_millis(900), "one was {longest:?} late");
+    n.until("it is fed eight times", 10, |_| m.beats().len() >= 8);
+    let mut gaps: Vec<_> = m.beats().windows(2).map(|w| w[1] - w[0]).collect();
+    gaps.sort();
+    let (median, longest) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    assert!((700..1500).contains(&median.as_millis()), "every second: {gaps:?}");
+    assert!(longest < Duration::from_millis(2000), "it would have been killed: {gaps:?}");
     n.signal("STOP");
-    sleep(Duration::from_millis(200));
+    let stat = format!("/proc/{}/stat", n.pid());
+    n.until("it stands", 5, |_| fs::read_to_string(&stat).is_ok_and(|s| s.contains(") T ")));
+    // What it had said before may be on its way.
+    sleep(Duration::from_millis(500));
     let before = m.beats().len();
-    sleep(Duration::from_millis(1800));
+    sleep(Duration::from_millis(3500));
     assert_eq!(m.beats().len(), before, "a stopped loop says nothing");
     n.signal("CONT");
+    n.until("it is fed again", 10, |_| m.beats().len() > before);
     sleep(Duration::from_millis(300));
-    assert!((1..=2).contains(&(m.beats().len() - before)), "what was missed is not made up for: {}", m.beats().len() - before);
+    assert!(m.beats().len() - before <= 2, "what was missed is not made up for: {}", m.beats().len() - before);
     assert!(!m.heard("STOPPING=1"));
     n.term();
     assert!(m.heard_soon("STOPPING=1"), "{:?}", m.said());
@@ -262,8 +274,8 @@ echo out end; echo err end >&2; exit 0";
     n.put("talk.yaml", &manifest);
     n.start();
     n.until("it talks", 30, |n| n.said_or_nothing(&["logs", "talk"]).contains("out 20\n"));
+    n.until("both ends are parked", 5, |_| m.names().len() == 2);
     let names = m.names();
-    assert_eq!(names.len(), 2, "both ends are parked: {names:?}");
     assert!(names.iter().all(|n| !n.contains(':') && n.len() < 256), "names the service manager takes: {names:?}");
     assert!(m.heard("FDPOLL=0"), "a hung-up pipe must be kept");
     // A restart in between: what is parked is claimed, not parked again.
@@ -275,7 +287,7 @@ echo out end; echo err end >&2; exit 0";
 
     n.kill();
     fs::write(n.path("work/last"), "").unwrap();
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(120);
     while !n.ctr(&["tasks", "list"]).contains("STOPPED") {
         assert!(Instant::now() < end, "the container did not end\n{}", n.log());
         sleep(Duration::from_millis(50));

@@ -16,6 +16,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::node::{self, IMAGE, Node};
 
+/// What is not there after so long does not come.
+const PATIENCE: Duration = Duration::from_secs(120);
 const INSIDE: &str = "PLINTH_TEST_NODE";
 
 /// Runs the test inside a node's namespaces: outside, by running itself again there.
@@ -106,7 +108,7 @@ impl Drive {
 
     pub async fn until(&mut self, mut holds: impl FnMut(&Event) -> bool) {
         let events = self.events.as_mut().unwrap();
-        let found = tokio::time::timeout(Duration::from_secs(20), async {
+        let found = tokio::time::timeout(PATIENCE, async {
             loop {
                 let event = events.recv().await.unwrap();
                 eprintln!("{event:?}");
@@ -126,8 +128,8 @@ impl Drive {
         let text = format!("{action:?}");
         let t = Instant::now();
         let job = Job { action, pod: pod.cloned(), seen };
-        let outcome = tokio::time::timeout(Duration::from_secs(60), self.runtime.clone().unwrap().perform(job)).await;
-        let outcome = outcome.unwrap_or_else(|_| panic!("not within a minute: {text}"));
+        let outcome = tokio::time::timeout(PATIENCE, self.runtime.clone().unwrap().perform(job)).await;
+        let outcome = outcome.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {text}"));
         eprintln!("{:?} {text} -> {outcome:?}", t.elapsed());
         outcome
     }
@@ -253,7 +255,7 @@ impl Drive {
     }
 
     pub async fn until_log(&self, pod: &WantedPod, attempt: u32, text: &str) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + PATIENCE;
         while !self.log(pod, attempt).contains(text) {
             assert!(Instant::now() < end, "{text:?} is not in the log: {}", self.log(pod, attempt));
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -270,6 +272,17 @@ impl Drive {
         let ctr = self.dir.join("containerd/usr/bin/ctr");
         let out = Command::new(ctr).arg("-a").arg(self.dir.join("containerd.sock")).args(["-n", "plinth"]).args(args).output().unwrap();
         format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+    }
+
+    /// How long `ctr run -d` takes to start as much.
+    pub fn ctr_run(&self, id: &str) -> Duration {
+        let t = Instant::now();
+        let said = self.ctr(&["run", "-d", "--net-host", "--null-io", IMAGE, id, "sleep", "1000"]);
+        let took = t.elapsed();
+        assert_eq!(said, "");
+        self.ctr(&["tasks", "delete", "-f", id]);
+        assert_eq!(self.ctr(&["containers", "delete", id]), "");
+        took
     }
 
     pub fn pid(&self, id: &str) -> u32 {

@@ -241,8 +241,9 @@ fn starting_takes_no_longer_than_the_calls_alone() {
     inside("starting_takes_no_longer_than_the_calls_alone", "sid", async |mut d: Drive| {
         d.up().await;
         d.image(PullPolicy::IfNotPresent).await;
-        let mut took: Vec<[Duration; 4]> = Vec::new();
+        let mut took: Vec<[Duration; 5]> = Vec::new();
         for n in 0..8 {
+            let alone = d.ctr_run(&format!("floor{n}"));
             let pod = d.sandbox(&format!("fast{n}"), "exec sleep 1000").await;
             let t = std::time::Instant::now();
             let c = d.create(&pod, 0).await;
@@ -256,17 +257,19 @@ fn starting_takes_no_longer_than_the_calls_alone() {
             d.until_exited(&pod, &c.id).await;
             let t = std::time::Instant::now();
             d.end(&pod, &c.id).await;
-            took.push([created, started, look, t.elapsed()]);
+            took.push([created, started, look, t.elapsed(), alone]);
             d.gone(&pod, &c.id).await;
         }
-        for (n, what) in ["create", "create + start", "look", "end"].iter().enumerate() {
-            let mut of: Vec<_> = took.iter().map(|t| t[n]).collect();
-            of.sort();
-            println!("{what}: median {:?}, least {:?}", of[of.len() / 2], of[0]);
-        }
-        let mut started: Vec<_> = took.iter().map(|t| t[1]).collect();
-        started.sort();
-        assert!(started[4] < Duration::from_millis(500), "{started:?}");
+        let medians: Vec<Duration> = (0..5)
+            .map(|n| {
+                let mut of: Vec<_> = took.iter().map(|t| t[n]).collect();
+                of.sort();
+                of[of.len() / 2]
+            })
+            .collect();
+        println!("create, create + start, look, end, `ctr run`: {medians:?}");
+        // In turns with `ctr run`: what the machine does beside it slows both. Ours is not optimised here.
+        assert!(medians[1] < 2 * medians[4], "{took:?}");
     });
 }
 

@@ -47,7 +47,7 @@ fn host_namespaces_are_the_hosts_and_others_are_the_pods() {
         };
         let all = said(&mut d, "hosts", spec(json!({ "hostNetwork": true, "hostIPC": true, "hostPID": true }))).await;
         assert_eq!(all[..3], host[..3]);
-        assert!(all[3].parse::<u32>().unwrap() > 10, "the host's processes are in sight: {all:?}");
+        assert!(all[3].parse::<u32>().unwrap() > 6, "the host's processes are in sight: {all:?}");
         let none = said(&mut d, "own", spec(json!({}))).await;
         assert!((0..3).all(|i| none[i] != host[i]), "{none:?}");
         assert!(none[3].parse::<u32>().unwrap() < 6, "{none:?}");

@@ -40,8 +40,8 @@ impl Node {
     async fn until(&mut self, expected: &str) -> Duration {
         let began = Instant::now();
         let mut last = String::new();
-        while began.elapsed() < Duration::from_secs(5) {
-            if tokio::time::timeout(Duration::from_secs(5), self.manifests.changed()).await.is_ok() {
+        while began.elapsed() < Duration::from_secs(60) {
+            if tokio::time::timeout(Duration::from_secs(60), self.manifests.changed()).await.is_ok() {
                 last = self.read();
                 if last == expected {
                     return began.elapsed();
@@ -82,10 +82,17 @@ fn rename_is_acted_on_at_once() {
     run(async {
         let mut n = Node::new(60_000);
         rename_in(&n, "high/a.yaml", &pod("x", "i:1"));
-        let took = n.until("x=i:1").await;
+        n.until("x=i:1").await;
+        // A busy machine makes one late, not each: one that waited for something would take 50 ms every time.
+        let mut took = Duration::MAX;
+        for round in 2..50 {
+            rename_in(&n, "high/a.yaml", &pod("x", &format!("i:{round}")));
+            took = took.min(n.until(&format!("x=i:{round}")).await);
+            if took < Duration::from_millis(45) {
+                break;
+            }
+        }
         assert!(took < Duration::from_millis(45), "{took:?}");
-        rename_in(&n, "high/a.yaml", &pod("x", "i:2"));
-        n.until("x=i:2").await;
         fs::remove_file(n.at("high/a.yaml")).unwrap();
         n.until("").await;
     });
@@ -180,13 +187,13 @@ fn rescan_sees_what_inotify_cannot() {
 #[test]
 fn nothing_wakes_but_the_rescan() {
     run(async {
-        let mut n = Node::new(200);
+        let mut n = Node::new(1000);
         rename_in(&n, "high/a.yaml", &pod("x", "i:1"));
         n.until("x=i:1").await;
         n.quiet(50).await;
         let began = Instant::now();
         n.manifests.changed().await;
-        assert!(began.elapsed() > Duration::from_millis(100), "{:?}", began.elapsed());
+        assert!(began.elapsed() > Duration::from_millis(200), "{:?}", began.elapsed());
     });
 }
 

@@ -123,7 +123,7 @@ fn a_server_that_sends_one_byte_at_a_time_is_late() {
         .await;
         let begun = std::time::Instant::now();
         let why = failed(get(port, "/", &[]).await);
-        assert!(why.contains("Client.Timeout exceeded") && begun.elapsed() < 2 * SECOND, "{why}");
+        assert!(why.contains("Client.Timeout exceeded") && begun.elapsed() < 10 * SECOND, "{why}");
     });
 }
 

@@ -7,7 +7,7 @@ use super::super::listen::ListenError;
 use super::*;
 
 const LATER: Duration = Duration::from_secs(3600);
-const SOON: Duration = Duration::from_millis(50);
+const SOON: Duration = Duration::from_millis(250);
 const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
 
 fn patient() -> Bounds {

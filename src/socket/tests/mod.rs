@@ -28,7 +28,7 @@ use crate::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Uid, Verdi
 use crate::settings::Settings;
 
 /// Everything waits at most this long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 pub const T0: i64 = 1_767_225_600_000_000_000; // 2026-01-01T00:00:00Z
 
 pub fn second(s: i64) -> Wall {
