@@ -328,7 +328,12 @@ impl State {
                 let now = clock::now();
                 self.note(record::hooked(&self.world.borrow(), uid, id, *hook, failure.as_deref()).into_iter().collect(), now);
             }
-            Event::Link(Link::Up { version }) => log::info!("containerd {version} answers"),
+            Event::Link(Link::Up { version }) => match &self.world.borrow().seen.link {
+                Link::Down { since, .. } if since.0 > 0 => {
+                    log::info!("containerd {version} answers, after {} s without", clock::now().mono.since_ms(*since) / 1000);
+                }
+                _ => log::info!("containerd {version} answers"),
+            },
             Event::Link(Link::Down { why, .. }) => log::warn!("containerd is away: {why}; pods run on, nothing is done until it is back"),
             _ => {}
         }

@@ -4,16 +4,17 @@
 //! `events` makes a new one.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use containerd_client::services::v1 as api;
 use containerd_client::services::v1::sandbox::store_client::StoreClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::error::{Error, Result, Said, chain};
+use super::silence::{Calls, Counted};
 
 /// Calls that only read or write metadata.
 const CALL: Duration = Duration::from_secs(10);
@@ -23,19 +24,19 @@ const MESSAGE_BYTES: usize = 32 << 20;
 /// A connection, cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    channel: Channel,
+    channel: Counted,
     namespace: MetadataValue<Ascii>,
 }
 
 impl Client {
-    /// Connects to the socket; fails at once if nobody listens.
-    pub async fn connect(socket: &Path, namespace: &str) -> Result<Client> {
+    /// Connects to the socket; fails at once if nobody listens. `calls` keeps count of what is unanswered.
+    pub async fn connect(socket: &Path, namespace: &str, calls: Rc<Calls>) -> Result<Client> {
         let namespace =
             namespace.parse().map_err(|_| Error::Refused(format!("use containerd namespace `{namespace}`: it is not plain ASCII")))?;
         let channel = containerd_client::connect(socket)
             .await
             .map_err(|e| Error::Again(format!("connect to containerd at {}: {}", socket.display(), last(&e))))?;
-        Ok(Client { channel, namespace })
+        Ok(Client { channel: Counted { channel, calls }, namespace })
     }
 
     /// A request with namespace and the usual deadline.
@@ -66,59 +67,59 @@ impl Client {
     }
 
     /// Tasks.
-    pub fn tasks(&self) -> api::tasks_client::TasksClient<Channel> {
+    pub fn tasks(&self) -> api::tasks_client::TasksClient<Counted> {
         api::tasks_client::TasksClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// Container records.
-    pub fn containers(&self) -> api::containers_client::ContainersClient<Channel> {
+    pub fn containers(&self) -> api::containers_client::ContainersClient<Counted> {
         api::containers_client::ContainersClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES)
     }
 
     /// Sandbox records.
-    pub fn sandboxes(&self) -> StoreClient<Channel> {
+    pub fn sandboxes(&self) -> StoreClient<Counted> {
         StoreClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// Snapshots.
-    pub fn snapshots(&self) -> SnapshotsClient<Channel> {
+    pub fn snapshots(&self) -> SnapshotsClient<Counted> {
         SnapshotsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// Images.
-    pub fn images(&self) -> api::images_client::ImagesClient<Channel> {
+    pub fn images(&self) -> api::images_client::ImagesClient<Counted> {
         api::images_client::ImagesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// Content.
-    pub fn content(&self) -> api::content_client::ContentClient<Channel> {
+    pub fn content(&self) -> api::content_client::ContentClient<Counted> {
         api::content_client::ContentClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
     }
 
     /// Leases.
-    pub fn leases(&self) -> api::leases_client::LeasesClient<Channel> {
+    pub fn leases(&self) -> api::leases_client::LeasesClient<Counted> {
         api::leases_client::LeasesClient::new(self.channel.clone())
     }
 
     /// Transfers.
-    pub fn transfer(&self) -> api::transfer_client::TransferClient<Channel> {
+    pub fn transfer(&self) -> api::transfer_client::TransferClient<Counted> {
         api::transfer_client::TransferClient::new(self.channel.clone())
     }
 
     /// Streams beside transfers.
-    pub fn streaming(&self) -> api::streaming_client::StreamingClient<Channel> {
+    pub fn streaming(&self) -> api::streaming_client::StreamingClient<Counted> {
         api::streaming_client::StreamingClient::new(self.channel.clone())
     }
 
     /// Events.
-    pub fn events(&self) -> api::events_client::EventsClient<Channel> {
+    pub fn events(&self) -> api::events_client::EventsClient<Counted> {
         api::events_client::EventsClient::new(self.channel.clone())
     }
 
     /// Version.
-    pub fn version(&self) -> api::version_client::VersionClient<Channel> {
+    pub fn version(&self) -> api::version_client::VersionClient<Counted> {
         api::version_client::VersionClient::new(self.channel.clone())
     }
 }

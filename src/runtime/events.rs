@@ -51,16 +51,22 @@ pub(super) async fn watch(rt: Rc<Runtime>, mut waits: UnboundedReceiver<Watched>
         let mut pause = BACKOFF.0;
         let mut said: Rc<str> = "".into();
         loop {
-            let why = match open(&rt).await {
+            let error = match open(&rt).await {
                 Ok((client, events)) => {
                     (pause, said) = (BACKOFF.0, "".into());
                     let why = follow(&rt, &client, events, &mut waits).await;
                     rt.unlink();
-                    chain(&why)
+                    why
                 }
-                Err(e) => chain(&e),
+                Err(e) => e,
             };
-            if why != said {
+            // One that only answered too late is silent still, and that was said.
+            let late = matches!(error.code(), Some(Code::DeadlineExceeded | Code::Cancelled));
+            if !late {
+                rt.calls.broken();
+            }
+            let why = chain(&error);
+            if why != said && !(late && rt.calls.is_silent()) {
                 rt.tell(Event::Link(Link::Down { why: why.clone(), since: clock::now().mono }));
                 said = why;
             }
@@ -74,7 +80,7 @@ pub(super) async fn watch(rt: Rc<Runtime>, mut waits: UnboundedReceiver<Watched>
 /// Connects, refuses what is too old, subscribes, and only then says the link is up: nothing in between is missed.
 async fn open(rt: &Rc<Runtime>) -> Result<(Client, Streaming<Envelope>)> {
     let settings = &rt.settings;
-    let client = Client::connect(&settings.containerd, &settings.namespace)
+    let client = Client::connect(&settings.containerd, &settings.namespace, rt.calls.clone())
         .await
         .map_err(|e| Error::Again(format!("{e}; start containerd, or set containerRuntimeEndpoint to its socket")))?;
     let version = client
@@ -93,8 +99,8 @@ async fn open(rt: &Rc<Runtime>) -> Result<(Client, Streaming<Envelope>)> {
             "containerd {version} ignores registry hosts directories: no mirrors, no plain-http registries, no own CA; 2.0 or newer has them"
         );
     }
-    rt.link.replace(Some(Linked { client: client.clone(), hosts: age == Age::Current }));
-    rt.tell(Event::Link(Link::Up { version: version.as_str().into() }));
+    rt.link.replace(Some(Linked { client: client.clone(), version: version.into(), hosts: age == Age::Current }));
+    rt.tell_linked();
     Ok((client, events))
 }
 

@@ -4,7 +4,7 @@
 //! a failure becomes data (`Failure`) and `plan` sees its consequence, never a status code.
 //! - `client`, `error`: one connection, and what can go wrong
 //! - `alone`: no other plinth in the same run directory
-//! - `events`: the link, and who says that something ended
+//! - `events`: the link, and who says that something ended; `silence`: that containerd hangs
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`, `archive`: images, pulled or imported; `image_mount`: as volumes
 //! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
@@ -36,6 +36,7 @@ pub mod paths;
 mod probe;
 pub mod qos;
 pub mod sandbox;
+pub mod silence;
 mod specify;
 mod starved;
 mod task;
@@ -53,7 +54,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::Wall;
 use crate::plan::action::{Action, Check, Class, Effect, Event, Failure, Outcome};
-use crate::plan::world::{Sandbox, SeenContainer, SeenPod};
+use crate::plan::world::{Link, Sandbox, SeenContainer, SeenPod};
 use crate::pod::{Hook, PodKey, Uid, WantedPod};
 use crate::settings::Settings;
 use crate::sys::pidfd::Pidfd;
@@ -63,6 +64,7 @@ use events::Watched;
 use logs::Logs;
 use paths::Paths;
 use probe::Errand;
+use silence::Calls;
 
 /// One action with what it needs to know: the pod as wanted (if it is) and as last seen (if it was).
 #[derive(Clone, Debug)]
@@ -89,6 +91,7 @@ pub struct Runtime {
     boot: Rc<str>,
     events: UnboundedSender<Event>,
     link: RefCell<Option<Linked>>,
+    calls: Rc<Calls>,
     known: RefCell<BTreeMap<Rc<str>, Known>>,
     waits: UnboundedSender<Watched>,
     pidfds: UnboundedSender<Watched>,
@@ -106,6 +109,7 @@ pub struct Runtime {
 /// The present connection.
 struct Linked {
     client: Client,
+    version: Rc<str>,
     /// 2.0 or newer: transfers honour a registry hosts directory.
     hosts: bool,
 }
@@ -144,6 +148,7 @@ impl Runtime {
             boot: boot.trim().into(),
             events,
             link: RefCell::new(None),
+            calls: Rc::default(),
             known: RefCell::default(),
             waits,
             pidfds,
@@ -167,7 +172,13 @@ impl Runtime {
     /// Does one action. Never panics, never lasts for ever: every call has a deadline.
     pub async fn perform(self: Rc<Runtime>, job: Job) -> Outcome {
         let Job { action, pod, seen } = job;
-        self.act(action, pod, seen).await.map_or_else(Outcome::Failed, Outcome::Done)
+        self.act(action, pod, seen).await.map_or_else(|failure| Outcome::Failed(self.blamed(failure)), Outcome::Done)
+    }
+
+    /// While containerd answers nothing, no failure is the pod's fault.
+    fn blamed(&self, failure: Failure) -> Failure {
+        let class = if self.calls.is_silent() { Class::Unreachable } else { failure.class };
+        Failure { class, ..failure }
     }
 
     async fn act(&self, action: Action, pod: Option<Rc<WantedPod>>, seen: Option<SeenPod>) -> std::result::Result<Effect, Failure> {
@@ -260,7 +271,8 @@ impl Runtime {
         let errands = self.errands_queue.borrow_mut().take();
         if let (Some((waits, pidfds)), Some(errands)) = (queues, errands) {
             let logs = self.logs.clone();
-            futures_util::future::join3(probe::serve(self.clone(), errands), events::watch(self, waits, pidfds), logs.run()).await;
+            let (asked, silent) = (probe::serve(self.clone(), errands), silence::watch(self.clone()));
+            futures_util::future::join4(asked, silent, events::watch(self, waits, pidfds), logs.run()).await;
         }
         std::future::pending().await
     }
@@ -268,6 +280,13 @@ impl Runtime {
     fn tell(&self, event: Event) {
         // The receiver is the loop itself: when it is gone, so is everybody who could care.
         let _ = self.events.send(event);
+    }
+
+    /// Says that there is a link, if there is one.
+    fn tell_linked(&self) {
+        if let Some(linked) = self.link.borrow().as_ref() {
+            self.tell(Event::Link(Link::Up { version: linked.version.clone() }));
+        }
     }
 
     fn client(&self) -> Result<Client> {

@@ -6,6 +6,7 @@
 
 mod node;
 
+mod containerd;
 mod faults;
 mod images;
 mod isolation;

@@ -250,6 +250,11 @@ impl Node {
 
     /// GET over the status socket; `None` when nobody answers or it is not a 200.
     pub fn get(&self, path: &str) -> Option<String> {
+        self.asked(path).and_then(|(head, body)| head.lines().next()?.contains(" 200 ").then_some(body))
+    }
+
+    /// Head and body of the answer to a GET over the status socket.
+    pub fn asked(&self, path: &str) -> Option<(String, String)> {
         let mut s = UnixStream::connect(self.dir.join("plinth.sock")).ok()?;
         s.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
         write!(s, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
@@ -257,7 +262,7 @@ impl Node {
         s.read_to_end(&mut text).ok()?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let (head, body) = text.split_once("\r\n\r\n")?;
-        head.lines().next()?.contains(" 200 ").then(|| body.to_string())
+        Some((head.to_string(), body.to_string()))
     }
 
     /// The pod of that short name, as /pods shows it.

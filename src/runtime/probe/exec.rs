@@ -15,6 +15,7 @@ use std::time::Duration;
 use containerd_client::services::v1::{
     DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, GetRequest, KillRequest, StartRequest, WaitRequest,
 };
+use futures_util::FutureExt;
 use prost_types::Any;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
@@ -28,6 +29,7 @@ use crate::runtime::Runtime;
 use crate::runtime::client::{Client, Tried, Unless};
 use crate::runtime::error::{Error, Result, chain};
 use crate::runtime::specify::file;
+use crate::sys::pidfd::Pidfd;
 use crate::sys::{fifo, session};
 
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -96,6 +98,7 @@ impl Exec {
                 return Err(e);
             }
         };
+        let witness = Pidfd::open(pid);
         let mut said = Vec::new();
         let code = tokio::select! {
             code = self.wait() => Some(code?),
@@ -103,8 +106,14 @@ impl Exec {
             () = tokio::time::sleep_until(begun + within) => None,
         };
         let Some(code) = code else {
+            // A containerd that hangs makes no command late.
+            let ended = witness.map_or(true, |witness| witness.ended().now_or_never().is_some());
             self.kill(pid).await;
-            return Ok(Ran::Late);
+            return if ended {
+                Err(Error::Again(format!("hear of the end of a command in `{}`: containerd does not tell", self.id)))
+            } else {
+                Ok(Ran::Late)
+            };
         };
         if tokio::time::timeout(CLEANED, self.delete()).await.is_err() {
             // A child of it holds its output open.

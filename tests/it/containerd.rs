@@ -1,0 +1,85 @@
+//! containerd itself: one that hangs.
+
+use std::fs;
+use std::process::Command;
+
+use crate::node::{FOREVER, Node, can_run, container, script};
+
+/// A signal to the node's containerd.
+fn signal(n: &Node, name: &str) {
+    let pid = fs::read_to_string(n.dir.join("containerd.pid")).unwrap();
+    assert!(Command::new("kill").args(["-s", name, pid.trim()]).status().unwrap().success());
+}
+
+/// What `status` says above its table.
+fn header(n: &Node) -> String {
+    String::from_utf8_lossy(&n.plinth(&["status"]).stderr).into_owned()
+}
+
+fn log(n: &Node) -> String {
+    fs::read_to_string(n.dir.join("plinth.log")).unwrap()
+}
+
+const COUNTS: &str = "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 0.05; done";
+
+#[test]
+fn a_containerd_that_hangs_is_told_and_costs_nothing() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("a.yaml", &script("a", COUNTS));
+    n.until_ready("a");
+    let before = container(&n.pod("a").unwrap(), "c")["containerID"].clone();
+    signal(&n, "STOP");
+    n.put("b.yaml", &script("b", FOREVER));
+    let hangs = "it takes calls and answers none";
+    n.until("status says so", 30, |n| header(n).contains(hangs));
+    let header_said = header(&n);
+    assert!(header_said.contains("has not answered for") && header_said.contains("containers, their output"), "{header_said}");
+    let (head, checks) = n.asked("/readyz?verbose").unwrap();
+    assert!(head.contains(" 503 ") && checks.contains(&format!("[-]containerd failed: {hangs}")), "{head}\n{checks}");
+    for pod in ["a", "b"] {
+        let why = n.said(&["why", pod]);
+        assert!(why.contains(&format!("Waits for  containerd: {hangs}")), "{why}");
+    }
+    assert!(log(&n).contains(&format!("containerd is away: {hangs}")), "{}", n.log());
+    let line = n.said(&["logs", "a", "--tail", "1"]);
+    n.until("its output is kept meanwhile", 10, |n| n.said(&["logs", "a", "--tail", "1"]) != line);
+
+    signal(&n, "CONT");
+    n.until("it is over", 20, |n| !header(n).contains("containerd"));
+    assert!(log(&n).lines().any(|l| l.contains(" answers, after ") && l.ends_with(" s without")), "{}", n.log());
+    n.until("what was asked for meanwhile starts without a back-off", 10, |n| n.ready("b"));
+    assert_eq!((&container(&n.pod("a").unwrap(), "c")["containerID"], n.restarts("a")), (&before, 0));
+
+    n.kill();
+    signal(&n, "STOP");
+    n.start();
+    n.until("a start says so too", 30, |n| header(n).contains(hangs));
+    signal(&n, "CONT");
+    n.until_ready("a");
+    assert_eq!((&container(&n.pod("a").unwrap(), "c")["containerID"], n.restarts("a")), (&before, 0));
+    n.shutdown();
+}
+
+#[test]
+fn a_containerd_that_hangs_and_is_restarted_costs_nothing_either() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    signal(&n, "STOP");
+    n.until("status says so", 30, |n| header(n).contains("answers none"));
+    n.containerd("kill");
+    n.until("status says what is the matter now", 20, |n| header(n).contains("containerd at") && !header(n).contains("answers none"));
+    n.containerd("start");
+    n.until("it is over", 20, |n| !header(n).contains("containerd"));
+    n.until_ready("a");
+    assert_eq!(n.restarts("a"), 0);
+    n.shutdown();
+}
