@@ -1,5 +1,5 @@
 //! Block devices: which partition a word means, and reading of them. GPTs are read from the disks themselves; the kernel is asked only
-//! which device a partition's number is. Never writes to one.
+//! which device a partition's number is. Never writes to one: that is `widen`'s.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::cmdline::Where;
 use crate::failure::{Doing, Done, Failure};
 use crate::gpt::{Broken, Header, Partition};
+use crate::widen::Table;
 
 const SYS: &str = "/sys/class/block";
 /// The kernel is asked again that often for a device that is not there yet.
@@ -133,8 +134,7 @@ fn disk_of(name: &str) -> String {
 
 /// A disk's partitions: by the first table, else by the copy at its end; and one line about it.
 fn table(disk: &str) -> (Vec<Partition>, String) {
-    let block = number(&Path::new(SYS).join(disk).join("queue/logical_block_size")).filter(|b| (512..=65536).contains(b)).unwrap_or(512);
-    let last = number(&Path::new(SYS).join(disk).join("size")).unwrap_or(0) * 512 / block;
+    let (block, last) = geometry(disk);
     let Ok(file) = File::open(format!("/dev/{disk}")) else { return (Vec::new(), format!("{disk}: cannot be opened")) };
     let first = partitions(&file, block, 1);
     let backup = match &first {
@@ -167,6 +167,11 @@ fn note(disk: &str, found: &[Partition]) -> String {
 }
 
 fn partitions(file: &File, block: u64, lba: u64) -> io::Result<Result<Vec<Partition>, Broken>> {
+    Ok(raw(file, block, lba)?.and_then(|(head, entries)| Header::read(&head, lba)?.partitions(&entries)))
+}
+
+/// The header's block and the entries, of which the header is whole.
+fn raw(file: &File, block: u64, lba: u64) -> io::Result<Result<(Vec<u8>, Vec<u8>), Broken>> {
     let mut head = vec![0; usize::try_from(block).unwrap_or(512)];
     file.read_exact_at(&mut head, lba.saturating_mul(block))?;
     let header = match Header::read(&head, lba) {
@@ -175,12 +180,31 @@ fn partitions(file: &File, block: u64, lba: u64) -> io::Result<Result<Vec<Partit
     };
     let mut entries = vec![0; usize::try_from(header.bytes()).unwrap_or(0)];
     file.read_exact_at(&mut entries, header.entries_lba.saturating_mul(block))?;
-    Ok(header.partitions(&entries))
+    Ok(Ok((head, entries)))
+}
+
+/// The table a partition is in, the first or its copy, and its row there. `None` for a whole disk and for what the kernel sees otherwise.
+pub fn partition_of(block: &Block) -> Option<(Table, Partition)> {
+    let (block_bytes, blocks) = geometry(&block.disk);
+    let file = File::open(format!("/dev/{}", block.disk)).ok()?;
+    [1, blocks.saturating_sub(1)].into_iter().find_map(|at| {
+        let (head, entries) = raw(&file, block_bytes, at).ok()?.ok()?;
+        let found = Header::read(&head, at).ok()?.partitions(&entries).ok()?;
+        let mine = found.into_iter().find(|p| device(&block.disk, p).as_ref() == Some(block))?;
+        Some((Table { block_bytes, blocks, at, head, entries }, mine))
+    })
+}
+
+/// Bytes of a disk's block, and how many it has.
+fn geometry(disk: &str) -> (u64, u64) {
+    let dir = Path::new(SYS).join(disk);
+    let block = number(&dir.join("queue/logical_block_size")).filter(|b| (512..=65536).contains(b)).unwrap_or(512);
+    (block, number(&dir.join("size")).unwrap_or(0) * 512 / block)
 }
 
 /// The kernel's device for a partition: by number, and it must begin where the table says.
 fn device(disk: &str, partition: &Partition) -> Option<Block> {
-    let block = number(&Path::new(SYS).join(disk).join("queue/logical_block_size")).unwrap_or(512);
+    let (block, _) = geometry(disk);
     let entries = fs::read_dir(PathBuf::from("/sys/block").join(disk)).ok()?.flatten();
     let mut mine = entries.filter(|e| number(&e.path().join("partition")) == Some(u64::from(partition.number)));
     let dir = mine.next()?;

@@ -130,14 +130,16 @@ pub fn u64_at(b: &[u8], at: usize) -> u64 {
 }
 
 /// CRC-32 as IEEE 802.3 has it, bit by bit: a table would be larger than what is read.
-struct Crc(u32);
+pub struct Crc(u32);
 
 impl Crc {
-    fn new() -> Crc {
+    /// Of nothing.
+    pub fn new() -> Crc {
         Crc(!0)
     }
 
-    fn add(mut self, bytes: &[u8]) -> Crc {
+    /// With these behind.
+    pub fn add(mut self, bytes: &[u8]) -> Crc {
         for b in bytes {
             self.0 ^= u32::from(*b);
             for _ in 0..8 {
@@ -147,18 +149,19 @@ impl Crc {
         self
     }
 
-    fn value(self) -> u32 {
+    /// As it is written.
+    pub fn value(self) -> u32 {
         !self.0
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     /// A header block and entries as sgdisk writes them.
-    fn disk(names: &[&str]) -> (Vec<u8>, Vec<u8>) {
+    pub fn disk(names: &[&str]) -> (Vec<u8>, Vec<u8>) {
         let mut entries = vec![0u8; 128 * 128];
         for (i, name) in names.iter().enumerate() {
             let entry = &mut entries[i * 128..(i + 1) * 128];

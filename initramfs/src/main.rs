@@ -22,9 +22,9 @@
 //! # Partitions
 //! `plinth-root` and `plinth-manifests` hold an erofs. Its hash tree (veritysetup's format, with superblock) is on the
 //! partition `<name>-verity` of the same disk if there is one, else on the same partition, right behind the erofs
-//! (`veritysetup format --hash-offset` = the image's size, a multiple of 4096). `plinth-state` is ext4; blank, it is made;
-//! smaller than its partition, it grows; beyond repair or missing, a tmpfs takes its place for this boot and
-//! `/run/init/degraded` says why.
+//! (`veritysetup format --hash-offset` = the image's size, a multiple of 4096). `plinth-state` is ext4; blank, it is made; unclean, it is
+//! checked; as the last partition of a larger disk it is made as large as the disk, table and file system; beyond repair or missing,
+//! a tmpfs takes its place for this boot and `/run/init/degraded` says why, one line each.
 //!
 //! # In the initrd
 //! `/init` (this), `/etc/modules` (one `.ko` a line, absolute or below `/lib/modules`, in loading order, parameters behind it, `#` comments),
@@ -59,6 +59,7 @@ mod stage1;
 mod state;
 mod sys;
 mod verity;
+mod widen;
 
 use std::process::ExitCode;
 

@@ -57,6 +57,8 @@ pub fn grown(fs: Ext4, partition_bytes: u64) -> Option<u64> {
 
 /// Mounts the state on `target`; what it did is told to `say`.
 pub fn mount(block: &Block, target: &str, say: &dyn Fn(&str)) -> Done {
+    // Smaller than it could be is still a state.
+    crate::widen::widen(block, say).unwrap_or_else(|why| say(&why.to_string()));
     prepare(block, say)?;
     let state =
         Mount { source: block.path(), target: target.into(), kind: "ext4", flags: INERT | MountFlags::NOATIME, data: ORDERED.into() };
@@ -70,7 +72,6 @@ pub fn mount(block: &Block, target: &str, say: &dyn Fn(&str)) -> Done {
     if let Some((fs, blocks)) = ext4(&sb).and_then(|fs| Some((fs, grown(fs, block.size_bytes().ok()?)?))) {
         let mib = |blocks| (blocks * fs.block_bytes) >> 20;
         let grow = File::open(target).and_then(|dir| crate::sys::grow_ext4(dir, blocks));
-        // Smaller than it could be is still a state.
         match grow {
             Ok(()) => say(&format!("{}: grown from {} to {} MiB", block.path(), mib(fs.blocks), mib(blocks))),
             Err(why) => say(&format!("grow the file system on {}: {why}", block.path())),

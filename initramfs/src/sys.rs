@@ -90,12 +90,21 @@ struct BlkpgArg<'a> {
 
 /// Tells the kernel of a partition it has not found itself.
 pub fn add_partition(disk: impl AsFd, number: i32, start_bytes: i64, length_bytes: i64) -> io::Result<()> {
-    // BLKPG and BLKPG_ADD_PARTITION of linux/blkpg.h; the opcode carries no size.
+    tell_of_partition(disk, 1, number, start_bytes, length_bytes)
+}
+
+/// Tells the kernel that a partition is larger than it was; it may be in use.
+pub fn resize_partition(disk: impl AsFd, number: i32, start_bytes: i64, length_bytes: i64) -> io::Result<()> {
+    tell_of_partition(disk, 3, number, start_bytes, length_bytes)
+}
+
+/// BLKPG of linux/blkpg.h: 1 is BLKPG_ADD_PARTITION, 3 BLKPG_RESIZE_PARTITION; the opcode carries no size.
+fn tell_of_partition(disk: impl AsFd, operation: i32, number: i32, start_bytes: i64, length_bytes: i64) -> io::Result<()> {
     const BLKPG: Opcode = opcode::none(0x12, 105);
     let data = BlkpgPartition { start_bytes, length_bytes, number, names: [0; 128] };
     let bytes = i32::try_from(size_of::<BlkpgPartition>()).unwrap_or(0);
     // SAFETY: the kernel reads the argument and the partition it points to, both alive across the call.
-    unsafe { ioctl(disk, Setter::<BLKPG, BlkpgArg<'_>>::new(BlkpgArg { operation: 1, flags: 0, bytes, data: &data })) }.map_err(Into::into)
+    unsafe { ioctl(disk, Setter::<BLKPG, BlkpgArg<'_>>::new(BlkpgArg { operation, flags: 0, bytes, data: &data })) }.map_err(Into::into)
 }
 
 /// How long the hardware waits for its food; it answers what it took.
