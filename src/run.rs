@@ -50,6 +50,8 @@ struct State {
     files: RefCell<Vec<FileReport>>,
     ring: RefCell<EventRing>,
     counters: RefCell<Counters>,
+    /// What the machine's boot found wrong with it.
+    degraded: Vec<String>,
     /// Refusals that were told.
     refused: RefCell<BTreeMap<Uid, Refusal>>,
     changes: watch::Sender<u64>,
@@ -152,6 +154,7 @@ impl State {
             counters: RefCell::new(Counters::new(clock::now())),
             world: RefCell::new(World { limits, node: node::as_planned(&settings), ..World::default() }),
             files: RefCell::default(),
+            degraded: node::degraded(),
             refused: RefCell::default(),
             changes: watch::Sender::new(0),
             moved: Cell::new(true),
@@ -387,6 +390,7 @@ impl socket::Backend for State {
             world: &world,
             files: &self.files.borrow(),
             settings: &self.settings,
+            degraded: &self.degraded,
             counters: &self.counters.borrow(),
             now,
             status: &|uid| status::pod_status(&world, uid, now),

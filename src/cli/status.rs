@@ -103,6 +103,9 @@ fn object(client: &Client, row: &PodRow) -> Result<Value, Fail> {
 }
 
 fn notes(status: &Status) {
+    for why in &status.node.degraded {
+        note(&format!("the machine is degraded: {}", tame(why)));
+    }
     let c = &status.containerd;
     if !c.up {
         let since = age(Duration::from_secs(c.down_seconds.unwrap_or(0)));

@@ -48,6 +48,11 @@ pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
     }
 }
 
+/// What the machine's boot found wrong with it, a sentence a line: the image's init writes it there (`initramfs`), other machines have none.
+pub fn degraded() -> Vec<String> {
+    read("/run/init/degraded").lines().map(str::to_owned).filter(|l| !l.is_empty()).collect()
+}
+
 /// What pods may ask for, by resource name.
 pub fn allocatable(settings: &Settings) -> BTreeMap<String, Amount> {
     let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1));

@@ -192,6 +192,12 @@ impl Page {
         self.one("plinth_layers_read", "gauge", "1 once every manifest layer was read.", u8::from(view.world.wanted.complete));
         let status = rows::status(view);
         self.one("plinth_ready", "gauge", "1 while /readyz says ok.", u8::from(status.ready));
+        self.one(
+            "plinth_machine_degraded",
+            "gauge",
+            "1 if the machine's boot found something wrong with it.",
+            u8::from(!view.degraded.is_empty()),
+        );
         let ready = status.pods.iter().filter(|p| p.ready && p.wanted).count();
         self.one("plinth_ready_pods", "gauge", "Wanted pods that are Ready or Succeeded.", ready);
         let refused = view.files.iter().filter(|f| f.verdict == Verdict::Rejected).count();

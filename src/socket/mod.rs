@@ -50,6 +50,8 @@ pub struct View<'a> {
     pub files: &'a [FileReport],
     /// The settings in force.
     pub settings: &'a Settings,
+    /// What the machine's boot found wrong with it.
+    pub degraded: &'a [String],
     /// What the loop has counted since it began.
     pub counters: &'a Counters,
     /// Both clocks, read for this answer.

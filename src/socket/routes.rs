@@ -95,6 +95,8 @@ fn readyz(view: &View<'_>, verbose: bool) -> Response<Body> {
     for pod in status.pods.iter().filter(|p| p.wanted) {
         check(&format!("pod/{}/{}", pod.namespace, pod.name), (!pod.ready).then(|| not_ready(pod)));
     }
+    // A machine that lost its state still runs what its image asks for: no reason to send work elsewhere, and one to look at it.
+    lines.extend(status.node.degraded.iter().map(|why| format!("[!]machine degraded: {why}\n")));
     lines.push_str(if status.ready { "readyz check passed\n" } else { "readyz check failed\n" });
     match (status.ready, verbose) {
         (true, false) => text(StatusCode::OK, "ok"),

@@ -22,7 +22,11 @@ pub fn status(view: &View<'_>) -> Status {
         kind: "Status".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         time: view.now.wall.to_string(),
-        node: Node { name: view.settings.node_name.clone(), ips: view.settings.node_ips.iter().map(ToString::to_string).collect() },
+        node: Node {
+            name: view.settings.node_name.clone(),
+            ips: view.settings.node_ips.iter().map(ToString::to_string).collect(),
+            degraded: view.degraded.to_vec(),
+        },
         layers_read: world.wanted.complete,
         ready: containerd.up && world.wanted.complete && all_ready && !shutting_down,
         containerd,

@@ -34,6 +34,17 @@ fn health_and_readiness_say_what_is_missing() {
         fake.world.borrow_mut().wanted.pods.retain(|key, _| &*key.name == "web-n1");
         let ready = get(&socket, "/readyz").await;
         assert_eq!((ready.code, ready.body.as_str()), (200, "ok"));
+        fake.degraded.borrow_mut().push("nothing is kept beyond this boot".into());
+        let degraded = get(&socket, "/readyz?verbose").await;
+        assert_eq!(degraded.code, 200, "its pods run");
+        assert!(
+            degraded.body.ends_with("[!]machine degraded: nothing is kept beyond this boot\nreadyz check passed\n"),
+            "{}",
+            degraded.body
+        );
+        let status = json_of(&get(&socket, "/v1/status").await);
+        assert_eq!(text(&status, "/node/degraded/0"), "nothing is kept beyond this boot");
+        assert!(get(&socket, "/metrics").await.body.contains("\nplinth_machine_degraded 1\n"));
         fake.world.borrow_mut().seen.link = Link::Down { why: "connection refused".into(), since: Moment(90_000) };
         assert!(get(&socket, "/readyz").await.body.contains("[-]containerd failed: connection refused\n"));
         assert_eq!(get(&socket, "/healthz").await.body, "ok");
