@@ -157,6 +157,7 @@ impl Work {
 
     /// One file name through all layers, highest first: the first that is whole, or a mask, hides what lies below.
     fn name(&mut self, name: &OsStr, listings: &[Listing], memory: &Memory) {
+        let seal = seal(name, listings, memory);
         let mut hidden: Option<(Verdict, PathBuf)> = None;
         let mut taken: BTreeSet<PodKey> = BTreeSet::new();
         for (rank, listing) in listings.iter().enumerate().rev() {
@@ -165,6 +166,15 @@ impl Work {
             let mut report = blank(listing, listing.dir.join(name));
             let held = !matches!(listing.state, State::Listed(_));
             let mut fresh = BTreeSet::new();
+            if let Some((below, pod)) = &seal
+                && rank > *below
+                && let Some(error) = rivals::against_seal(&entry.kind, &report.path, pod)
+            {
+                report.verdict = Verdict::Rejected;
+                report.errors.push(error);
+                self.rows.push(Row { layer: rank, report, fresh, held });
+                continue;
+            }
             match (&entry.kind, &hidden) {
                 (Kind::NotManifest, _) => report.verdict = Verdict::Ignored,
                 (_, Some((verdict, by))) => (report.verdict, report.by) = (*verdict, Some(by.clone())),
@@ -196,6 +206,14 @@ impl Work {
             self.rows.push(Row { layer: rank, report, fresh, held });
         }
     }
+}
+
+/// The lowest layer that seals a pod in a file of this name: no file of this name above it counts.
+fn seal(name: &OsStr, listings: &[Listing], memory: &Memory) -> Option<(usize, Rc<WantedPod>)> {
+    listings.iter().enumerate().find_map(|(rank, listing)| {
+        let good = memory.layers.get(&listing.layer)?.good.get(name)?;
+        Some((rank, good.pods.iter().find(|p| rivals::sealed(p))?.clone()))
+    })
 }
 
 fn blank(listing: &Listing, path: PathBuf) -> FileReport {

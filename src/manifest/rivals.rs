@@ -1,13 +1,14 @@
 //! Several manifests, one full name: who wins, and what the others are told. Pure, like `layer`, whose second half it is.
 //!
 //! In one layer the first by file name wins and the others are refused (the kubelet: the last, silently). Between layers the
-//! higher wins, unless a lower one is sealed. A seal holds against other file names only: overriding or masking the very file
-//! is the layers' own rule, and shows as such in `status`.
+//! higher wins, unless a lower one is sealed. Against a seal neither another file of that pod's name counts, nor a file that would override or
+//! mask the very file it is in: such a file is refused as a whole.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 
-use super::layer::Row;
+use super::layer::{Kind, Row};
 use crate::pod::{Finding, PodKey, WantedPod};
 
 /// Annotation of a pod that does not yield to a higher layer.
@@ -84,6 +85,19 @@ fn at(pod: &WantedPod) -> String {
     format!("{}:{}", pod.origin.path.display(), pod.origin.line)
 }
 
-fn sealed(pod: &WantedPod) -> bool {
+/// What is wrong with a file that has the name of one with a sealed pod in a lower layer; `None`: it is no manifest.
+pub(super) fn against_seal(kind: &Kind, path: &Path, pod: &WantedPod) -> Option<Finding> {
+    let does = match kind {
+        Kind::NotManifest => return None,
+        Kind::Mask => "mask",
+        Kind::Manifest(_) | Kind::Unreadable(_) => "override",
+    };
+    let (key, sealed) = (&pod.key, at(pod));
+    let message = format!("pod `{key}` is sealed by {sealed} in a lower layer, {} may not {does} it: remove this file", path.display());
+    Some(Finding { message, ..Finding::default() })
+}
+
+/// Whether it says that it does not yield.
+pub(super) fn sealed(pod: &WantedPod) -> bool {
     pod.object.metadata.annotations.as_ref().and_then(|a| a.get(SEALED)).is_some_and(|v| v == "true")
 }

@@ -191,6 +191,32 @@ fn sealed_lower_pod_does_not_yield() {
 }
 
 #[test]
+fn a_file_with_a_sealed_pod_is_neither_overridden_nor_masked() {
+    for (above, verb) in
+        [("a=mask", "mask"), ("a=x:2,z:1", "override"), ("a=!", "override"), ("a=unreadable", "override"), ("a=z:1", "override")]
+    {
+        let mut n = Node::new();
+        assert_eq!(n.see("a=x:sealed,y:1", above), "x-sealed y-1", "{above}");
+        assert_eq!(n.report("/usr/m/a").verdict, Verdict::Accepted, "{above}");
+        let r = n.report("/etc/m/a");
+        assert_eq!((r.verdict, r.errors.len(), r.pods.len(), r.stale), (Verdict::Rejected, 1, 0, false), "{above}");
+        let text = &r.errors[0].message;
+        assert!(text.contains("sealed by /usr/m/a:1") && text.contains("/etc/m/a") && text.contains(verb), "{text}");
+        assert!(n.last.complete, "{above}");
+    }
+    assert_eq!(see("a=x:sealed", "a=?"), "x-sealed");
+    assert_eq!(see("a=x:1", "a=x:sealed"), "x-sealed", "a seal holds downwards only");
+}
+
+#[test]
+fn a_sealed_file_that_breaks_stays_sealed_by_its_last_good_revision() {
+    let mut n = Node::new();
+    n.see("a=x:sealed", "");
+    assert_eq!(n.see("a=!", "a=mask"), "x-sealed");
+    assert_eq!(n.see("a=y:1", "a=mask"), "", "without a seal the mask counts");
+}
+
+#[test]
 fn other_files_are_named_and_not_parsed() {
     let mut n = Node::new();
     assert_eq!(n.see("README=? a=x:1", "README=?"), "x-1");
@@ -299,11 +325,11 @@ mod any {
     use proptest::prelude::*;
 
     fn layer_text() -> impl Strategy<Value = Vec<(usize, usize)>> {
-        proptest::collection::vec((0..4usize, 0..8usize), 0..5)
+        proptest::collection::vec((0..4usize, 0..9usize), 0..5)
     }
 
     fn text(words: &[(usize, usize)]) -> String {
-        let says = ["x:1", "x:2", "y:1", "x:1,y:2", "!", "y:1,!", "mask", "unreadable"];
+        let says = ["x:1", "x:2", "y:1", "x:1,y:2", "!", "y:1,!", "mask", "unreadable", "x:sealed"];
         let mut seen = std::collections::BTreeMap::new();
         for (file, say) in words {
             seen.insert(["a", "b", "c", "d"][*file], says[*say]);
