@@ -7,6 +7,7 @@
 #   IMAGES=DIR     OCI archives beside them               [the demo's busybox]
 #   STATE=SIZE     of the empty state partition           [512M]
 #   CMDLINE=WORDS  appended to the kernel command line    [plinth.ip=dhcp]
+#   SIGNED=1       keep the modules' signatures           [stripped: see modules.sh]
 #   SOURCE_DATE_EPOCH                                     [the commit's time]
 set -euo pipefail
 plinth=$(realpath "${1:?plinth binary}") init=$(realpath "${2:?init binary}") cache=$(realpath "${3:?packages}") out=$(realpath -m "${4:?out}")

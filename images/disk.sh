@@ -32,5 +32,5 @@ put plinth-state 0FC63DAF-8483-4772-8E79-3D69D8477DE4 $state_mib
 sfdisk --quiet --wipe-partitions never --no-reread --no-tell-kernel "$out/plinth.img" <<<"label: gpt
 label-id: $(id 0)
 first-lba: 2048
-$table"
+$table" >/dev/null
 rm "$esp"

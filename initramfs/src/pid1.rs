@@ -44,9 +44,9 @@ use store::Store;
 use table::Entry;
 
 /// The hardware reboots a machine whose PID 1 does not feed it that long.
-const WATCHDOG_SECONDS: i32 = 60;
+const WATCHDOG_SECONDS: i32 = 30;
 /// Fed that often: one of the two reasons why an idle PID 1 wakes at all, and seldom enough to cost nothing.
-const WATCHDOG_FEED_MS: u64 = 20_000;
+const WATCHDOG_FEED_MS: u64 = 10_000;
 /// While the last processes die they are counted that often: nobody tells when the last one of somebody else's is gone.
 const COUNT_MS: u64 = 50;
 

@@ -34,6 +34,8 @@ pub fn run() -> ! {
     if fs::read_to_string("/proc/sys/kernel/panic").is_ok_and(|t| t.trim() == "0") {
         let _ = fs::write("/proc/sys/kernel/panic", "10");
     }
+    // Nothing here answers the kernel's own wishes for modules: it need not start a process to find out.
+    let _ = fs::write("/proc/sys/kernel/modprobe", "\n");
     let (words, complaints) = cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     for line in early.iter().map(ToString::to_string).chain(complaints) {
         say(&line);

@@ -89,9 +89,14 @@ impl Pid1 {
     /// What PID 1 itself has of drivers.
     fn drivers(&mut self) {
         self.buttons = power::buttons();
-        self.watchdog = File::options().write(true).open("/dev/watchdog").ok();
-        if let Some(Err(e)) = self.watchdog.as_ref().map(|w| crate::sys::watchdog_timeout(w, WATCHDOG_SECONDS)) {
-            say(&format!("set the watchdog: {e}"));
+        match File::options().write(true).open("/dev/watchdog") {
+            Ok(watchdog) => {
+                if let Err(e) = crate::sys::watchdog_timeout(&watchdog, WATCHDOG_SECONDS) {
+                    say(&format!("set the watchdog to {WATCHDOG_SECONDS} s: {e}"));
+                }
+                self.watchdog = Some(watchdog);
+            }
+            Err(e) => say(&format!("open /dev/watchdog: {e}; a hang of this process is not noticed")),
         }
     }
 

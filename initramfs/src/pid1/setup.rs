@@ -13,6 +13,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Kernel settings, and why. A kernel that does not have one has no need of it.
 const SYSCTLS: &[(&str, &str)] = &[
+    // The initramfs has none, and says so to the kernel: it would start one in vain for each module.
+    ("kernel/modprobe", "/usr/sbin/modprobe"),
     // Pods reach each other and the world through this machine.
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
