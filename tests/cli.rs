@@ -29,6 +29,8 @@ enum Change {
     Start(&'static str),
     /// A manifest is refused.
     Refuse,
+    /// The machine lost its state.
+    Degrade,
     /// The server ends.
     End,
 }
@@ -37,6 +39,7 @@ struct Fake {
     world: RefCell<World>,
     files: RefCell<Vec<FileReport>>,
     ring: RefCell<EventRing>,
+    degraded: RefCell<Vec<String>>,
     settings: Settings,
     counters: Counters,
     news: watch::Sender<u64>,
@@ -82,6 +85,7 @@ impl Fake {
             world: RefCell::new(world),
             files: RefCell::default(),
             ring: RefCell::new(ring),
+            degraded: RefCell::default(),
             settings: Settings { node_name: "n1".into(), ..Settings::default() },
             counters: Counters::new(now()),
             news: watch::Sender::new(0),
@@ -109,6 +113,7 @@ impl Fake {
                     warnings: Vec::new(),
                 });
             }
+            Change::Degrade => self.degraded.borrow_mut().push("nothing is kept beyond this boot: no disk".into()),
             Change::End => self.stopping.set(true),
         }
         self.news.send_modify(|n| *n += 1);
@@ -142,6 +147,7 @@ impl Backend for Fake {
             world: &world,
             files: &self.files.borrow(),
             settings: &self.settings,
+            degraded: &self.degraded.borrow(),
             counters: &self.counters,
             now,
             status: &|uid: &Uid| pod_status(&world, uid, now),
@@ -272,6 +278,23 @@ fn status_shows_pods_and_its_formats() {
     assert_eq!((code, &pod["kind"], &pod["status"]["phase"]), (0, &json!("Pod"), &json!("Running")));
     let (_, yaml, _) = server.run(&["status", "dns", "-o", "yaml"]);
     assert!(yaml.starts_with("apiVersion: v1\nkind: Pod\nmetadata:\n  name: dns-n1\n"), "{yaml}");
+}
+
+#[test]
+fn a_degraded_machine_is_said_beside_its_pods() {
+    let server = Server::start("degraded");
+    server.change(Change::Degrade);
+    // The change is on its way to the server's thread.
+    let until = Instant::now() + Duration::from_secs(20);
+    let (code, out, err) = loop {
+        let shown = server.run(&["status"]);
+        if !shown.2.is_empty() || Instant::now() > until {
+            break shown;
+        }
+    };
+    assert_eq!(code, 0);
+    assert!(err.contains("the machine is degraded: nothing is kept beyond this boot: no disk"), "{err}");
+    assert!(out.contains("web-n1"), "{out}");
 }
 
 #[test]

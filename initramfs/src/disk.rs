@@ -170,8 +170,11 @@ fn partitions(file: &File, block: u64, lba: u64) -> io::Result<Result<Vec<Partit
     Ok(raw(file, block, lba)?.and_then(|(head, entries)| Header::read(&head, lba)?.partitions(&entries)))
 }
 
-/// The header's block and the entries, of which the header is whole.
-fn raw(file: &File, block: u64, lba: u64) -> io::Result<Result<(Vec<u8>, Vec<u8>), Broken>> {
+/// The header's block and the entries.
+type Raw = (Vec<u8>, Vec<u8>);
+
+/// Those at a place where the header is whole.
+fn raw(file: &File, block: u64, lba: u64) -> io::Result<Result<Raw, Broken>> {
     let mut head = vec![0; usize::try_from(block).unwrap_or(512)];
     file.read_exact_at(&mut head, lba.saturating_mul(block))?;
     let header = match Header::read(&head, lba) {
