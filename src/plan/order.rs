@@ -70,6 +70,7 @@ fn bring_up<'a>(v: &View<'a>, pod: &'a WantedPod, container: &'a WantedContainer
     };
     let (uid, id) = (v.uid.clone(), last.id.clone());
     match &last.state {
+        State::Dead(_) if v.is_passed_over(last) => again(v, pod, container, last, "all containers are restarted".into()),
         State::Dead(_) if !v.is_present(last) => again(v, pod, container, last, "its sandbox is new".into()),
         _ if !v.is_present(last) => Step::Wait(On::Grace { container: &container.name }, None),
         State::Record => sweep::cleaning(v, last, Action::DeleteContainer { uid, id }, "it was made half-way"),

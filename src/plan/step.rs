@@ -27,6 +27,7 @@
 //!  *         record, never ran    none       DeleteContainer, then as none
 //!  *         ours                 created    StartTask
 //!  *         ours                 running    postStart, if it has one and we started it; then settled
+//!  *         of an earlier round  any        as of another sandbox, all together and at once, before anything else (RestartAllContainers)
 //!  *         ours, probe failed   running    preStop, Term, Kill at the deadline (sweep), then as exited
 //!  *         ours                 lost       DeleteTask (writes the exit down), then as dead
 //!  ready     ours, restarts       exited     due now: CreateContainer of the next attempt, StartTask, DeleteTask of the old one;
@@ -191,7 +192,8 @@ fn run<'a>(v: &View<'a>, pod: &'a WantedPod) -> Step<'a> {
     }
     let step = match v.seen.sandbox {
         Sandbox::Ready { .. } => {
-            sweep::strays(v, pod).beside(|| sweep::doomed(v)).beside(|| order::next(v, pod)).beside(|| sweep::housekeep(v, pod))
+            let go_on = || sweep::strays(v, pod).beside(|| sweep::doomed(v)).beside(|| order::next(v, pod));
+            sweep::passed_over(v).then(|| go_on().beside(|| sweep::housekeep(v, pod)))
         }
         Sandbox::Partial => sweep::remove(v, Keep::History, "its sandbox is incomplete"),
         // What runs without its sandbox is stopped first, and its exit written down.

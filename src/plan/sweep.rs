@@ -65,6 +65,16 @@ pub fn strays<'a>(v: &View<'a>, pod: &WantedPod) -> Step<'a> {
     Step::Done
 }
 
+/// Ends what a new round of all containers passes over, at once: no hooks, and no more than the least grace (kubelet). Nothing
+/// is begun before all of it has ended.
+pub fn passed_over<'a>(v: &View<'a>) -> Step<'a> {
+    let old = |c: &SeenContainer| v.is_passed_over(c) && !matches!(c.state, State::Dead(_));
+    if v.round.is_none() || !v.seen.containers.values().any(old) {
+        return Step::Done;
+    }
+    stop(v, old, "all containers are restarted").then(|| bury(v, |c| c.state == State::Record && old(c)))
+}
+
 /// Ends what a failed probe or a failed postStart hook condemned; the rest of the pod goes on.
 pub fn doomed<'a>(v: &View<'a>) -> Step<'a> {
     let mut step = Step::Done;
@@ -96,7 +106,8 @@ fn is_surplus(v: &View<'_>, c: &SeenContainer) -> bool {
     let newer_dead = |o: &SeenContainer| o.attempt > c.attempt && matches!(o.state, State::Dead(_));
     match c.state {
         State::Record => true,
-        State::Dead(_) => v.attempts(&c.name).any(newer_dead),
+        // The record of the end that began a round is what tells of it.
+        State::Dead(_) => v.attempts(&c.name).any(newer_dead) && !v.is_restarting(),
         State::Created | State::Running { .. } | State::Exited(_) | State::Lost(_) => false,
     }
 }
@@ -150,7 +161,7 @@ fn signals<'a>(v: &View<'a>, which: impl Fn(&SeenContainer) -> bool, why: &str) 
     let mut sidecars = Vec::new();
     for c in v.seen.containers.values().filter(running) {
         let asked = v.stop(c).is_some_and(|s| s.asked.is_some());
-        if c.kind == Kind::Sidecar && !asked {
+        if c.kind == Kind::Sidecar && !asked && !v.is_passed_over(c) {
             // Its preStop hook does not wait for its turn (kubelet).
             hooks = hooks.beside(|| pre_stop(v, c, why));
             sidecars.push(c);
@@ -190,7 +201,7 @@ fn signal<'a>(v: &View<'a>, c: &'a SeenContainer, why: &str) -> Step<'a> {
 /// The preStop hook, if there is one: begun once, and given up at the end of the grace.
 fn pre_stop<'a>(v: &View<'a>, c: &'a SeenContainer, why: &str) -> Step<'a> {
     let has = v.made_from.and_then(|p| p.containers.iter().find(|w| w.name == c.name)).is_some_and(|w| w.care.pre_stop);
-    if !has {
+    if !has || v.is_passed_over(c) {
         return Step::Done;
     }
     let grace = own_grace_ms(v, c);
@@ -211,8 +222,12 @@ fn own_grace_ms(v: &View<'_>, c: &SeenContainer) -> u64 {
 /// When KILL is due: at the end of the grace, counted from the TERM that was delivered (or, if none is known to be, from the last
 /// that may have been). A shutdown may shorten the rest of a grace to its own window, as the kubelet's does.
 fn kill_due(v: &View<'_>, c: &SeenContainer, stop: &Stop, asked: Moment) -> Moment {
+    let least = Moment(asked.0.saturating_add(MIN_GRACE_MS));
+    if v.is_passed_over(c) {
+        return least;
+    }
     let due = stop.kill_at.unwrap_or(Moment(asked.0.saturating_add(own_grace_ms(v, c))));
-    within_shutdown(v, due, Moment(asked.0.saturating_add(MIN_GRACE_MS)))
+    within_shutdown(v, due, least)
 }
 
 /// A moment, or the end of the shutdown's window if that is earlier, but not before `least`.

@@ -3,7 +3,9 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use crate::clock::Moment;
+use k8s_openapi::api::core::v1::ContainerRestartRule;
+
+use crate::clock::{Moment, Wall};
 use crate::plan::admit::{self, Refusal};
 use crate::plan::step::{Fate, fate};
 use crate::plan::world::{ContainerMemory, Doom, Exit, PodMemory, PostStart, Sandbox, SeenContainer, SeenPod, State, Stop, Watch, World};
@@ -57,14 +59,17 @@ impl<'a> Scene<'a> {
     pub fn pod(&'a self, uid: &'a Uid) -> View<'a> {
         let seen = self.world.seen.pods.get(uid);
         let wanted = self.wanted.get(uid).copied();
+        let made_from = seen.and_then(|s| s.made_from.as_deref()).or(wanted);
+        let memory = self.world.memory.pods.get(uid).unwrap_or(&self.blank);
         View {
             scene: self,
             uid,
             wanted,
             known: seen.is_some(),
-            made_from: seen.and_then(|s| s.made_from.as_deref()).or(wanted),
+            made_from,
             seen: seen.unwrap_or(&self.nothing),
-            memory: self.world.memory.pods.get(uid).unwrap_or(&self.blank),
+            memory,
+            round: seen.zip(made_from).and_then(|(seen, pod)| round(pod, seen, memory)),
         }
     }
 
@@ -101,6 +106,8 @@ pub struct View<'a> {
     pub seen: &'a SeenPod,
     /// What is remembered.
     pub memory: &'a PodMemory,
+    /// When the end of a container last began a new round of all of them (`RestartAllContainers`).
+    pub round: Option<Wall>,
 }
 
 impl<'a> View<'a> {
@@ -131,9 +138,20 @@ impl<'a> View<'a> {
         self.latest(&attempt.name).is_some_and(|l| l.attempt == attempt.attempt)
     }
 
-    /// Whether an attempt was made in the sandbox that is there now.
+    /// Whether an attempt was made in the sandbox that is there now, and in its present round.
     pub fn is_present(&self, attempt: &SeenContainer) -> bool {
-        in_sandbox(attempt, &self.seen.sandbox)
+        in_sandbox(attempt, &self.seen.sandbox) && !self.is_passed_over(attempt)
+    }
+
+    /// Whether an attempt is of an earlier round of this sandbox: ended, if it still runs, and followed by another whatever its
+    /// policy says.
+    pub fn is_passed_over(&self, attempt: &SeenContainer) -> bool {
+        self.round.is_some_and(|began| attempt.created <= began) && in_sandbox(attempt, &self.seen.sandbox)
+    }
+
+    /// Not every container has come to the present round yet.
+    pub fn is_restarting(&self) -> bool {
+        self.round.is_some() && self.seen.containers.values().any(|c| self.is_latest(c) && self.is_passed_over(c))
     }
 
     /// The newest attempt, if it was made in the present sandbox.
@@ -190,6 +208,7 @@ impl<'a> View<'a> {
     /// its exit code (kubelet: it is killed and restarted in one go).
     pub fn restarts(&self, pod: &WantedPod, container: &WantedContainer, attempt: &SeenContainer, exit: &Exit) -> bool {
         match self.doom(attempt) {
+            _ if self.is_passed_over(attempt) => true,
             Some(Doom { probe: Some(_), .. }) => container.restart != RestartPolicy::Never,
             _ => restarts(pod, container, exit),
         }
@@ -234,8 +253,8 @@ impl<'a> View<'a> {
     /// The init container whose failure is the end of the pod.
     pub fn failed_init(&self, pod: &'a WantedPod) -> Option<&'a WantedContainer> {
         let failed = |c: &WantedContainer| {
-            let exit = self.latest(&c.name).and_then(|a| exit(&a.state));
-            exit.is_some_and(|e| is_failure(e) && !restarts(pod, c, e))
+            let ended = self.latest(&c.name).filter(|a| !self.is_passed_over(a)).and_then(|a| exit(&a.state));
+            ended.is_some_and(|e| is_failure(e) && !restarts(pod, c, e))
         };
         pod.containers.iter().filter(|c| c.kind == Kind::Init).find(|c| failed(c))
     }
@@ -248,6 +267,33 @@ pub fn in_sandbox(attempt: &SeenContainer, sandbox: &Sandbox) -> bool {
         (Sandbox::Ready { .. }, None) => true,
         (Sandbox::Absent | Sandbox::Partial, _) => false,
     }
+}
+
+/// The rule for an end: the first that matches (KEP-5307, KEP-5532).
+fn matching_rule<'a>(pod: &'a WantedPod, name: &str, exit: &Exit) -> Option<&'a ContainerRestartRule> {
+    let listed = |codes: &Option<Vec<i32>>| codes.iter().flatten().any(|c| u32::try_from(*c) == Ok(exit.code));
+    let matches = |rule: &&ContainerRestartRule| rule.exit_codes.as_ref().is_some_and(|on| (on.operator == "In") == listed(&on.values));
+    pod.container(name)?.restart_policy_rules.iter().flatten().find(matches)
+}
+
+/// See `View::round`. The ends of those that a round ended begin no other, whatever their rules say: nor do ends by a probe.
+fn round(pod: &WantedPod, seen: &SeenPod, memory: &PodMemory) -> Option<Wall> {
+    const ALL: &str = "RestartAllContainers";
+    let spec = pod.object.spec.as_ref()?;
+    let rules = spec.init_containers.iter().flatten().chain(&spec.containers).flat_map(|c| c.restart_policy_rules.iter().flatten());
+    if !rules.into_iter().any(|r| r.action == ALL) {
+        return None;
+    }
+    let is_doomed = |c: &SeenContainer| memory.containers.get(&c.name).and_then(|m| m.doom.as_ref()).is_some_and(|d| d.id == c.id);
+    let own = seen.containers.values().filter(|c| in_sandbox(c, &seen.sandbox) && !is_doomed(c));
+    let asks = |c: &SeenContainer, exit: &Exit| matching_rule(pod, &c.name, exit).is_some_and(|r| r.action == ALL);
+    let ends = own.filter_map(|c| exit(&c.state).filter(|e| asks(c, e)).map(|e| (e.finished, c.created)));
+    let mut ends: Vec<(Wall, Wall)> = ends.collect();
+    ends.sort_unstable();
+    ends.into_iter().fold(None, |began, (finished, created)| match began {
+        Some(began) if created <= began => Some(began),
+        _ => Some(finished),
+    })
 }
 
 /// How an attempt ended, once that is certain (`Lost` is not: `DeleteTask` finds out).
@@ -268,13 +314,8 @@ pub fn restarts(pod: &WantedPod, container: &WantedContainer, exit: &Exit) -> bo
     if container.kind == Kind::Init && !is_failure(exit) {
         return false;
     }
-    let rules = pod.container(&container.name).and_then(|c| c.restart_policy_rules.as_ref());
-    for rule in rules.into_iter().flatten().filter(|r| r.action == "Restart") {
-        let listed = |codes: &Option<Vec<i32>>| codes.iter().flatten().any(|c| u32::try_from(*c) == Ok(exit.code));
-        let matches = rule.exit_codes.as_ref().is_some_and(|on| (on.operator == "In") == listed(&on.values));
-        if matches {
-            return true;
-        }
+    if matching_rule(pod, &container.name, exit).is_some() {
+        return true;
     }
     match container.restart {
         RestartPolicy::Always => true,

@@ -92,7 +92,8 @@ impl Runtime {
         let image = image.ok_or_else(|| failed(Error::Gone(format!("create container `{name}`: image `{}` is gone", wanted.image))))?;
         let mounted = self.mount_images(&client, pod, name).await;
         mounted.map_err(|e| e.into_failure("ImageVolumeMountFailed"))?;
-        let stop = &image.config.config.stop_signal;
+        let own = pod.container(name).and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.stop_signal.as_deref());
+        let stop = own.unwrap_or(&image.config.config.stop_signal);
         let labels = Labels {
             key: pod.key.clone(),
             uid: pod.uid.clone(),

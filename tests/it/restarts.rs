@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::node::{FOREVER, Node, can_run, container, pod, script};
+use crate::node::{FOREVER, IMAGE, Node, can_run, container, pod, script};
 
 /// Container id of every pod's container: what must not change over a crash.
 fn ids(n: &Node, pods: &[&str]) -> BTreeMap<String, String> {
@@ -204,5 +204,51 @@ fn a_hundred_kills_at_random_moments_lose_and_leak_nothing() {
     n.until("one task a pod, none doubled", 30, |n| {
         n.ctr(&["tasks", "list", "-q"]).lines().count() == 5 && n.ctr(&["containers", "list", "-q"]).lines().count() == 5
     });
+    n.shutdown();
+}
+
+#[test]
+fn one_end_restarts_all_containers_in_the_same_sandbox() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let volume = "volumeMounts: [{name: v, mountPath: /v}]";
+    let init = format!("- {{name: i, image: '{IMAGE}', command: [sh, -c, 'echo init >>/v/order'], {volume}}}");
+    let text = pod(
+        "r",
+        &format!("os: {{name: linux}}\n  restartPolicy: Never\n  volumes: [{{name: v, emptyDir: {{}}}}]\n  initContainers:\n  {init}"),
+        "echo first >>/v/order; [ $(wc -l </v/order) = 2 ] && { sleep 0.5; exit 42; }\ntrap 'echo USR1 >>/v/order; exit 0' USR1; while :; do sleep 0.1; done",
+    )
+    .replace(
+        "    command: [sh, -c]",
+        &format!("    {volume}\n    restartPolicy: Never\n    restartPolicyRules: [{{action: RestartAllContainers, exitCodes: {{operator: In, values: [42]}}}}]\n    lifecycle: {{stopSignal: SIGUSR1}}\n    command: [sh, -c]"),
+    ) + &format!("  - {{name: d, image: '{IMAGE}', command: [sleep, '1000']}}\n");
+    n.put("r.yaml", &text);
+    n.until("both ran", 30, |n| n.pod("r").is_some_and(|p| container(&p, "d")["containerID"].is_string()));
+    let ip = n.pod("r").unwrap()["status"]["podIP"].clone();
+    n.until("all were restarted", 30, |n| {
+        n.ready("r") && n.pod("r").is_some_and(|p| container(&p, "d")["restartCount"] == 1 && container(&p, "c")["restartCount"] == 1)
+    });
+    let p = n.pod("r").unwrap();
+    assert_eq!(p["status"]["initContainerStatuses"][0]["restartCount"], 1, "{p}");
+    assert_eq!(container(&p, "c")["lastState"]["terminated"]["exitCode"], 42);
+    assert_eq!(container(&p, "d")["lastState"]["terminated"]["exitCode"], 137);
+    assert_eq!(p["status"]["podIP"], ip, "the sandbox is the same");
+    let order = n.path(&format!("data/pods/{}/volumes/kubernetes.io~empty-dir/v/order", p["metadata"]["uid"].as_str().unwrap()));
+    n.until("init ran before each round, on what was there", 5, |_| {
+        std::fs::read_to_string(&order).is_ok_and(|t| t == "init\nfirst\ninit\nfirst\n")
+    });
+    // Memory lost, nothing is restarted again; and the container's own stop signal is what it gets.
+    n.kill();
+    n.start();
+    n.until_ready("r");
+    assert_eq!(n.restarts("r"), 2);
+    let kept = n.path("kept");
+    std::fs::hard_link(&order, &kept).unwrap();
+    n.remove("r.yaml");
+    n.until("it is gone", 15, |n| n.gone("r"));
+    assert!(std::fs::read_to_string(&kept).unwrap().ends_with("USR1\n"));
     n.shutdown();
 }

@@ -191,9 +191,14 @@ fn asks(line: &mut Line<'_>) -> Result<Pod, String> {
         json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } })
     });
     let sysctls: Vec<_> = take("sysctl").into_iter().map(|name| json!({ "name": name, "value": "1" })).collect();
+    let rules: Vec<_> = take("restart-all")
+        .and_then(|n| n.parse::<i32>().ok())
+        .into_iter()
+        .map(|code| json!({ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [code] } }))
+        .collect();
     let class = take("class");
     let os = take("os").map(|name| json!({ "name": name }));
-    let container = json!({ "name": "c", "ports": port.into_iter().collect::<Vec<_>>(), "resources": { "requests": requests } });
+    let container = json!({ "name": "c", "restartPolicyRules": rules, "ports": port.into_iter().collect::<Vec<_>>(), "resources": { "requests": requests } });
     let spec = json!({ "containers": [container], "nodeSelector": select, "affinity": affinity, "os": os, "runtimeClassName": class,
         "securityContext": { "sysctls": sysctls } });
     serde_json::from_value(json!({ "spec": spec })).map_err(|e| e.to_string())
@@ -354,7 +359,7 @@ impl Case {
         let kind = spec.map_or(Kind::Main, |c| c.kind);
         let image = spec.map_or(ImageRef("a".into()), |c| c.image.clone());
         let id: Rc<str> = format!("{uid}-{name}-{attempt}").into();
-        let created = wall(self.now.mono);
+        let created = line.time("made")?.map_or(wall(self.now.mono), wall);
         let seen = SeenContainer {
             id: id.clone(),
             name: name.into(),

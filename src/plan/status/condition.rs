@@ -82,7 +82,9 @@ fn list(v: &View<'_>, pod: &WantedPod, shown: &Shown) -> Vec<Condition> {
         (None, false) => (false, Some("ReadinessGatesNotReady"), Some(missing.join(", "))),
         (None, true) => (true, None, None),
     };
-    vec![
+    // The kubelet's, of `RestartAllContainers`; shown while it is under way.
+    let restarting = Condition { kind: "AllContainersRestarting", holds: true, reason: None, message: None };
+    let mut list = vec![
         Condition { kind: "PodReadyToStartContainers", holds: sandbox, reason: None, message: None },
         initialized(pod, shown),
         Condition { kind: "Ready", holds, reason, message },
@@ -93,7 +95,11 @@ fn list(v: &View<'_>, pod: &WantedPod, shown: &Shown) -> Vec<Condition> {
             message: containers.and_then(|c| c.1),
         },
         Condition { kind: "PodScheduled", holds: true, reason: None, message: None },
-    ]
+    ];
+    if v.is_restarting() {
+        list.insert(0, restarting);
+    }
+    list
 }
 
 /// What is in the way of `ContainersReady`.

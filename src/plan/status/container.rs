@@ -120,6 +120,9 @@ fn trouble(
             let (reason, message) = (Some("PostStartHookError".into()), Some(doom.message.to_string()));
             return Some(ContainerStateWaiting { reason, message });
         }
+        if v.is_passed_over(l) {
+            return Some(ContainerStateWaiting { reason: Some("RestartingAllContainers".into()), message: None });
+        }
     }
     if matches!(last.map(|l| &l.state), Some(State::Running { .. } | State::Lost(_))) {
         return None;
