@@ -36,7 +36,7 @@
 //!
 //! ## Rooms
 //!
-//! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity` know nobody; `plan` may use `pod`, `clock`; `manifest`,
+//! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity` know nobody, `session` only `pod`; `plan` may use `pod`, `clock`; `manifest`,
 //! `runtime`, `socket` may use those and `plan`'s types, never one another; `run`, `cli` and `main` may use everything. Unsafe code stands
 //! in `sys` alone. One thread, always: nothing here uses a blocking pool, a child's blocking wait, or the resolver of libc.
 //!
@@ -67,6 +67,7 @@ pub mod pod;
 pub mod quantity;
 pub mod run;
 pub mod runtime;
+pub mod session;
 pub mod settings;
 pub mod socket;
 pub mod sys;

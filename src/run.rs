@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, join};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -26,6 +26,7 @@ use crate::pod::{FileReport, PodKey, Uid, WantedPod};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
 use crate::runtime::{Job, Runtime, net, node};
+use crate::session::{self, Session};
 use crate::settings::Settings;
 use crate::socket::logs::Output;
 use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
@@ -199,7 +200,7 @@ impl State {
             if self.is_stopped() {
                 service.stopping();
                 // What may still be in flight is of no pod: a pull that nobody waits for any more.
-                finish(in_flight).await;
+                self.finish(in_flight).await;
                 return End::Stopped;
             }
             let stuck = self.is_stuck_from();
@@ -216,7 +217,7 @@ impl State {
                 () = service.beat() => {}
                 signal = signals.next() => match signal {
                     Ok(Signal::SIGHUP) => { manifests.rescan(); self.read(manifests); }
-                    Ok(_) => { service.stopping(); finish(in_flight).await; return End::Left; }
+                    Ok(_) => { service.stopping(); self.finish(in_flight).await; return End::Left; }
                     Err(e) => log::error!("read a signal: {e}"),
                 },
             }
@@ -370,6 +371,14 @@ impl State {
         notes.into_iter().for_each(|note| ring.push(note, now.wall));
     }
 
+    /// Lets what was begun end, but not for long.
+    async fn finish(&self, mut in_flight: InFlight) {
+        let all = async { while in_flight.next().await.is_some() {} };
+        if tokio::time::timeout(LAST_ACTIONS, join(all, self.runtime.end_sessions())).await.is_err() {
+            log::info!("some actions are left half done; the next start finishes them");
+        }
+    }
+
     fn is_stopped(&self) -> bool {
         let world = self.world.borrow();
         world.wanted.shutdown.is_some() && world.all_gone()
@@ -418,6 +427,10 @@ impl socket::Backend for State {
         Ok(Box::pin(self.runtime.logs().read(&target, options)))
     }
 
+    fn session(&self, request: session::Request) -> Session {
+        self.runtime.open(request)
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -448,14 +461,6 @@ async fn until(wake: Option<Moment>) {
     match wake {
         Some(due) => tokio::time::sleep(due - clock::now().mono).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Lets what was begun end, but not for long.
-async fn finish(mut in_flight: InFlight) {
-    let all = async { while in_flight.next().await.is_some() {} };
-    if tokio::time::timeout(LAST_ACTIONS, all).await.is_err() {
-        log::info!("some actions are left half done; the next start finishes them");
     }
 }
 

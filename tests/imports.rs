@@ -12,10 +12,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("pod", &[]),
     ("quantity", &[]),
+    ("session", &["pod"]),
     ("plan", &["pod", "clock", "quantity"]),
     ("manifest", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
-    ("runtime", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
-    ("socket", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
+    ("runtime", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
+    ("socket", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     ("mirror", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
     // Settings are YAML, and the reader of YAML with places is the manifests'.
     ("settings", &["sys", "pod", "quantity", "manifest"]),

@@ -69,7 +69,8 @@ impl Client {
         Answer::begin(stream).map_err(failed)
     }
 
-    fn unreachable(&self, e: &io::Error) -> Fail {
+    /// Why it cannot be reached, and what to do.
+    pub fn unreachable(&self, e: &io::Error) -> Fail {
         let at = self.socket.display();
         let (code, hint) = match e.kind() {
             io::ErrorKind::NotFound => (NOT_THERE, "is `plinth run` up? its socket may be elsewhere: --socket PATH or PLINTH_SOCKET"),
@@ -85,6 +86,15 @@ impl Client {
 fn settled() -> PathBuf {
     let words = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     Settings::load(&[], &words).map_or_else(|_| Settings::default().socket, |(settings, _)| settings.socket)
+}
+
+/// An answer that is no success.
+pub fn refused(code: u16, text: &str) -> Fail {
+    let code = match code {
+        404 | 400 => NOT_THERE,
+        _ => 1,
+    };
+    Fail { code, text: text.trim().to_owned() }
 }
 
 /// The error without Rust's `(os error N)`.
@@ -133,11 +143,7 @@ impl Answer {
         }
         let mut text = String::new();
         let _ = self.by_ref().take(64 << 10).read_to_string(&mut text);
-        let code = match self.code {
-            404 | 400 => NOT_THERE,
-            _ => 1,
-        };
-        Err(Fail { code, text: text.trim().to_owned() })
+        Err(refused(self.code, &text))
     }
 
     /// The text of an answer that is no success.

@@ -19,10 +19,7 @@ pub fn run(args: &[String]) -> u8 {
     super::verb("logs", args, |args| {
         let options = options(args)?;
         let client = Client::new(args);
-        let status: Status = client.json("/v1/status")?;
-        let names: Vec<FullName> = status.pods.iter().filter(|p| p.wanted).map(|p| (p.namespace.clone(), p.name.clone())).collect();
-        let (ns, name) = resolve(args.operand().unwrap_or_default(), &status.node.name, &names)?;
-        let container = container(&client, &ns, &name, args.value("container"))?;
+        let (ns, name, container) = target(&client, args)?;
         let path = format!("/containerLogs/{}/{}/{}?{options}", encode(&ns), encode(&name), encode(&container));
         let answer = client.get(&path)?;
         if args.has("follow") {
@@ -78,6 +75,15 @@ fn whole_seconds(d: Duration) -> u64 {
     (d.as_secs() + u64::from(d.subsec_nanos() > 0)).max(1)
 }
 
+/// Namespace, pod and container asked for.
+pub fn target(client: &Client, args: &Args) -> Result<(String, String, String), Fail> {
+    let status: Status = client.json("/v1/status")?;
+    let names: Vec<FullName> = status.pods.iter().filter(|p| p.wanted).map(|p| (p.namespace.clone(), p.name.clone())).collect();
+    let (ns, name) = resolve(args.operand().unwrap_or_default(), &status.node.name, &names)?;
+    let container = container(client, &ns, &name, args.value("container"))?;
+    Ok((ns, name, container))
+}
+
 /// The one asked for, or kubectl's choice: its annotation, else the first of the spec, named when there are others.
 fn container(client: &Client, ns: &str, name: &str, asked: Option<&str>) -> Result<String, Fail> {
     let list: Value = client.json("/pods")?;
@@ -107,7 +113,7 @@ fn container(client: &Client, ns: &str, name: &str, asked: Option<&str>) -> Resu
     }
     let first = main.first().cloned().ok_or_else(|| Fail::not_there(format!("pod {ns}/{name} has no container")))?;
     if main.len() + init.len() > 1 {
-        note(&format!("showing container {first:?} out of: {}", all()));
+        note(&format!("taking container {first:?} out of: {}", all()));
     }
     Ok(first)
 }

@@ -1,20 +1,25 @@
-//! One file per verb, and what they share: `table` (every verb and flag), `args`, `usage`, `client`, `resolve`, `text`, `yaml`.
+//! One file per verb, and what they share: `table` (every verb and flag), `args`, `usage`, `client`, `remote` (exec and attach),
+//! `terminal`, `resolve`, `text`, `yaml`.
 //!
 //! The verbs here only ask the status socket or read files and print; the supervisor is `run`'s.
 
 pub mod args;
+pub mod attach;
 pub mod check;
 pub mod client;
 pub mod completions;
 pub mod events;
+pub mod exec;
 pub mod logs;
 pub mod man;
+pub mod remote;
 pub mod render;
 pub mod resolve;
 pub mod run;
 pub mod shutdown;
 pub mod status;
 pub mod table;
+pub mod terminal;
 pub mod text;
 pub mod usage;
 pub mod version;

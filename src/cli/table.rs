@@ -1,7 +1,7 @@
 //! The one table of verbs, operands and flags. Usage texts, completions and man pages are all made from it, and the
 //! verbs that talk to the socket read their arguments by it: what is not here does not exist.
 
-use super::{check, completions, events, logs, man, render, run, shutdown, status, version, why};
+use super::{attach, check, completions, events, exec, logs, man, render, run, shutdown, status, version, why};
 
 /// What a flag wants after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,8 @@ const fn output(words: &'static [&'static str], help: &'static str) -> Flag {
 }
 
 const SOCKET: Flag = Flag { offer: Offer::File, ..flag("socket", Takes::Value("PATH"), "status socket to ask") };
+const CONTAINER: Flag = short('c', flag("container", Takes::Value("NAME"), "container; the pod's first when not given"));
+const STDIN: Flag = short('i', flag("stdin", Takes::Nothing, "pass standard input on"));
 const MAYBE_POD: Operand = Operand { name: "POD", count: Count::Maybe, offer: Offer::Pod };
 const POD: Operand = Operand { name: "POD", count: Count::One, offer: Offer::Pod };
 const POD_TEXT: &str = "POD is a name or namespace/name, with or without the node suffix.";
@@ -198,7 +200,7 @@ pub const VERBS: &[Verb] = &[
         summary: "print a container's log",
         operands: &[POD],
         flags: &[
-            short('c', flag("container", Takes::Value("NAME"), "container; the pod's first when not given")),
+            CONTAINER,
             short('f', flag("follow", Takes::Nothing, "go on until the container ends")),
             short('p', flag("previous", Takes::Nothing, "of the run before the last restart")),
             flag("tail", Takes::Value("N"), "only the last N lines"),
@@ -210,6 +212,38 @@ pub const VERBS: &[Verb] = &[
         text: &[POD_TEXT, "Rotated files that are still kept are read, too."],
         examples: &[("plinth logs -f --tail 20 web", "the last lines, and what follows"), ("plinth logs -p web", "why it crashed")],
         run: logs::run,
+    },
+    Verb {
+        name: "exec",
+        summary: "run a command in a container",
+        operands: &[POD, Operand { name: "CMD", count: Count::Many, offer: Offer::Nothing }],
+        flags: &[CONTAINER, STDIN, short('t', flag("tty", Takes::Nothing, "on a terminal, like this one")), SOCKET],
+        text: &[
+            "Only uid 0 may. The command runs as the container's own process does: its user, environment and directory. Write -- before a command \
+             that has flags.",
+            POD_TEXT,
+            "Signals are passed on, and the exit status is the command's; where it could not be run it is 1, 2 or 3, and standard error says why. \
+             When this client goes, the command is ended.",
+        ],
+        examples: &[
+            ("plinth exec -it web -- sh", "a shell"),
+            ("plinth exec web -- cat /etc/hosts", "one command"),
+            ("plinth exec -i db -- psql < dump.sql", "with input"),
+        ],
+        run: exec::run,
+    },
+    Verb {
+        name: "attach",
+        summary: "see what a container writes from now on, and type into it",
+        operands: &[POD],
+        flags: &[CONTAINER, STDIN, SOCKET],
+        text: &[
+            "Only uid 0 may. With -i, the manifest must set `stdin: true`; where it sets `tty: true`, this terminal is the container's. Leaving lets the \
+             container run on; with `stdinOnce: true` its input ends.",
+            POD_TEXT,
+        ],
+        examples: &[("plinth attach -i shell", "the terminal of a pod with stdin and tty")],
+        run: attach::run,
     },
     Verb {
         name: "events",

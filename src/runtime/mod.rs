@@ -8,7 +8,7 @@
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`, `archive`: images, pulled or imported; `image_mount`: as volumes
 //! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
-//! - `probe`: how containers are, and their hooks
+//! - `probe`: how containers are, and their hooks; `session`: commands and terminals held from outside; `exec`: what both stand on
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
 mod alone;
@@ -19,6 +19,7 @@ pub mod dns;
 pub mod downward;
 pub mod error;
 mod events;
+mod exec;
 pub mod hosts;
 mod image;
 pub mod image_config;
@@ -36,6 +37,7 @@ pub mod paths;
 mod probe;
 pub mod qos;
 pub mod sandbox;
+mod session;
 pub mod silence;
 mod specify;
 mod starved;
@@ -98,6 +100,7 @@ pub struct Runtime {
     queues: RefCell<Option<(UnboundedReceiver<Watched>, UnboundedReceiver<Watched>)>>,
     errands: UnboundedSender<Errand>,
     errands_queue: RefCell<Option<UnboundedReceiver<Errand>>>,
+    sessions: session::Sessions,
     warned_of_age: Cell<bool>,
     kept: RefCell<image::Kept>,
     making: RefCell<BTreeSet<Rc<str>>>,
@@ -155,6 +158,7 @@ impl Runtime {
             queues: RefCell::new(Some((waited, witnessed))),
             errands,
             errands_queue: RefCell::new(Some(errands_queue)),
+            sessions: session::Sessions::new(),
             warned_of_age: Cell::new(false),
             kept: RefCell::default(),
             making: RefCell::default(),

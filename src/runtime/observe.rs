@@ -109,6 +109,7 @@ impl Runtime {
                 self.tell(Event::Hint(labels.uid.clone()));
             }
             self.watch_container(&id, task.pid);
+            self.end_left_sessions(&labels.uid, &id);
         }
         // What an earlier plinth started writes into FIFOs nobody reads until they are opened again; of what has ended meanwhile,
         // the last lines still stand in FIFOs that came back from the service manager, until `end` takes them.

@@ -21,6 +21,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 use super::listen::Listener;
+use super::remote::{self, Peer};
 use super::{Backend, routes};
 
 /// A request's line and headers together, bytes; more is answered 431.
@@ -93,8 +94,10 @@ fn admit(bounds: &Bounds, stream: UnixStream, taken: usize) -> Option<(UnixStrea
 }
 
 async fn converse(bounds: Bounds, stream: UnixStream, root: bool, backend: Rc<dyn Backend>) {
-    let service = service_fn(move |request| {
-        let answer = routes::answer(&request, root, &backend);
+    let peer = Rc::new(Peer::new(root));
+    let (asking, lent) = (peer.clone(), backend.clone());
+    let service = service_fn(move |mut request| {
+        let answer = routes::answer(&mut request, &asking, &lent);
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -103,9 +106,16 @@ async fn converse(bounds: Bounds, stream: UnixStream, root: bool, backend: Rc<dy
         .max_header_size(HEADER_BYTES)
         .max_headers(64)
         .max_buf_size(2 * HEADER_BYTES)
-        .serve_connection(TokioIo::new(Patient::new(stream, bounds.stall)), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, bounds.stall)), service)
+        .with_upgrades();
     if let Ok(Err(e)) = tokio::time::timeout(bounds.life, connection).await {
         log::debug!("status socket client: {e}");
+    }
+    let Some((upgrade, request)) = peer.upgrade.take() else { return };
+    // A terminal may be looked at for as long as one likes: from here on neither a stall nor an age is an offence.
+    let Ok(parts) = upgrade.await.map(|u| u.downcast::<TokioIo<Patient>>()) else { return };
+    if let Ok(parts) = parts {
+        remote::carry(parts.io.into_inner().stream, &parts.read_buf, backend.session(request)).await;
     }
 }
 

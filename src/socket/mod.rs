@@ -3,7 +3,7 @@
 //! - `http`: connections and their limits
 //! - `routes`: path to answer; `query`: what follows the `?`
 //! - `wire`: our own kinds, versioned; `rows`: a pod in one line; `why`: a pod explained; `pods`: `v1.PodList`
-//! - `logs`: `/containerLogs`; `follow`: bodies that go on; `metrics`: Prometheus text
+//! - `remote`: `/exec` and `/attach`, carried over WebSocket; `logs`: `/containerLogs`; `follow`: bodies that go on; `metrics`: Prometheus text
 //!
 //! Never decides anything, never touches containerd or a file but its own; it reads through [`Backend`] and asks `run` to act.
 
@@ -14,6 +14,7 @@ pub mod logs;
 pub mod metrics;
 pub mod pods;
 pub mod query;
+pub mod remote;
 pub mod routes;
 pub mod rows;
 pub mod why;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 use crate::clock::Now;
 use crate::plan::world::World;
 use crate::pod::{FileReport, PodKey, Uid};
+use crate::session::{self, Session};
 use crate::settings::Settings;
 
 pub use http::serve;
@@ -90,6 +92,8 @@ pub trait Backend {
     fn with(&self, f: &mut dyn FnMut(&View<'_>));
     /// Opens a log; with `follow`, the stream ends when the container's attempt has ended and its file is read to the end.
     fn logs(&self, request: LogRequest) -> Result<LogStream, LogError>;
+    /// Begins a command in a container, or attaches to it.
+    fn session(&self, request: session::Request) -> Session;
     /// A number that changes with every change of world, files or events.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Begins the ordered stop of everything; `None`: the settings' grace.

@@ -20,6 +20,11 @@ impl Query {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
+    /// Every value of that name.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
     /// The kubelet's reading of booleans in queries (`Convert_Slice_string_To_bool`): absent, `false` and `0` are
     /// false; anything else is true, the bare name included.
     pub fn is_set(&self, name: &str) -> bool {

@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::follow::{self, EventFilter};
 use super::query::{Query, decode};
 use super::wire::{API_VERSION, Accepted, ManifestList};
+use super::remote::{self, Peer};
 use super::{Backend, View, logs, metrics, pods, rows, why};
 
 /// A body that is there, or one that goes on.
@@ -29,8 +30,8 @@ const JSON: &str = "application/json";
 /// Longest grace that may be asked for: a day, so that a wrong unit is seen.
 const GRACE_MAX: Duration = Duration::from_secs(86_400);
 
-/// Answers one request; `root`: the peer is uid 0.
-pub fn answer<B>(request: &Request<B>, root: bool, backend: &Rc<dyn Backend>) -> Response<Body> {
+/// Answers one request; what is to become of the connection afterwards is left with the peer.
+pub fn answer<B>(request: &mut Request<B>, peer: &Peer, backend: &Rc<dyn Backend>) -> Response<Body> {
     let Some(query) = Query::parse(request.uri().query().unwrap_or_default()) else {
         return text(StatusCode::BAD_REQUEST, "read the query: a percent escape in it is broken\n");
     };
@@ -38,9 +39,16 @@ pub fn answer<B>(request: &Request<B>, root: bool, backend: &Rc<dyn Backend>) ->
         return text(StatusCode::BAD_REQUEST, "read the path: a percent escape in it is broken\n");
     };
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    if let ["exec" | "attach", rest @ ..] = path.as_slice() {
+        let attach = path.first() == Some(&"attach");
+        return match remote::begin(request, attach, rest, &query, peer, backend) {
+            Ok(answer) => answer.map(|()| Either::Left(Full::default())),
+            Err((code, why)) => text(code, &why),
+        };
+    }
     let method = request.method();
     if path == ["v1", "shutdown"] {
-        return if method == Method::POST { shutdown(&query, root, backend) } else { wrong_method("POST") };
+        return if method == Method::POST { shutdown(&query, peer.root, backend) } else { wrong_method("POST") };
     }
     if method != Method::GET && method != Method::HEAD {
         return if is_known(&path) { wrong_method("GET, HEAD") } else { unknown() };
@@ -188,7 +196,7 @@ fn unknown() -> Response<Body> {
     text(
         StatusCode::NOT_FOUND,
         "404 page not found: /healthz /readyz /pods /metrics /v1/status /v1/manifests /v1/events /v1/why/{ns}/{pod} \
-         /containerLogs/{ns}/{pod}/{container}, POST /v1/shutdown\n",
+         /containerLogs/{ns}/{pod}/{container} /exec/{ns}/{pod}/{container} /attach/{ns}/{pod}/{container}, POST /v1/shutdown\n",
     )
 }
 

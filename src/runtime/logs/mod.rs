@@ -33,6 +33,7 @@ use park::Park;
 use pipe::Pipe;
 use pump::Core;
 use sink::{Bounds, Sink};
+use tap::Tap;
 
 mod journal;
 pub mod line;
@@ -45,6 +46,7 @@ mod recover;
 pub mod rotate;
 mod sink;
 mod tail;
+pub mod tap;
 
 /// At the end of a container at most so many chunks are moved without letting others run: more than a FIFO and a pipe hold.
 const DRAIN_STEPS: u32 = 16;
@@ -235,6 +237,15 @@ impl Logs {
         self.0.changed.clone()
     }
 
+    /// Listens to a container's output from now on; `None`: it has none any more.
+    pub fn listen(&self, id: &str) -> Option<Rc<Tap>> {
+        let slots = self.0.slots.borrow();
+        let slot = slots.get(id)?;
+        let tap = Rc::new(Tap::default());
+        slot.pipes.iter().for_each(|p| p.listen(&tap));
+        Some(tap)
+    }
+
     /// Where the container's log lies.
     pub fn log_path(&self, target: &LogTarget) -> PathBuf {
         self.0.paths.log(&target.key, &target.uid, &target.container, target.attempt)
@@ -316,7 +327,7 @@ impl Logs {
     fn close(&self, id: &str) {
         let slot = self.0.slots.borrow_mut().remove(id);
         if let Some(slot) = slot {
-            slot.pipes.iter().for_each(|p| p.end());
+            slot.pipes.iter().for_each(|p| p.close());
             slot.sink.borrow_mut().close();
             self.0.changed.notify_waiters();
         }

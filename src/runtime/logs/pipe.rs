@@ -6,13 +6,14 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::line::Which;
 use super::sink::Sink;
+use super::tap::Tap;
 use crate::clock::Now;
 use crate::sys::fifo;
 use crate::sys::readable_shared;
@@ -43,6 +44,7 @@ pub struct Pipe {
     pub poke: Notify,
     done: Notify,
     pace: Cell<(i64, u32, usize)>,
+    taps: RefCell<Vec<Weak<Tap>>>,
 }
 
 impl Pipe {
@@ -51,7 +53,7 @@ impl Pipe {
         let (ending, ended) = (Cell::new(false), Cell::new(false));
         let (poke, done) = (Notify::new(), Notify::new());
         let (path, fd) = (path.to_owned(), RefCell::new(Rc::new(fd)));
-        Pipe { which, path, fd, sink, carry: RefCell::default(), ending, ended, poke, done, pace: Cell::default() }
+        Pipe { which, path, fd, sink, carry: RefCell::default(), ending, ended, poke, done, pace: Cell::default(), taps: RefCell::default() }
     }
 
     /// The read end.
@@ -81,6 +83,24 @@ impl Pipe {
     /// The unfinished line an earlier plinth held.
     pub fn put_carry(&self, carry: Vec<u8>) {
         self.carry.replace(carry);
+    }
+
+    /// Somebody listens from now on, for as long as he holds his tap.
+    pub fn listen(&self, tap: &Rc<Tap>) {
+        self.taps.borrow_mut().push(Rc::downgrade(tap));
+    }
+
+    /// What was just read, for those who listen.
+    pub fn tell(&self, bytes: &[u8]) {
+        if !self.taps.borrow().is_empty() {
+            self.taps.borrow_mut().retain(|tap| tap.upgrade().is_some_and(|tap| { tap.push(self.which, bytes); true }));
+        }
+    }
+
+    /// Nothing will be read any more, and its container is over.
+    pub fn close(&self) {
+        self.end();
+        self.taps.take().iter().filter_map(Weak::upgrade).for_each(|tap| tap.close());
     }
 
     /// Nothing will be read any more.

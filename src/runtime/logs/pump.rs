@@ -91,6 +91,7 @@ impl Core {
         // All that was seen goes, its last line into the carry; only if the chunk is full the rest stays for the next step.
         let gone = if cut.full { cut.end.max(held) } else { held + seen };
         let rest = self.input.get(cut.end..gone).unwrap_or_default();
+        pipe.tell(self.input.get(held..gone).unwrap_or_default());
         sink.about_to_take(pipe.which, self.input.get(held..gone).unwrap_or_default(), rest);
         *carry = rest.to_vec();
         let taken = self.glass.take(&pipe.fd(), gone - held, &mut self.input);

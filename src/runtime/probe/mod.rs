@@ -22,9 +22,10 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use k8s_openapi::api::core::v1 as api;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::Runtime;
+use super::{Runtime, session};
 use crate::plan::action::{Answer, Check, Event};
 use crate::pod::{Hook, Probe, Uid, WantedPod};
+use crate::session::{Request, Served};
 use target::Target;
 
 /// An error says nothing about the container, so it is tried again at once (kubelet: `maxProbeRetries`).
@@ -38,21 +39,24 @@ const VERSION: &str = "1.36";
 pub(super) enum Errand {
     Probe { check: Check, pod: Rc<WantedPod>, ips: Vec<IpAddr> },
     Hook { uid: Uid, id: Rc<str>, name: Rc<str>, hook: Hook, within: Option<Duration>, pod: Rc<WantedPod>, ips: Vec<IpAddr> },
+    Session { request: Request, served: Served },
+    /// Ends the commands of sessions an earlier plinth held.
+    EndLeft { uid: Uid, id: Rc<str> },
 }
 
 /// Does errands, side by side, for ever.
 pub(super) async fn serve(rt: Rc<Runtime>, mut queue: UnboundedReceiver<Errand>) {
-    let mut under_way: FuturesUnordered<LocalBoxFuture<'static, Event>> = FuturesUnordered::new();
+    let mut under_way: FuturesUnordered<LocalBoxFuture<'static, Option<Event>>> = FuturesUnordered::new();
     loop {
         tokio::select! {
             Some(errand) = queue.recv() => under_way.push(run(rt.clone(), errand).boxed_local()),
-            Some(event) = under_way.next(), if !under_way.is_empty() => rt.tell(event),
+            Some(event) = under_way.next(), if !under_way.is_empty() => event.into_iter().for_each(|e| rt.tell(e)),
             else => return,
         }
     }
 }
 
-async fn run(rt: Rc<Runtime>, errand: Errand) -> Event {
+async fn run(rt: Rc<Runtime>, errand: Errand) -> Option<Event> {
     match errand {
         Errand::Probe { check, pod, ips } => {
             let mut answer = ask(&rt, &check, &pod, &ips).await;
@@ -62,12 +66,20 @@ async fn run(rt: Rc<Runtime>, errand: Errand) -> Event {
                 }
                 answer = ask(&rt, &check, &pod, &ips).await;
             }
-            Event::Answered(check, answer)
+            Some(Event::Answered(check, answer))
         }
         Errand::Hook { uid, id, name, hook, within, pod, ips } => {
             let whose = hook::Whose { rt: &rt, uid: &uid, id: &id, name: &name, pod: &pod, ips: &ips };
             let failure = hook::run(&whose, hook, within).await.err();
-            Event::Hooked { uid, id, hook, failure: failure.map(Into::into) }
+            Some(Event::Hooked { uid, id, hook, failure: failure.map(Into::into) })
+        }
+        Errand::Session { request, served } => {
+            session::serve(&rt, request, served).await;
+            None
+        }
+        Errand::EndLeft { uid, id } => {
+            session::end_left(&rt, &uid, &id).await;
+            None
         }
     }
 }

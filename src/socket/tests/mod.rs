@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod limits;
+mod remote;
 mod routes;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use crate::plan::record::{EventNote, EventRing};
 use crate::plan::status::pod_status;
 use crate::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenPod, State, World};
 use crate::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Uid, Verdict, WantedPod};
+use crate::session;
 use crate::settings::Settings;
 
 /// Everything waits at most this long.
@@ -45,6 +47,8 @@ pub struct Fake {
     news: watch::Sender<u64>,
     pub asked: RefCell<Vec<LogRequest>>,
     pub stopped: Cell<Option<Option<Duration>>>,
+    /// What was asked for, and the process's side of it, which is the test's to play.
+    pub sessions: RefCell<Vec<(session::Request, session::Served)>>,
 }
 
 impl Fake {
@@ -81,6 +85,7 @@ impl Fake {
             news: watch::Sender::new(0),
             asked: RefCell::default(),
             stopped: Cell::new(None),
+            sessions: RefCell::default(),
         })
     }
 
@@ -111,6 +116,12 @@ impl Backend for Fake {
         let line = || Ok(Bytes::from_static(b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n"));
         let two = stream::iter([line(), line()]);
         Ok(if follow { Box::pin(stream::repeat_with(line)) } else { Box::pin(two) })
+    }
+
+    fn session(&self, request: session::Request) -> session::Session {
+        let (session, served) = session::pair(request.stdin);
+        self.sessions.borrow_mut().push((request, served));
+        session
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

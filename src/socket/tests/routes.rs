@@ -7,6 +7,7 @@ use tokio::net::UnixStream;
 
 use super::super::logs::Output;
 use super::super::routes::answer;
+use super::super::remote::Peer;
 use super::*;
 
 fn json_of(reply: &Reply) -> Value {
@@ -240,8 +241,9 @@ fn metrics_are_prometheus_text() {
 fn only_root_may_shut_down() {
     serving(Bounds::default(), |socket, fake| async move {
         let backend: Rc<dyn Backend> = fake.clone();
-        let request = Request::post("/v1/shutdown").body(()).unwrap();
-        assert_eq!(answer(&request, false, &backend).status(), 403);
+        let reader = Peer::new(false);
+        let mut request = Request::post("/v1/shutdown").body(()).unwrap();
+        assert_eq!(answer(&mut request, &reader, &backend).status(), 403);
         assert_eq!(fake.stopped.get(), None);
         assert_eq!(ask(&socket, "POST", "/v1/shutdown?graceSeconds=x").await.code, 400);
         assert_eq!(ask(&socket, "POST", "/v1/shutdown?graceSeconds=1e9").await.code, 400);
@@ -251,8 +253,8 @@ fn only_root_may_shut_down() {
         assert_eq!((reply.code, fake.stopped.get()), (202, Some(Some(Duration::from_millis(1500)))));
         // Every other address is for reading.
         for path in ["/pods", "/v1/status", "/metrics", "/v1/why/default/web-n1"] {
-            let request = Request::get(path).body(()).unwrap();
-            assert_eq!(answer(&request, false, &backend).status(), 200, "{path}");
+            let mut request = Request::get(path).body(()).unwrap();
+            assert_eq!(answer(&mut request, &reader, &backend).status(), 200, "{path}");
         }
     });
 }
