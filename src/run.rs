@@ -332,6 +332,10 @@ impl State {
                 let now = clock::now();
                 self.note(record::hooked(&self.world.borrow(), uid, id, *hook, failure.as_deref()).into_iter().collect(), now);
             }
+            Event::HookInClear { uid, id, message } => {
+                let note = record::hook_in_clear(&self.world.borrow(), uid, id, message);
+                self.note(note.into_iter().collect(), clock::now());
+            }
             Event::Link(Link::Up { version }) => match &self.world.borrow().seen.link {
                 Link::Down { since, .. } if since.0 > 0 => {
                     log::info!("containerd {version} answers, after {} s without", clock::now().mono.since_ms(*since) / 1000);

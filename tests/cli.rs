@@ -162,6 +162,11 @@ impl Backend for Fake {
         Ok(Box::pin(stream::iter([Ok(Bytes::from(line)), Ok(Bytes::from(vec![b'x'; 300_000])), Ok(Bytes::from_static(b"\nend\n"))])))
     }
 
+    /// One that is over before it began.
+    fn session(&self, request: plinth::session::Request) -> plinth::session::Session {
+        plinth::session::pair(request.stdin).0
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }

@@ -97,11 +97,7 @@ async fn connect(client: &Client, path: &str) -> Result<WebSocketStream<impl Asy
     Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(remote::limits())).await)
 }
 
-async fn converse(
-    socket: WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>,
-    stdin: Option<Input>,
-    wish: &Wish,
-) -> Result<Ended, Fail> {
+async fn converse(socket: WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>, stdin: Option<Input>, wish: &Wish) -> Result<Ended, Fail> {
     let all = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH];
     let signals = Signals::new(&all).map_err(|e| Fail::failed(format!("await signals: {}", plain(&e))))?;
     let (mut to, mut from) = socket.split();

@@ -267,6 +267,15 @@ pub enum Event {
         /// What went wrong.
         failure: Option<Rc<str>>,
     },
+    /// A hook that was to speak TLS met a server that does not; it is run again without. To be told, nothing follows from it.
+    HookInClear {
+        /// Whose.
+        uid: Uid,
+        /// Container id.
+        id: Rc<str>,
+        /// The kubelet's words.
+        message: Rc<str>,
+    },
     /// Stop all pods within the grace, critical ones last (its last `critical` part).
     Shutdown {
         /// In all.

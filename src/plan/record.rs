@@ -103,6 +103,12 @@ pub fn hooked(world: &World, uid: &Uid, id: &str, hook: Hook, failure: Option<&s
     failure.map(|_| warn(pod, Some(&c.name), reason, format!("{hook:?}Hook failed")))
 }
 
+/// What it tells that a hook was run without the TLS it asks for.
+pub fn hook_in_clear(world: &World, uid: &Uid, id: &str, message: &str) -> Option<EventNote> {
+    let (pod, c) = of_container(world, uid, id)?;
+    Some(warn(pod, Some(&c.name), "LifecycleHTTPFallback", message.to_owned()))
+}
+
 /// What it tells that the node does not take a pod.
 pub fn refused(world: &World, uid: &Uid, refusal: &Refusal) -> Option<EventNote> {
     wanted(world, uid).map(|pod| warn(pod, None, refusal.reason, refusal.message.clone()))

@@ -312,7 +312,7 @@ async fn ended(rt: &Runtime, exec: &Exec) -> u32 {
             Err(e) if e.code() == Some(Code::NotFound) => return KILLED,
             Err(e) => log::debug!("{}", chain(&e)),
         }
-        if !rt.known.borrow().get(exec.id.as_str()).is_some_and(|k| !k.ended) {
+        if rt.known.borrow().get(exec.id.as_str()).is_none_or(|k| k.ended) {
             return KILLED;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -104,9 +104,8 @@ fn find(
     let spec = wanted.container(container).ok_or_else(|| not_found(format!("container {container:?} not found in pod {pod:?}\n")))?;
     let attempts = world.seen.pods.get(&wanted.uid).into_iter().flat_map(|p| p.containers.values());
     let running = attempts.filter(|c| &*c.name == container).find(|c| matches!(c.state, State::Running { .. }));
-    let running = running.ok_or_else(|| {
-        not_found(format!("container {container:?} in pod {pod:?} does not run now: `plinth why {ns}/{pod}` says why\n"))
-    })?;
+    let running = running
+        .ok_or_else(|| not_found(format!("container {container:?} in pod {pod:?} does not run now: `plinth why {ns}/{pod}` says why\n")))?;
     let is = |kubelet: &str, api: &str| query.is_set(kubelet) || query.is_set(api);
     let command: Vec<String> = query.all("command").map(str::to_owned).collect();
     let mut request = session::Request {
@@ -346,6 +345,7 @@ mod tests {
         for end in [End::Exited(0), End::Exited(3), End::Failed("no such file".into())] {
             assert_eq!(told(bytes(on(STATUS, status(&end).to_string().as_bytes()))), Some(Told::End(end)));
         }
-        assert_eq!(status(&End::Exited(3))["details"]["causes"][0], json!({ "reason": "ExitCode", "message": "3" }));
+        let cause = json!({ "reason": "ExitCode", "message": "3" });
+        assert_eq!(status(&End::Exited(3)).pointer("/details/causes/0"), Some(&cause));
     }
 }

@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use super::follow::{self, EventFilter};
 use super::query::{Query, decode};
-use super::wire::{API_VERSION, Accepted, ManifestList};
 use super::remote::{self, Peer};
+use super::wire::{API_VERSION, Accepted, ManifestList};
 use super::{Backend, View, logs, metrics, pods, rows, why};
 
 /// A body that is there, or one that goes on.

@@ -14,4 +14,5 @@ mod pods;
 mod probes;
 mod restarts;
 mod service;
+mod sessions;
 mod volumes;

@@ -53,7 +53,19 @@ impl Pipe {
         let (ending, ended) = (Cell::new(false), Cell::new(false));
         let (poke, done) = (Notify::new(), Notify::new());
         let (path, fd) = (path.to_owned(), RefCell::new(Rc::new(fd)));
-        Pipe { which, path, fd, sink, carry: RefCell::default(), ending, ended, poke, done, pace: Cell::default(), taps: RefCell::default() }
+        Pipe {
+            which,
+            path,
+            fd,
+            sink,
+            carry: RefCell::default(),
+            ending,
+            ended,
+            poke,
+            done,
+            pace: Cell::default(),
+            taps: RefCell::default(),
+        }
     }
 
     /// The read end.
@@ -93,7 +105,12 @@ impl Pipe {
     /// What was just read, for those who listen.
     pub fn tell(&self, bytes: &[u8]) {
         if !self.taps.borrow().is_empty() {
-            self.taps.borrow_mut().retain(|tap| tap.upgrade().is_some_and(|tap| { tap.push(self.which, bytes); true }));
+            self.taps.borrow_mut().retain(|tap| {
+                tap.upgrade().is_some_and(|tap| {
+                    tap.push(self.which, bytes);
+                    true
+                })
+            });
         }
     }
 

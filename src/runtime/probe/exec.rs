@@ -8,7 +8,7 @@
 //! The exec id is the same each time: what a plinth that was killed left behind is found, ended and replaced, and containerd itself
 //! would refuse a second one beside the first.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub async fn run(rt: &Rc<Runtime>, whose: &Whose<'_>, command: &[String], within
     ran.map_err(|e| chain(&e).to_string())
 }
 
-async fn run_into(exec: &Exec, path: &PathBuf, command: &[String], within: Duration) -> Result<Ran> {
+async fn run_into(exec: &Exec, path: &Path, command: &[String], within: Duration) -> Result<Ran> {
     let begun = tokio::time::Instant::now();
     fifo::make(path).map_err(file("make", path))?;
     let mut output = open(path)?;
@@ -100,7 +100,7 @@ async fn run_into(exec: &Exec, path: &PathBuf, command: &[String], within: Durat
     Ok(Ran::Exited { code, said })
 }
 
-pub(in crate::runtime) fn open(path: &std::path::Path) -> Result<pipe::Receiver> {
+pub(in crate::runtime) fn open(path: &Path) -> Result<pipe::Receiver> {
     let fd = fifo::open(path).map_err(file("open", path))?;
     pipe::Receiver::from_owned_fd(fd).map_err(file("watch", path))
 }

@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::LifecycleHandler;
 use super::exec::{self, Ran};
 use super::http::Get;
 use super::target::Target;
-use super::{VERSION, cut, go};
+use super::{VERSION, cut, go, tls};
+use crate::plan::action::Event;
 use crate::pod::{Hook, Uid, WantedPod};
 use crate::runtime::Runtime;
 
@@ -52,7 +53,7 @@ pub async fn run(whose: &Whose<'_>, hook: Hook, within: Option<Duration>) -> Res
     let target = Target { pod: whose.pod, container, ips: whose.ips };
     let ended = ended(whose);
     tokio::select! {
-        done = tokio::time::timeout(bound, other(&target, handler)) => done.unwrap_or_else(|_| Err(format!("timed out after {}", go(bound)))),
+        done = tokio::time::timeout(bound, other(whose, &target, handler)) => done.unwrap_or_else(|_| Err(format!("timed out after {}", go(bound)))),
         () = ended => Err("its container has ended".into()),
     }
 }
@@ -64,10 +65,19 @@ async fn ended(whose: &Whose<'_>) {
     }
 }
 
-async fn other(target: &Target<'_>, handler: &LifecycleHandler) -> Result<(), String> {
+async fn other(whose: &Whose<'_>, target: &Target<'_>, handler: &LifecycleHandler) -> Result<(), String> {
     if let Some(action) = &handler.http_get {
-        let get = Get::new(target, action, &format!("kube-lifecycle/{VERSION}"))?;
-        return get.once().await.map(drop).map_err(|e| format!("Get \"{}\": {e}", get.url()));
+        let mut get = Get::new(target, action, &format!("kube-lifecycle/{VERSION}"))?;
+        let mut answer = get.once().await;
+        if let Err(why) = &answer
+            && why == tls::PLAIN
+        {
+            let message = format!("request to HTTPS lifecycle hook {} got HTTP response, retrying with HTTP: {why}", get.host());
+            whose.rt.tell(Event::HookInClear { uid: whose.uid.clone(), id: whose.id.clone(), message: message.into() });
+            get.in_clear();
+            answer = get.once().await;
+        }
+        return answer.map(drop).map_err(|e| format!("Get \"{}\": {e}", get.url()));
     }
     if let Some(sleep) = &handler.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;

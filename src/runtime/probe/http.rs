@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::HTTPGetAction;
 
 use super::target::{Address, Target, said};
-use super::{SAID_BYTES, VERSION, cut};
+use super::{SAID_BYTES, VERSION, cut, tls};
 use crate::plan::action::Answer;
 
 /// As Go's client and the kubelet's probes have it.
@@ -80,6 +80,11 @@ impl Get {
         format!("{}://{}{}", if self.https { "https" } else { "http" }, self.address.shown(), self.path)
     }
 
+    /// Host and port, as dialled.
+    pub fn host(&self) -> String {
+        self.address.shown()
+    }
+
     async fn follow(&mut self) -> Result<Answer, String> {
         for _ in 0..=REDIRECTS {
             let reply = self.once().await?;
@@ -116,11 +121,13 @@ impl Get {
 
     /// One request and its answer, however long that takes.
     pub async fn once(&self) -> Result<Reply, String> {
-        if self.https {
-            return Err("probe over https: this plinth is built without TLS; use scheme HTTP, tcpSocket or exec".into());
-        }
         let stream = self.address.dial().await.map_err(|e| self.address.refused(&e))?;
-        self.exchange(stream).await
+        if self.https { self.exchange(tls::over(stream, &self.address.host).await?).await } else { self.exchange(stream).await }
+    }
+
+    /// The same without TLS.
+    pub fn in_clear(&mut self) {
+        self.https = false;
     }
 
     async fn exchange<S>(&self, stream: S) -> Result<Reply, String>

@@ -1,7 +1,8 @@
 //! Asks containers how they are, and runs their hooks: what `plan::probe` says is due is done here, and told as an event.
 //!
 //! Decides nothing about what an answer means. Probes and hooks run beside the pods' actions; each ends by itself: a probe at its
-//! timeout, a hook with its grace or its container. `http`, `tcp`, `grpc`, `exec`: one handler each; `target`: whom to dial.
+//! timeout, a hook with its grace or its container. `http`, `tcp`, `grpc`, `exec`: one handler each; `tls`: under http;
+//! `target`: whom to dial.
 
 pub(super) mod exec;
 mod grpc;
@@ -11,6 +12,7 @@ mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -37,11 +39,29 @@ const VERSION: &str = "1.36";
 
 /// Something to be done beside the pods' actions.
 pub(super) enum Errand {
-    Probe { check: Check, pod: Rc<WantedPod>, ips: Vec<IpAddr> },
-    Hook { uid: Uid, id: Rc<str>, name: Rc<str>, hook: Hook, within: Option<Duration>, pod: Rc<WantedPod>, ips: Vec<IpAddr> },
-    Session { request: Request, served: Served },
+    Probe {
+        check: Check,
+        pod: Rc<WantedPod>,
+        ips: Vec<IpAddr>,
+    },
+    Hook {
+        uid: Uid,
+        id: Rc<str>,
+        name: Rc<str>,
+        hook: Hook,
+        within: Option<Duration>,
+        pod: Rc<WantedPod>,
+        ips: Vec<IpAddr>,
+    },
+    Session {
+        request: Request,
+        served: Served,
+    },
     /// Ends the commands of sessions an earlier plinth held.
-    EndLeft { uid: Uid, id: Rc<str> },
+    EndLeft {
+        uid: Uid,
+        id: Rc<str>,
+    },
 }
 
 /// Does errands, side by side, for ever.

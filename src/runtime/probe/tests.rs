@@ -1,6 +1,7 @@
 //! The handlers against servers of this test's own, on localhost: each says what the kubelet would say.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::target::Target;
 use super::{grpc, http, tcp};
@@ -212,5 +217,67 @@ fn grpc_that_never_answers_is_late() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let why = failed(ask_health(listener.local_addr().unwrap().port(), "good").await);
         assert_eq!(why, "timeout: health rpc did not complete within 1s");
+    });
+}
+
+/// An HTTPS server with a certificate nobody would trust: self-signed, for another name, out of date.
+async fn https(answer: &'static str) -> u16 {
+    let cert = CertificateDer::from_slice(include_bytes!("../../../tests/tls/expired-cert.der"));
+    let key = PrivateKeyDer::Pkcs8(include_bytes!("../../../tests/tls/expired-key.der").as_slice().into());
+    let provider = Arc::new(ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_single_cert(vec![cert], key).unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|n| n > 0) {}
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    port
+}
+
+async fn get_https(port: u16) -> Answer {
+    let pod = pod(port);
+    let target = Target { pod: &pod, container: pod.container("c").unwrap(), ips: &[] };
+    let action = HTTPGetAction { port: IntOrString::Int(port.into()), scheme: Some("HTTPS".into()), ..HTTPGetAction::default() };
+    http::probe(&target, &action, SECOND).await
+}
+
+#[test]
+fn https_takes_any_certificate_and_judges_the_answer() {
+    on(async {
+        assert_eq!(get_https(https("HTTP/1.1 204 No Content\r\n\r\n").await).await, Answer::Passed);
+        let port = https("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n").await;
+        assert_eq!(failed(get_https(port).await), "HTTP probe failed with statuscode: 500");
+        // A redirect between the two schemes stays on the host, and is followed.
+        let port = https("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        let moved = server(move |_, mut stream| async move {
+            reply(&mut stream, &format!("HTTP/1.1 302 Found\r\nlocation: https://127.0.0.1:{port}/ok\r\ncontent-length: 0\r\n\r\n")).await;
+        });
+        assert_eq!(get(moved.await, "/", &[]).await, Answer::Passed);
+    });
+}
+
+#[test]
+fn https_to_a_server_without_tls_says_so() {
+    on(async {
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = plain.local_addr().unwrap().port();
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = plain.accept().await {
+                reply(&mut stream, "HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                let _ = stream.read(&mut [0; 1024]).await;
+            }
+        });
+        let why = failed(get_https(port).await);
+        assert_eq!(why, format!("Get \"https://127.0.0.1:{port}/\": http: server gave HTTP response to HTTPS client"));
+        // One that takes the connection and never answers a greeting.
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        assert!(failed(get_https(mute.local_addr().unwrap().port()).await).contains("context deadline exceeded"));
     });
 }

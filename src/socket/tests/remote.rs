@@ -80,37 +80,40 @@ fn what_cannot_be_entered_is_named() {
 
 #[test]
 fn a_session_carries_input_output_signals_and_the_end() {
-    serving(Bounds { stall: Duration::from_millis(50), life: Duration::from_millis(300), ..Bounds::default() }, |socket, fake| async move {
-        let mut client = dial(&socket, CAT).await;
-        client.send(remote::input(b"some")).await.unwrap();
-        client.send(remote::said(Control::Resize { columns: 80, rows: 24 })).await.unwrap();
-        client.send(remote::said(Control::Signal(15))).await.unwrap();
-        client.send(remote::input_ends()).await.unwrap();
-        let request = loop {
-            if let Some((request, _)) = fake.sessions.borrow().first() {
-                break request.clone();
-            }
-            tokio::task::yield_now().await;
-        };
-        assert_eq!(request.command, Some(vec!["cat".to_owned(), "-".to_owned()]));
-        assert_eq!((&*request.id, request.stdin, request.stdout, request.stderr, request.tty), ("web-id", true, true, true, false));
-        let mut served = session(&fake).await;
-        let mut stdin = served.stdin.take().unwrap();
-        assert_eq!(stdin.recv().await.unwrap(), "some");
-        assert_eq!(stdin.recv().await, None);
-        assert_eq!(served.control.recv().await, Some(Control::Resize { columns: 80, rows: 24 }));
-        assert_eq!(served.control.recv().await, Some(Control::Signal(15)));
-        served.output.send(Output::Stdout("out".into())).await.unwrap();
-        assert_eq!(hear(&mut client).await, Told::Output(Output::Stdout("out".into())));
-        // Neither the age of a connection nor a pause ends a session.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        served.output.send(Output::Stderr("err".into())).await.unwrap();
-        assert_eq!(hear(&mut client).await, Told::Output(Output::Stderr("err".into())));
-        drop(served.output);
-        served.end.send(End::Exited(3)).unwrap();
-        assert_eq!(hear(&mut client).await, Told::End(End::Exited(3)));
-        assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
-    });
+    serving(
+        Bounds { stall: Duration::from_millis(50), life: Duration::from_millis(300), ..Bounds::default() },
+        |socket, fake| async move {
+            let mut client = dial(&socket, CAT).await;
+            client.send(remote::input(b"some")).await.unwrap();
+            client.send(remote::said(Control::Resize { columns: 80, rows: 24 })).await.unwrap();
+            client.send(remote::said(Control::Signal(15))).await.unwrap();
+            client.send(remote::input_ends()).await.unwrap();
+            let request = loop {
+                if let Some((request, _)) = fake.sessions.borrow().first() {
+                    break request.clone();
+                }
+                tokio::task::yield_now().await;
+            };
+            assert_eq!(request.command, Some(vec!["cat".to_owned(), "-".to_owned()]));
+            assert_eq!((&*request.id, request.stdin, request.stdout, request.stderr, request.tty), ("web-id", true, true, true, false));
+            let mut served = session(&fake).await;
+            let mut stdin = served.stdin.take().unwrap();
+            assert_eq!(stdin.recv().await.unwrap(), "some");
+            assert_eq!(stdin.recv().await, None);
+            assert_eq!(served.control.recv().await, Some(Control::Resize { columns: 80, rows: 24 }));
+            assert_eq!(served.control.recv().await, Some(Control::Signal(15)));
+            served.output.send(Output::Stdout("out".into())).await.unwrap();
+            assert_eq!(hear(&mut client).await, Told::Output(Output::Stdout("out".into())));
+            // Neither the age of a connection nor a pause ends a session.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            served.output.send(Output::Stderr("err".into())).await.unwrap();
+            assert_eq!(hear(&mut client).await, Told::Output(Output::Stderr("err".into())));
+            drop(served.output);
+            served.end.send(End::Exited(3)).unwrap();
+            assert_eq!(hear(&mut client).await, Told::End(End::Exited(3)));
+            assert!(matches!(client.next().await, Some(Ok(Message::Close(_)))));
+        },
+    );
 }
 
 #[test]

@@ -6,8 +6,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use super::super::logs::Output;
-use super::super::routes::answer;
 use super::super::remote::Peer;
+use super::super::routes::answer;
 use super::*;
 
 fn json_of(reply: &Reply) -> Value {
