@@ -369,7 +369,7 @@ fn wait_waits_for_the_socket_too() {
 fn logs_are_whole_and_options_arrive() {
     let server = Server::start("logs");
     let (code, out, err) = server.run(&["logs", "dns", "--tail", "5", "--timestamps"]);
-    assert_eq!((code, err.as_str()), (0, "note: showing container \"main\" out of: main, side\n"));
+    assert_eq!((code, err.as_str()), (0, "note: defaulted container \"main\" out of: main, side\n"));
     assert!(out.starts_with("kube-system/dns-n1 main tail=Some(5) timestamps=true\nxxxx") && out.ends_with("x\nend\n"));
     assert_eq!(out.len(), "kube-system/dns-n1 main tail=Some(5) timestamps=true\n".len() + 300_000 + "\nend\n".len());
     let (code, out, _) = server.run(&["logs", "-fcside", "dns", "--tail=-1", "--since=5m"]);

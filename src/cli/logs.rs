@@ -113,7 +113,7 @@ fn container(client: &Client, ns: &str, name: &str, asked: Option<&str>) -> Resu
     }
     let first = main.first().cloned().ok_or_else(|| Fail::not_there(format!("pod {ns}/{name} has no container")))?;
     if main.len() + init.len() > 1 {
-        note(&format!("taking container {first:?} out of: {}", all()));
+        note(&format!("defaulted container {first:?} out of: {}", all()));
     }
     Ok(first)
 }
