@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{setup, table};
 use crate::cmdline::{self, Ip, Words};
-use crate::failure::{Doing, Done};
+use crate::failure::{Doing, Done, Failure};
 use crate::{modules, net};
 
 /// Loads the root's list of modules, sets the kernel, gives the network its address. What fails is a line.
@@ -17,6 +17,7 @@ pub fn settle() -> Done {
     wrong.extend(setup::sysctls());
     wrong.extend(net::link_up("lo").err().map(|e| e.to_string()));
     wrong.extend(address(&words).err().map(|e| e.to_string()));
+    wrong.extend(rules().err().map(|e| e.to_string()));
     wrong.iter().for_each(|w| eprintln!("{w}"));
     if words.debug {
         eprintln!("{loaded} modules loaded");
@@ -28,6 +29,19 @@ fn address(words: &Words) -> Done {
     let Some(Ip::Fixed { addr, prefix, gateway, dns }) = &words.ip else { return Ok(()) };
     let dns: Vec<_> = dns.iter().copied().collect();
     net::configure(&net::port()?, *addr, *prefix, *gateway, &dns)
+}
+
+/// The machine's own packet rules, if it has some.
+fn rules() -> Done {
+    const FILE: &str = "/usr/lib/plinth/nat.rules";
+    if !Path::new(FILE).exists() {
+        return Ok(());
+    }
+    let program = "/usr/sbin/iptables-restore";
+    let words = || format!("load {FILE}");
+    let done = Command::new(program).args(["--noflush", FILE]).output().doing(words)?;
+    let said = String::from_utf8_lossy(&done.stderr).trim().replace('\n', "; ");
+    if done.status.success() { Ok(()) } else { Err(Failure::new(words(), format!("{program}: {said}"))) }
 }
 
 /// Becomes the DHCP client of the first port. Returns only for want of one.
