@@ -1,6 +1,7 @@
 # plinth: `make help` lists the targets.
-host    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-release := target/$(host)/release/plinth
+# Asked when a recipe runs and not before: the first one may install Rust.
+host    = $(shell PATH="$$PATH:$$HOME/.cargo/bin" rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+release = target/$(host)/release/plinth
 cache   := .cache
 export PATH := $(PATH):$(HOME)/.cargo/bin
 

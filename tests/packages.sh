@@ -1,10 +1,11 @@
 #!/bin/bash
 # Installs what plinth's build, tests and demo need, asking apt only for what is missing. Usage: packages.sh build|test|image
-# Mirrors and suites are the machine's own apt configuration; nothing is written to it.
+# Mirrors and suites are the machine's own apt configuration; nothing is written to it, and no package is removed.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 build=(protobuf-compiler libprotobuf-dev gcc libc6-dev)
-test=(runc crun containernetworking-plugins busybox-static iproute2 iptables python3 jq mount util-linux)
+test=(runc crun containernetworking-plugins busybox-static iproute2 iptables procps python3 jq mount util-linux)
 image=(erofs-utils cryptsetup-bin fdisk mtools e2fsprogs cpio binutils kmod xz-utils zstd python3 systemd-boot-efi qemu-system-x86)
 
 case ${1:-} in
@@ -14,30 +15,51 @@ image) want=("${build[@]}" "${image[@]}") ;;
 *) echo "usage: $0 build|test|image" >&2; exit 2 ;;
 esac
 
+fail() { echo "packages.sh: $*" >&2; exit 1; }
+export PATH=$PATH:$HOME/.cargo/bin
+rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+# Whether version $1 is at least what Cargo.toml asks for.
+enough() { [ -n "$1" ] && printf '%s\n' "$rust" "$1" | sort -VC; }
+cargo_version() { cargo --version 2>/dev/null | cut -d' ' -f2; }
+candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: \([0-9][0-9.]*\).*/\1/p'; }
+# Debian's newest Rust comes as *-web beside its own, for what is built with it in a stable release; that has all we need.
+debian_rust() {
+  enough "$(candidate cargo-web)" && echo cargo-web rustc-web && return
+  enough "$(candidate cargo)" && echo cargo rustc && return
+  [ -n "$(candidate rustup)" ] && echo rustup
+}
+
 missing=()
 for p in "${want[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
 done
-if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
-  # Debian 13 has rustup; Debian 12's own Rust is too old and it has no rustup.
-  if [ -z "$(apt-cache search --names-only '^rustup$' 2>/dev/null)" ] && ! { [ "$(id -u)" = 0 ] && apt-get update -q >/dev/null && [ -n "$(apt-cache search --names-only '^rustup$')" ]; }; then
-    echo "packages.sh: find cargo: it is not installed, and apt has no rustup; install Rust 1.90 or newer with rustup, then run this again" >&2
-    exit 1
+has=$(cargo_version)
+if ! enough "$has"; then
+  if [ -n "$has" ]; then
+    fail "cargo is $has and must be $rust or newer: rustup update stable, or apt's cargo-web instead of cargo"
+  elif ! command -v rustup >/dev/null; then
+    [ -n "$(debian_rust)" ] || [ "$(id -u)" != 0 ] || apt-get update -qq
+    found=$(debian_rust) || fail "find Rust $rust or newer: apt has none (the security suites of Debian 12 and 13 have cargo-web); https://rustup.rs has"
+    read -ra found <<<"$found"
+    missing+=("${found[@]}")
   fi
-  missing+=(rustup)
 fi
-[ ${#missing[@]} -eq 0 ] && exit 0
 
-if [ "$(id -u)" != 0 ]; then
-  echo "packages.sh: missing ${missing[*]}; run as root: apt-get install ${missing[*]}" >&2
-  exit 1
-fi
-echo "packages.sh: installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 2>&1 || {
-  apt-get update -q
-  apt-get install -y -q --no-install-recommends "${missing[@]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# Lists that are old or were never fetched are fetched, once.
+install() {
+  local get=(apt-get install -qq -y --no-install-recommends --no-remove "${missing[@]}")
+  export DEBIAN_FRONTEND=noninteractive
+  "${get[@]}" </dev/null >"$log" 2>&1 || { apt-get update -qq && "${get[@]}" </dev/null >"$log" 2>&1; }
 }
-if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
-  rustup toolchain install stable --profile minimal
+if [ ${#missing[@]} -gt 0 ]; then
+  [ "$(id -u)" = 0 ] || fail "missing: ${missing[*]}; run this as root, or install them"
+  echo "packages.sh: installing ${missing[*]}"
+  install || { tail -20 "$log" >&2; fail "install ${missing[*]}: see above"; }
+fi
+# rustup without a toolchain: the user's, or what apt had.
+if [ -z "$(cargo_version)" ]; then
+  echo "packages.sh: installing Rust by rustup"
+  rustup default stable >"$log" 2>&1 || { tail -5 "$log" >&2; fail "install Rust by rustup: see above"; }
 fi
