@@ -20,7 +20,7 @@ export PATH=$PATH:$HOME/.cargo/bin
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # Whether version $1 is at least what Cargo.toml asks for.
 enough() { [ -n "$1" ] && printf '%s\n' "$rust" "$1" | sort -VC; }
-cargo_version() { cargo --version 2>/dev/null | cut -d' ' -f2; }
+cargo_version() { cargo --version 2>/dev/null | cut -d" " -f2 || true; }
 candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: \([0-9][0-9.]*\).*/\1/p'; }
 # Debian's newest Rust comes as *-web beside its own, for what is built with it in a stable release; that has all we need.
 debian_rust() {
