@@ -5,7 +5,7 @@ release = target/$(host)/release/plinth
 cache   := .cache
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo test sim check bench install image boot boottest
+.PHONY: help build demo test sim fuzz check bench install image boot boottest
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
@@ -21,6 +21,9 @@ test: $(cache)/sid $(cache)/trixie $(cache)/registry $(cache)/busybox.tar ## eve
 
 sim: ## N seeds of the simulation: make sim N=10000
 	SIM_RUNS=$(or $(N),1000) cargo test --release --test sim -- --nocapture
+
+fuzz: ## each reader of text from outside, T seconds of random input: make fuzz T=600; needs a nightly Rust and cargo-fuzz
+	@tests/fuzz/run.sh $(or $(T),600)
 
 check: ## formatting, lints, import rule
 	@tests/packages.sh build

@@ -1,0 +1,123 @@
+//! What must hold for any bytes at all: the fuzz targets try it with what libFuzzer makes up, `tests/corpus.rs` with the corpus.
+#![allow(dead_code, reason = "each fuzz target uses one")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a check fails by panicking")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use plinth::manifest::identity::Source;
+use plinth::manifest::parse::{self, Context, Parsed};
+use plinth::manifest::yaml;
+use plinth::pod::Finding;
+use plinth::quantity::Amount;
+use plinth::quantity::written::Written;
+
+/// Longer than this no input may take, optimised.
+pub const MOST: Duration = Duration::from_millis(100);
+/// Nor more memory.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Does it, and again if it was slow: a busy machine is not late every time. What is slow is held to the memory bound too.
+pub fn within(most: Duration, check: impl Fn()) {
+    let timed = || {
+        let begun = Instant::now();
+        check();
+        begun.elapsed()
+    };
+    let mut least = timed();
+    if least < most / 10 {
+        return;
+    }
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = peak_bytes();
+    for _ in 0..10 {
+        least = least.min(timed());
+    }
+    let grown = peak_bytes().saturating_sub(before);
+    assert!(least < most, "took {least:?}");
+    assert!(grown < MOST_BYTES, "took {} MiB", grown >> 20);
+}
+
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    peak.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// The YAML and JSON reader.
+pub fn yaml(bytes: &[u8]) {
+    let read = yaml::read(bytes);
+    placed(bytes, read.errors.iter().chain(&read.warnings));
+}
+
+/// The whole way of a manifest, to its verdict.
+pub fn manifest(bytes: &[u8]) {
+    let parsed = parsed(bytes);
+    placed(bytes, parsed.errors.iter().chain(&parsed.warnings));
+    assert!(!parsed.errors.is_empty() || !parsed.pods.is_empty() || !parsed.warnings.is_empty(), "neither accepted nor refused");
+    assert_eq!(parsed, self::parsed(bytes), "read twice");
+    for pod in &parsed.pods {
+        // As it is kept in pod.json for the next start.
+        let json = serde_json::to_string(&*pod.object).unwrap();
+        let mut kept = (*pod.object).clone();
+        kept.clone_from(&serde_json::from_str(&json).unwrap());
+        assert_eq!(*pod.object, kept);
+    }
+}
+
+fn parsed(bytes: &[u8]) -> Parsed {
+    parse::file(bytes, &Context { node_name: "node1", source: Source::File, layer: "layer".into(), path: Path::new("f.yaml") })
+}
+
+/// Findings say something, of a place that is there, and nothing that a terminal would obey.
+fn placed<'a>(bytes: &[u8], findings: impl Iterator<Item = &'a Finding>) {
+    // UTF-16 has a zero byte beside each; a carriage return ends a line too, and so do two Unicode characters.
+    let ends = |b: &&u8| matches!(b, b'\n' | b'\r' | 0x28 | 0x29 | 0x85 | 0xA8 | 0xA9);
+    let lines = bytes.iter().filter(ends).count() + 1;
+    for f in findings {
+        assert!(!f.message.is_empty(), "{f:?}");
+        assert!(usize::try_from(f.line).unwrap() <= lines + 1, "line {} of {lines}: {f:?}", f.line);
+    }
+}
+
+/// Quantities: what is read is written back as the same amount.
+pub fn quantity(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (Some(written), amount) = (Written::parse(text), Amount::parse(text)) else {
+        assert_eq!(Amount::parse(text), None, "{text:?}");
+        return;
+    };
+    let amount = amount.unwrap_or_else(|| panic!("{text:?} is a quantity and no amount"));
+    if let Some(exact) = exact(text) {
+        assert_eq!(written.nanos(), exact, "{text:?}");
+    }
+    let again = written.to_string();
+    let back = Written::parse(&again).unwrap_or_else(|| panic!("{text:?} is written {again:?}, which is none"));
+    assert_eq!(back.nanos(), written.nanos(), "{text:?} is written {again:?}");
+    assert_eq!(back.to_string(), again, "{text:?}: the written form is canonical");
+    let milli = written.rounded_to_milli();
+    assert!(milli.nanos().abs() >= written.nanos().abs() && (milli.nanos() - written.nanos()).abs() < 1_000_000, "{text:?}");
+    assert_eq!(written.plus(written).nanos(), (2 * written.nanos()).clamp(-CAP, CAP), "{text:?}");
+    assert!(i128::from(amount.units()) * 1000 >= i128::from(amount.milli()) || amount.milli() == i64::MAX, "{text:?}");
+}
+
+/// In billionths, rounded away from nothing and capped, by plain arithmetic; `None` where that overflows.
+fn exact(text: &str) -> Option<i128> {
+    let unsigned = text.trim_start_matches(['+', '-']);
+    let (number, suffix) = unsigned.split_at(unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len()));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+    let binary = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].iter().position(|s| *s == suffix).map_or(0, |i| i + 1);
+    let ten = match ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"].iter().position(|s| *s == suffix) {
+        Some(at) => 3 * i32::try_from(at).ok()? - 9,
+        None if binary > 0 => 0,
+        None => suffix.get(1..)?.parse().ok()?,
+    };
+    let shift = 9 + ten - i32::try_from(fraction.len()).ok()?;
+    let top = digits.checked_mul(1024i128.pow(u32::try_from(binary).ok()?))?;
+    let power = 10i128.checked_pow(shift.unsigned_abs())?;
+    let nanos = if shift < 0 { top / power + i128::from(top % power != 0) } else { top.checked_mul(power)? };
+    Some(nanos.min(CAP) * if text.starts_with('-') { -1 } else { 1 })
+}
+
+const CAP: i128 = i64::MAX as i128 * 1_000_000_000;
