@@ -1,4 +1,5 @@
-//! A pod's hostname and the texts of its /etc/hosts and /etc/hostname. Pure: who writes the files is `sandbox`'s affair.
+//! A pod's hostname and the texts of its /etc/hosts and /etc/hostname, and the node's own table of names. Pure but for reading that; who
+//! writes the files is `sandbox`'s affair.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -102,6 +103,20 @@ fn push_aliases(text: &mut String, aliases: &[HostAlias]) {
     for alias in aliases {
         let _ = writeln!(text, "{}\t{}", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t"));
     }
+}
+
+/// Addresses the node's own table has for a name.
+pub fn listed(host: &str) -> Vec<IpAddr> {
+    let text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let Some(Ok(ip)) = words.next().map(str::parse) else { continue };
+        if words.any(|w| w.eq_ignore_ascii_case(host)) {
+            found.push(ip);
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -68,6 +68,9 @@ pub(super) struct Whose<'a> {
 impl Runtime {
     /// The specification of a container on this host, whose fresh snapshot these are the mounts of.
     pub(super) async fn specify(&self, whose: &Whose<'_>, image: &Image, mounts: &[Mount]) -> std::result::Result<Specified, Unspecified> {
+        if let Some(container) = whose.pod.container(whose.name) {
+            volume::answer(&self.paths, whose.pod, container).await?;
+        }
         let users = users::read(mounts)?;
         let image_volumes = self.image_volumes(whose, image, mounts).await?;
         self.specified(whose, image, &users, image_volumes)

@@ -1,5 +1,6 @@
 //! The only room with unsafe: system calls that rustix and nix do not wrap safely, and what is one step above them.
 
+pub mod asked;
 pub mod cgroup;
 pub mod fifo;
 pub mod mounts;

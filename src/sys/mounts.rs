@@ -24,7 +24,9 @@ pub fn is_pin(path: &Path) -> bool {
 
 /// Something is mounted exactly here; works for bind mounts of the same file system and of files too.
 pub fn is_mount_point(path: &Path) -> bool {
-    statx(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()).is_ok_and(|s| s.stx_attributes.bits() & MOUNT_ROOT != 0)
+    // Without asking a server behind it: that might take for ever.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).is_ok_and(|s| s.stx_attributes.bits() & MOUNT_ROOT != 0)
 }
 
 /// A tmpfs of at most so many bytes (`None`: half of memory, the kernel's default), never swapped out if `noswap` and the kernel can.

@@ -120,3 +120,25 @@ fn a_pod_the_node_does_not_take_says_why_and_runs_once_it_can() {
     n.until_ready("b");
     n.shutdown();
 }
+
+#[test]
+fn an_nfs_server_that_is_not_there_costs_its_own_pod_alone() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    let export = "hostNetwork: true\n  volumes: [{name: v, nfs: {server: 127.0.0.1, path: /export}}]";
+    let mounted = "    volumeMounts: [{name: v, mountPath: /v}]\n    command: [sh, -c]";
+    n.put("x.yaml", &pod("x", export, FOREVER).replace("    command: [sh, -c]", mounted));
+    n.put("o.yaml", &pod("o", "hostNetwork: true", FOREVER));
+    n.until("it says what is missing", 60, |n| {
+        let why = n.said_or_nothing(&["why", "x"]);
+        why.contains("this kernel has no NFS client: load or build its module `nfs`") || why.contains("mount nfs export 127.0.0.1:/export")
+    });
+    n.until_ready("o");
+    assert!(n.said(&["events", "x"]).contains("FailedMount"));
+    n.remove("x.yaml");
+    n.until("it is gone", 60, |n| n.gone("x"));
+    n.shutdown();
+}

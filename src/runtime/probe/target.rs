@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 
 use crate::pod::WantedPod;
+use crate::runtime::hosts;
 
 /// A container that can be dialled.
 pub struct Target<'a> {
@@ -68,15 +69,7 @@ impl Target<'_> {
 
 /// A name the host's own table has.
 fn hosts_file(host: &str) -> Result<Vec<IpAddr>, String> {
-    let text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
-        let Some(Ok(ip)) = words.next().map(str::parse) else { continue };
-        if words.any(|w| w.eq_ignore_ascii_case(host)) {
-            found.push(ip);
-        }
-    }
+    let found = hosts::listed(host);
     if found.is_empty() {
         return Err(format!(
             "lookup {host}: it is no address and not in the node's /etc/hosts; write the address, or put the name into a Host header"

@@ -75,7 +75,7 @@ async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<San
         directory(&dir)?;
     }
     cgroup::create(paths, pod);
-    volume::set_up(paths, pod, &node::allocatable(settings))?;
+    volume::set_up(paths, pod, &node::allocatable(settings)).await?;
     pin(paths, pod, &names.hostname, &sysctls).await?;
     if kinds(pod).contains(&Kind::Ipc) {
         shm(&paths.shm(&pod.uid))?;

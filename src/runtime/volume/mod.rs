@@ -1,8 +1,9 @@
-//! Volumes of a pod: emptyDir, hostPath, downwardAPI, projected, laid out as the kubelet lays them.
+//! Volumes of a pod: emptyDir, hostPath, downwardAPI, projected, nfs, laid out as the kubelet lays them.
 //!
 //! - `downward`: the pod told to itself in files, swapped as a whole
 //! - `empty_dir`: a directory of the pod's own, on disk or in memory
 //! - `host_path`: what `hostPath.type` checks and makes
+//! - `nfs`: an export, mounted by the kernel's client
 //! - `sub_path`: a path inside a volume, opened so that no link leads out of it, and pinned
 //!
 //! Never writes into a hostPath, never changes its owner or mode. Taking volumes away is the sandbox's work (unmount, remove).
@@ -10,6 +11,7 @@
 mod downward;
 mod empty_dir;
 mod host_path;
+mod nfs;
 mod sub_path;
 
 use std::collections::BTreeMap;
@@ -112,6 +114,15 @@ pub fn ready(
     Ok(found)
 }
 
+/// That the volumes a container mounts answer: those of a server that is away would keep whoever touches them waiting.
+pub async fn answer(paths: &Paths, pod: &WantedPod, container: &Container) -> Result<(), VolumeError> {
+    let mounted = |v: &&Volume| v.nfs.is_some() && container.volume_mounts.iter().flatten().any(|m| m.name == v.name);
+    for volume in volumes(pod).filter(mounted) {
+        nfs::answers(&volume.name, Path::new(&place(paths, pod, volume).path)).await?;
+    }
+    Ok(())
+}
+
 fn resolved(name: &str, path: &Path) -> Result<PathBuf, VolumeError> {
     let failed = |verb| file(name, verb, path);
     match path.canonicalize() {
@@ -166,7 +177,7 @@ fn volumes(pod: &WantedPod) -> impl Iterator<Item = &Volume> {
 }
 
 /// Makes what the volumes need. Repeating it changes nothing.
-pub fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Result<(), VolumeError> {
+pub async fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Result<(), VolumeError> {
     let Some(spec) = &pod.object.spec else { return Ok(()) };
     for volume in volumes(pod) {
         if let Some(kind) = kind(volume) {
@@ -174,6 +185,8 @@ pub fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Result<(), 
         }
         if let Some(host) = &volume.host_path {
             host_path::check(&volume.name, host)?;
+        } else if let Some(export) = &volume.nfs {
+            nfs::mount(&volume.name, export, Path::new(&place(paths, pod, volume).path)).await?;
         } else if volume.image.is_some() {
             // Mounted with the first container that uses it: it waits for its image as that does.
         } else if downward::is_one(volume) {
@@ -188,7 +201,7 @@ pub fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Result<(), 
 
 /// The field of a source plinth does not have.
 fn kind(v: &Volume) -> Option<&'static str> {
-    let has: [(bool, &'static str); 25] = [
+    let has: [(bool, &'static str); 24] = [
         (v.aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
         (v.azure_disk.is_some(), "azureDisk"),
         (v.azure_file.is_some(), "azureFile"),
@@ -204,7 +217,6 @@ fn kind(v: &Volume) -> Option<&'static str> {
         (v.git_repo.is_some(), "gitRepo"),
         (v.glusterfs.is_some(), "glusterfs"),
         (v.iscsi.is_some(), "iscsi"),
-        (v.nfs.is_some(), "nfs"),
         (v.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
         (v.photon_persistent_disk.is_some(), "photonPersistentDisk"),
         (v.portworx_volume.is_some(), "portworxVolume"),
