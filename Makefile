@@ -5,7 +5,7 @@ release = target/$(host)/release/plinth
 cache   := .cache
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo test sim fuzz check bench install image boot boottest
+.PHONY: help build demo test sim fuzz check bench install image boot node boottest
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
@@ -41,6 +41,9 @@ image: build $(cache)/busybox.tar ## images/out: kernel, initrd, verified root, 
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked -p plinth-init --target $(host)
 	@images/fetch.sh images/packages $(cache)/image
 	@images/build.sh $(release) target/$(host)/release/plinth-init $(cache)/image images/out
+
+node: ## images/out without QEMU, as root: its init and services in namespaces on this terminal; RUN='plinth status' runs that and ends
+	@images/node.sh images/out $(RUN)
 
 boottest: $(cache)/busybox.tar ## the image built twice and booted: tests/boot
 	@tests/boot/run.sh

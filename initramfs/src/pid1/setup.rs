@@ -85,6 +85,9 @@ fn groups() -> Done {
         }
     }
     done?;
+    // A group that is divided has no members, but for the machine's own root: in a node that is a guest PID 1 has a group of its own.
+    let own = Path::new(CGROUPS).join("init");
+    let _ = fs::create_dir_all(&own).and_then(|()| fs::write(own.join("cgroup.procs"), "0"));
     let all = fs::read_to_string(Path::new(CGROUPS).join("cgroup.controllers")).unwrap_or_default();
     let services = Path::new(CGROUPS).join("system");
     fs::create_dir_all(&services).doing(|| format!("make {}", services.display()))?;
@@ -108,10 +111,12 @@ fn hostname(words: &Words) -> Done {
     rustix::system::sethostname(name.as_bytes()).doing(|| format!("set host name `{name}`"))
 }
 
-/// Once the drivers are there: some settings come with them.
+/// Once the drivers are there: some settings come with them. In a node that is a guest most are the host's, and stay as they are.
 pub fn sysctls() -> Vec<String> {
     let set = SYSCTLS.iter().map(|(name, value)| (name, Path::new("/proc/sys").join(name), value));
-    set.filter(|(_, path, _)| path.exists())
-        .filter_map(|(name, path, value)| Some(format!("set {name} = {value}: {}", fs::write(path, value).err()?)))
+    let done = set.filter(|(_, path, _)| path.exists()).map(|(name, path, value)| (name, value, fs::write(path, value)));
+    done.filter_map(|(name, value, done)| Some((name, value, done.err()?)))
+        .filter(|(_, _, why)| why.kind() != std::io::ErrorKind::ReadOnlyFilesystem)
+        .map(|(name, value, why)| format!("set {name} = {value}: {why}"))
         .collect()
 }
