@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, HTTPGetAction, LifecycleHandler, ObjectFieldSelector, Pod, PodSpec, Probe, ResourceFieldSelector, Volume,
+    Container, EnvVar, HTTPGetAction, LifecycleHandler, ObjectFieldSelector, Pod, PodSpec, Probe, ResourceFieldSelector,
+    ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 
@@ -26,6 +27,7 @@ fn text(field: &mut Option<String>, default: &str) {
 pub fn apply(pod: &mut Pod) {
     let spec = pod.spec.get_or_insert_default();
     text(&mut spec.dns_policy, "ClusterFirst");
+    spec.restart_policy = spec.restart_policy.take().filter(|policy| !policy.is_empty());
     text(&mut spec.restart_policy, "Always");
     text(&mut spec.scheduler_name, "default-scheduler");
     set(&mut spec.enable_service_links, true);
@@ -203,64 +205,74 @@ fn canonical(amount: &mut Amount) {
     }
 }
 
-/// Pod-level requests (PodLevelResources): from what the containers request together, else from the pod's limits.
+/// Pod-level resources (PodLevelResources). Limits of huge pages are what the containers' come to. Where there are limits, requests are
+/// what the containers request together, else the limits.
 fn pod_resources(spec: &mut PodSpec) {
-    let together = requested_together(spec);
+    let (requested, limited) = (requested_together(spec), together(spec, |r| r.limits.as_ref()));
     let Some(resources) = &mut spec.resources else { return };
     resources.limits.iter_mut().for_each(amounts);
     resources.requests.iter_mut().for_each(amounts);
+    let mut limits = resources.limits.take().unwrap_or_default();
     let mut requests = resources.requests.take().unwrap_or_default();
-    for (name, sum) in together {
-        if matches!(name.as_str(), "cpu" | "memory") {
-            requests.entry(name).or_insert_with(|| Amount(sum.to_string()));
+    if !limits.is_empty() || !requests.is_empty() {
+        for (name, sum) in limited.into_iter().filter(|(name, _)| name.starts_with("hugepages-") && !requests.contains_key(name)) {
+            limits.entry(name).or_insert_with(|| Amount(sum.to_string()));
         }
     }
-    for (name, limit) in resources.limits.iter().flatten() {
-        if matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-") {
+    if !limits.is_empty() {
+        for (name, sum) in requested.into_iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory")) {
+            requests.entry(name).or_insert_with(|| Amount(sum.to_string()));
+        }
+        let pods = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+        for (name, limit) in limits.iter().filter(|(name, _)| pods(name)) {
             requests.entry(name.clone()).or_insert_with(|| limit.clone());
         }
     }
+    resources.limits = Some(limits).filter(|l| !l.is_empty());
     resources.requests = Some(requests).filter(|r| !r.is_empty());
 }
 
-/// Requests of all containers: the larger of the running set and the heaviest moment of initialisation.
+/// Requests of all containers together.
 pub(super) fn requested_together(spec: &PodSpec) -> BTreeMap<String, Written> {
+    together(spec, |r| r.requests.as_ref())
+}
+
+/// What all containers ask for: the larger of the running set and the heaviest moment of initialisation.
+fn together(spec: &PodSpec, side: fn(&ResourceRequirements) -> Option<&Amounts>) -> BTreeMap<String, Written> {
+    let of = |c: &Container| -> BTreeMap<String, Written> {
+        let list = c.resources.iter().filter_map(side).flatten();
+        list.filter_map(|(name, amount)| Some((name.clone(), Written::parse(&amount.0)?))).collect()
+    };
     let mut running = BTreeMap::new();
     let mut sidecars = BTreeMap::new();
     let mut peak: BTreeMap<String, Written> = BTreeMap::new();
     for c in &spec.containers {
-        add(&mut running, &requests_of(c));
+        add(&mut running, &of(c));
     }
     for c in spec.init_containers.iter().flatten() {
         let mut moment = sidecars.clone();
-        add(&mut moment, &requests_of(c));
+        add(&mut moment, &of(c));
         if c.restart_policy.as_deref() == Some("Always") {
-            add(&mut running, &requests_of(c));
+            add(&mut running, &of(c));
             sidecars.clone_from(&moment);
         }
-        for (name, amount) in moment {
-            let most = peak.entry(name).or_insert(amount);
-            if amount > *most {
-                *most = amount;
-            }
-        }
+        most(&mut peak, moment);
     }
-    for (name, amount) in peak {
-        let most = running.entry(name).or_insert(amount);
-        if amount > *most {
-            *most = amount;
-        }
-    }
+    most(&mut running, peak);
     running
-}
-
-fn requests_of(c: &Container) -> BTreeMap<String, Written> {
-    let requests = c.resources.iter().flat_map(|r| r.requests.iter().flatten());
-    requests.filter_map(|(name, amount)| Some((name.clone(), Written::parse(&amount.0)?))).collect()
 }
 
 fn add(sum: &mut BTreeMap<String, Written>, more: &BTreeMap<String, Written>) {
     for (name, amount) in more {
         sum.entry(name.clone()).and_modify(|s| *s = s.plus(*amount)).or_insert(*amount);
+    }
+}
+
+fn most(into: &mut BTreeMap<String, Written>, other: BTreeMap<String, Written>) {
+    for (name, amount) in other {
+        let most = into.entry(name).or_insert(amount);
+        if amount > *most {
+            *most = amount;
+        }
     }
 }

@@ -18,7 +18,7 @@ pub fn is_zero(field: &str, value: &Value) -> bool {
 }
 
 /// `*bool`: false is not silence.
-const POINTER_BOOLS: [&str; 12] = [
+const POINTER_BOOLS: [&str; 13] = [
     "privileged",
     "runAsNonRoot",
     "readOnlyRootFilesystem",
@@ -31,11 +31,12 @@ const POINTER_BOOLS: [&str; 12] = [
     "optional",
     "hostProcess",
     "blockOwnerDeletion",
+    "controller",
 ];
 
 /// `*string`: "" is a value, and mostly an invalid one; a probe's port is here too. `restartPolicy` is a pointer in a container and none in
-/// a pod: silence in both.
-const POINTER_STRINGS: [&str; 13] = [
+/// a pod, where `defaults` takes it for silence.
+const POINTER_STRINGS: [&str; 20] = [
     "mountPropagation",
     "recursiveReadOnly",
     "runtimeClassName",
@@ -49,6 +50,13 @@ const POINTER_STRINGS: [&str; 13] = [
     "stopSignal",
     "port",
     "storageClassName",
+    "restartPolicy",
+    "nodeAffinityPolicy",
+    "nodeTaintsPolicy",
+    "initiatorName",
+    "gmsaCredentialSpec",
+    "gmsaCredentialSpecName",
+    "runAsUserName",
 ];
 
 /// Integers that are no pointers, where 0 asks for the default or means nothing.

@@ -77,8 +77,13 @@ fn float_shaped(text: &str) -> bool {
     mantissa_ok && exponent.is_none_or(|e| !e.is_empty() && digits(e))
 }
 
+/// A whole one is an integer from here on: on its way through JSON Go writes 80.0 as 80.
 fn float(text: &str) -> Option<Number> {
-    text.parse::<f64>().ok().filter(|f| f.is_finite()).map(Number::Float)
+    const EXACT: f64 = 1e18;
+    let f = text.parse::<f64>().ok().filter(|f| f.is_finite())?;
+    #[expect(clippy::cast_possible_truncation, reason = "whole and within i64, checked")]
+    let whole = (f.fract() == 0.0 && f.abs() <= EXACT).then_some(f as i64);
+    Some(whole.map_or(Number::Float(f), Number::Int))
 }
 
 /// Resolves a scalar that carries a tag of YAML's own (`!!int "3"`); other tags mean text. `Err` says what does not fit.
@@ -89,18 +94,43 @@ pub fn tagged(tag: &str, text: &str) -> Result<Value, String> {
         "binary" => base64(text).map(|t| Value::Text(t.into())).ok_or_else(mismatch),
         "null" | "bool" | "int" | "float" => match (tag, plain(text).ok_or_else(mismatch)?) {
             ("null", v @ Value::Null) | ("bool", v @ Value::Bool(..)) => Ok(v),
-            ("int", v @ Value::Number(Number::Int(_) | Number::Uint(_), _)) | ("float", v @ Value::Number(..)) => Ok(v),
+            ("int", v @ Value::Number(Number::Int(_) | Number::Uint(_), _)) if !float_written(text) => Ok(v),
+            ("float", v @ Value::Number(..)) => Ok(v),
             _ => Err(mismatch()),
         },
+        "timestamp" if !is_timestamp(text) => Err(mismatch()),
         _ => Ok(Value::Text(text.into())),
     }
 }
 
+/// Whether a number has what makes it a float to go-yaml, whole or not.
+fn float_written(text: &str) -> bool {
+    !text.to_ascii_lowercase().trim_start_matches(['+', '-']).starts_with("0x") && text.contains(['.', 'e', 'E'])
+}
+
+/// `2001-12-14`, or with a time after `T`, `t` or a blank, as go-yaml's `!!timestamp` takes it.
+fn is_timestamp(text: &str) -> bool {
+    let digits = |s: &str, range: std::ops::RangeInclusive<usize>| range.contains(&s.len()) && s.bytes().all(|b| b.is_ascii_digit());
+    let (date, time) = match text.split_once(['T', 't', ' ']) {
+        Some((date, time)) => (date, Some(time)),
+        None => (text, None),
+    };
+    let mut parts = date.split('-');
+    let mut part = |range| parts.next().is_some_and(|p| digits(p, range));
+    let date_fits = part(4..=4) && part(1..=2) && part(1..=2) && parts.next().is_none();
+    date_fits && time.is_none_or(|t| t.get(..2).is_some_and(|h| h.contains(|c: char| c.is_ascii_digit())) && t.contains(':'))
+}
+
 /// Standard base64 to text; bytes that are no UTF-8 are replaced, as Go's JSON encoder does.
 fn base64(text: &str) -> Option<String> {
+    let written: Vec<u8> = text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).collect();
+    let padding = written.iter().rev().take_while(|b| **b == b'=').count();
+    if !written.len().is_multiple_of(4) || padding > 2 {
+        return None;
+    }
     let mut out = Vec::new();
     let (mut bits, mut held) = (0u32, 0u32);
-    for b in text.bytes().filter(|b| !b.is_ascii_whitespace() && *b != b'=') {
+    for b in written.iter().take(written.len() - padding) {
         let six = match b {
             b'A'..=b'Z' => b - b'A',
             b'a'..=b'z' => b - b'a' + 26,
@@ -145,9 +175,10 @@ mod tests {
             assert_eq!(plain(text), Some(Value::Text(text.into())), "{text}");
         }
         assert_eq!(plain("18446744073709551615"), Some(Value::Number(Number::Uint(u64::MAX), "18446744073709551615".into())));
-        assert_eq!(plain("08"), Some(Value::Number(Number::Float(8.0), "08".into())));
-        assert_eq!(plain("80.0"), Some(Value::Number(Number::Float(80.0), "80.0".into())));
-        assert_eq!(plain(".5e1"), Some(Value::Number(Number::Float(5.0), ".5e1".into())));
+        int("08", 8);
+        int("80.0", 80);
+        int(".5e1", 5);
+        assert_eq!(plain("80.5"), Some(Value::Number(Number::Float(80.5), "80.5".into())));
         assert_eq!(plain("-.inf"), None);
         assert_eq!(plain("~"), Some(Value::Null));
     }
@@ -158,5 +189,12 @@ mod tests {
         assert_eq!(tagged("int", "1"), Ok(Value::Number(Number::Int(1), "1".into())));
         assert!(tagged("int", "x").is_err());
         assert_eq!(tagged("binary", "aGk="), Ok(Value::Text("hi".into())));
+        assert_eq!(tagged("float", "1.0"), Ok(Value::Number(Number::Int(1), "1.0".into())));
+        for (tag, bad) in [("int", "1.0"), ("binary", "x y"), ("timestamp", "x"), ("bool", "1")] {
+            assert!(tagged(tag, bad).is_err(), "!!{tag} {bad}");
+        }
+        for good in ["2001-12-14", "2001-12-14t21:59:43.10-05:00", "2001-1-2 3:04:05"] {
+            assert_eq!(tagged("timestamp", good), Ok(Value::Text(good.into())));
+        }
     }
 }

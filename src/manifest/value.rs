@@ -69,15 +69,11 @@ pub enum Number {
 }
 
 impl Number {
-    /// As a whole number, if it is one: `80.0` is 80, as Go's JSON writes it.
+    /// As a whole number, if it is one that fits.
     pub fn whole(self) -> Option<i64> {
-        const EXACT: f64 = 9_007_199_254_740_992.0;
         match self {
             Number::Int(i) => Some(i),
-            Number::Uint(_) => None,
-            #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53, checked")]
-            Number::Float(f) if f.fract() == 0.0 && f.abs() <= EXACT => Some(f as i64),
-            Number::Float(_) => None,
+            Number::Uint(_) | Number::Float(_) => None,
         }
     }
 }

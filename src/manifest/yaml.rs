@@ -12,7 +12,7 @@ pub use caps::{Budget, Fault, MAX_BYTES, MAX_DEPTH, too_deep};
 pub use tree::{Pair, last_wins};
 
 use super::json;
-use super::value::{Node, Place};
+use super::value::{Node, Place, short};
 use crate::pod::Finding;
 
 /// What a file holds.
@@ -49,8 +49,26 @@ pub fn read(bytes: &[u8]) -> Documents {
         }
         return out;
     }
-    tree::read(&text, &mut out);
+    match known_directives(&text) {
+        Ok(()) => tree::read(&text, &mut out),
+        Err(fault) => out.errors.push(fault.place.finding("", fault.message)),
+    }
     out
+}
+
+/// What may stand before the first document: Kubernetes reads YAML 1.1 and knows `%TAG`.
+fn known_directives(text: &str) -> Result<(), Fault> {
+    let before = text.lines().zip(1..).take_while(|(line, _)| line.trim().is_empty() || line.starts_with(['#', '%']));
+    for (line, number) in before.filter(|(line, _)| line.starts_with('%')) {
+        let mut words = line.split_whitespace();
+        let message = match (words.next(), words.next()) {
+            (Some("%TAG"), _) | (Some("%YAML"), Some("1.1")) => continue,
+            (Some("%YAML"), _) => format!("`{}`: Kubernetes reads YAML 1.1: remove the directive", short(line)),
+            _ => format!("`{}`: unknown directive: only %YAML and %TAG may stand before a document", short(line)),
+        };
+        return Err(Fault { message, place: Place { line: number, column: 1 } });
+    }
+    Ok(())
 }
 
 /// UTF-8, or UTF-16 with a byte order mark, as libyaml's readers take it.
@@ -189,6 +207,9 @@ mod tests {
         assert_eq!(error("a: *x").0, 1);
         assert_eq!(error("a: &x [*x]").2, "an anchor contains itself");
         assert_eq!(error("a: .nan").1, 4);
+        assert_eq!(error("# x\n%YAML 1.2\n---\na: 1\n").0, 2);
+        assert_eq!(error("%FOO bar\n---\na: 1\n").2, "`%FOO bar`: unknown directive: only %YAML and %TAG may stand before a document");
+        assert!(read(b"%YAML 1.1\n%TAG ! tag:x,2000:\n---\na: 1\n").errors.is_empty());
         assert!(read(b"a: \xff").errors[0].message.contains("UTF-8"));
         assert!(read(b"\xff\xfea\0:").errors[0].message.contains("UTF-16"));
         assert!(read(b"\xfe\xff\0a\0:\0 \x004").roots[0].get("a").is_some());

@@ -20,8 +20,10 @@ pub struct Written {
 }
 
 const NANO: i128 = 1_000_000_000;
-/// 2^63-1 whole units: the kubelet caps, it does not refuse.
+/// 2^63-1 whole units: what more is written with a binary suffix is cut to it, as by the kubelet, and is not refused.
 const CAP: i128 = i64::MAX as i128 * NANO;
+/// The most we count otherwise, where the kubelet has no bound: 10^29 units.
+const MOST: i128 = 100_000_000_000 * 1_000_000_000 * 1_000_000_000 * NANO;
 const SUFFIXES: [(&str, i32); 9] = [("n", -9), ("u", -6), ("m", -3), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
 const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
@@ -46,7 +48,7 @@ impl Written {
             return None;
         }
         let (form, exponent, binary) = scale(suffix)?;
-        let nanos = nanos(whole, fraction, exponent, binary);
+        let nanos = nanos(whole, fraction, exponent, binary).min(if form == Form::Binary { CAP } else { MOST });
         // Below one, binary suffixes make no sense: `0.5Mi` keeps them, `0.0000001Ki` does not.
         let form = if form == Form::Binary && nanos < NANO { Form::Decimal } else { form };
         Some(Written { nanos: if negative { -nanos } else { nanos }, form })
@@ -59,7 +61,7 @@ impl Written {
 
     /// The sum, in this one's form.
     pub fn plus(self, other: Written) -> Written {
-        Written { nanos: (self.nanos + other.nanos).clamp(-CAP, CAP), form: self.form }
+        Written { nanos: (self.nanos + other.nanos).clamp(-MOST, MOST), form: self.form }
     }
 
     /// Rounded up to thousandths, as API defaulting does to every resource list.
@@ -118,11 +120,11 @@ fn nanos(whole: &str, fraction: &str, exponent: i64, binary: u32) -> i128 {
     // The place of the decimal point once billionths are the unit.
     let shift = exponent.saturating_add(9);
     let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(shift);
-    if point > 29 {
+    if point > 38 {
         let zeros = fraction.bytes().take_while(|b| *b == b'0').count();
-        let small = whole.is_empty() && i64::try_from(zeros).unwrap_or(i64::MAX) >= point - 29;
+        let small = whole.is_empty() && i64::try_from(zeros).unwrap_or(i64::MAX) >= point - 38;
         if !small {
-            return CAP;
+            return MOST;
         }
     }
     let (mut units, mut rest, mut at) = (0i128, false, 0i64);
@@ -150,7 +152,7 @@ fn nanos(whole: &str, fraction: &str, exponent: i64, binary: u32) -> i128 {
     }
     let scaled = sub.0.saturating_mul(factor);
     let up = i128::from(rest || scaled % sub.1 != 0);
-    units.saturating_mul(factor).saturating_add(scaled / sub.1 + up).min(CAP)
+    units.saturating_mul(factor).saturating_add(scaled / sub.1 + up)
 }
 
 impl fmt::Display for Written {
@@ -211,8 +213,10 @@ mod tests {
             ("0.0000000001", "1n"),
             ("1e-400", "1n"),
             ("1e-12", "1e-9"),
-            ("1e400", "9223372036854775807"),
-            ("99999999999999999999999999999999999999999999999999", "9223372036854775807"),
+            ("9223372036854775808", "9223372036854775808"),
+            ("18446744073709551616", "18446744073709551616"),
+            ("100E", "100E"),
+            ("1e400", "100000000000e18"),
             ("0.000000000000000000000000000000000000001e39", "1"),
             ("8Ei", "9223372036854775807"),
             ("1.1Ki", "1126400m"),

@@ -34,7 +34,7 @@ pub fn field(pod: &Pod, facts: Facts<'_>, path: &str) -> Option<String> {
         "metadata.uid" => text(meta.uid.as_deref()),
         "metadata.labels" => Some(map_text(meta.labels.as_ref())),
         "metadata.annotations" => Some(map_text(meta.annotations.as_ref())),
-        "spec.nodeName" => text(spec.and_then(|s| s.node_name.as_deref())),
+        "spec.nodeName" | "spec.host" => text(spec.and_then(|s| s.node_name.as_deref())),
         "spec.serviceAccountName" => text(spec.and_then(|s| s.service_account_name.as_deref())),
         "status.hostIP" => Some(first(facts.host_ips)),
         "status.hostIPs" => Some(join(facts.host_ips)),

@@ -57,7 +57,11 @@ fn common<'a>(at: &str, c: &'a Container, spec: &PodSpec, volumes: &Volumes<'_>,
     if let Some(r) = &c.resources {
         resources::container(&format!("{at}.resources"), r, spec, wrong);
     }
+    let mut resized = BTreeSet::new();
     for (at, policy) in each(at, "resizePolicy", c.resize_policy.as_ref()) {
+        if !resized.insert(&policy.resource_name) {
+            wrong.duplicate(at.as_str(), &policy.resource_name);
+        }
         wrong.one_of(format!("{at}.resourceName"), &policy.resource_name, &["cpu", "memory"]);
         wrong.one_of(format!("{at}.restartPolicy"), &policy.restart_policy, &["NotRequired", "RestartContainer"]);
         if spec.restart_policy.as_deref() == Some("Never") && policy.restart_policy != "NotRequired" {

@@ -5,10 +5,12 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource, ObjectFieldSelector, P
 use super::{Wrong, blank, each, names};
 use crate::quantity::written::{FORMAT, Written};
 
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "metadata.name",
     "metadata.namespace",
     "metadata.uid",
+    // The old name of spec.nodeName.
+    "spec.host",
     "spec.nodeName",
     "spec.serviceAccountName",
     "status.hostIP",

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::{Wrong, blank, each, names};
-use crate::manifest::identity::MIRROR;
+use super::{Wrong, annotations, each, names};
 
-/// All annotations together, bytes.
-const MAX_ANNOTATIONS_BYTES: usize = 256 << 10;
-const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+/// Finalizers that have no domain, from before finalizers had one.
+const BARE_FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
 
 /// Checks a pod's metadata.
 pub fn check(pod: &Pod, wrong: &mut Wrong) {
@@ -24,17 +23,55 @@ pub fn check(pod: &Pod, wrong: &mut Wrong) {
     }
     wrong.at_least("metadata.generation", meta.generation, 0);
     labels("metadata.labels", meta.labels.as_ref(), wrong);
-    if let Some(annotations) = &meta.annotations {
-        self::annotations(annotations, pod, wrong);
+    annotations::check(pod, wrong);
+    owners(meta.owner_references.as_ref(), wrong);
+    finalizers(meta.finalizers.as_ref(), wrong);
+    for (at, entry) in each("metadata", "managedFields", meta.managed_fields.as_ref()) {
+        wrong.one_of(format!("{at}.operation"), entry.operation.as_deref().unwrap_or_default(), &["Apply", "Update"]);
+        wrong.maybe_one_of(format!("{at}.fieldsType"), entry.fields_type.as_deref().filter(|t| !t.is_empty()), &["FieldsV1"]);
     }
-    for (at, owner) in each("metadata", "ownerReferences", meta.owner_references.as_ref()) {
-        let owner = [("apiVersion", &owner.api_version), ("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)];
-        for (field, _) in owner.iter().filter(|(_, v)| v.is_empty()) {
-            wrong.required(format!("{at}.{field}"), "must not be empty");
+}
+
+fn owners(owners: Option<&Vec<OwnerReference>>, wrong: &mut Wrong) {
+    let mut controller = None;
+    for (at, owner) in each("metadata", "ownerReferences", owners) {
+        let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
+        if version.is_empty() || version.contains('/') {
+            wrong.invalid(format!("{at}.apiVersion"), &owner.api_version, "version must not be empty");
+        }
+        for (field, text) in [("kind", &owner.kind), ("name", &owner.name), ("uid", &owner.uid)] {
+            if text.is_empty() {
+                wrong.invalid(format!("{at}.{field}"), "", "must not be empty");
+            }
+        }
+        if (group, version, owner.kind.as_str()) == ("", "v1", "Event") {
+            wrong.invalid(at.as_str(), &owner.name, "/v1, Kind=Event is disallowed from being an owner");
+        }
+        if owner.controller != Some(true) {
+            continue;
+        }
+        let this = format!("{}/{}", owner.kind, owner.name);
+        match &controller {
+            None => controller = Some(this),
+            Some(first) => {
+                let why =
+                    format!("Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}");
+                wrong.invalid(format!("{at}.controller"), true, why);
+            }
         }
     }
-    for (at, finalizer) in each("metadata", "finalizers", meta.finalizers.as_ref()) {
+}
+
+fn finalizers(finalizers: Option<&Vec<String>>, wrong: &mut Wrong) {
+    let named = |name: &str| finalizers.into_iter().flatten().any(|f| f == name);
+    for (at, finalizer) in each("metadata", "finalizers", finalizers) {
         wrong.shape(&at, finalizer, names::qualified(finalizer));
+        if !finalizer.contains('/') && !BARE_FINALIZERS.contains(&finalizer.as_str()) {
+            wrong.invalid(at, finalizer, "name is neither a standard finalizer name nor is it fully qualified");
+        }
+    }
+    if named("orphan") && named("foregroundDeletion") {
+        wrong.invalid("metadata.finalizers", finalizers, "finalizer orphan and foregroundDeletion cannot be both set");
     }
 }
 
@@ -44,36 +81,5 @@ pub fn labels(at: &str, labels: Option<&BTreeMap<String, String>>, wrong: &mut W
         let at = format!("{at}[{key}]");
         wrong.shape(&at, key, names::qualified(key));
         wrong.shape(&at, value, names::label_value(value));
-    }
-}
-
-fn annotations(annotations: &BTreeMap<String, String>, pod: &Pod, wrong: &mut Wrong) {
-    for key in annotations.keys() {
-        wrong.shape(&format!("metadata.annotations[{key}]"), key, names::qualified(&key.to_lowercase()));
-    }
-    let bytes: usize = annotations.iter().map(|(k, v)| k.len() + v.len()).sum();
-    if bytes > MAX_ANNOTATIONS_BYTES {
-        wrong.add("metadata.annotations", format!("Too long: may not be more than {MAX_ANNOTATIONS_BYTES} bytes"));
-    }
-    // The kubelet takes such a pod for the API's image of another one and never runs it, without a word.
-    if annotations.contains_key(MIRROR) {
-        wrong.forbidden(format!("metadata.annotations[{MIRROR}]"), "marks a mirror pod, which no node runs: remove the annotation");
-    }
-    for (key, profile) in annotations {
-        if let Some(container) = key.strip_prefix(APPARMOR) {
-            apparmor(key, container, profile, pod, wrong);
-        }
-    }
-}
-
-fn apparmor(key: &str, container: &str, profile: &str, pod: &Pod, wrong: &mut Wrong) {
-    let at = format!("metadata.annotations[{key}]");
-    let known = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers)).any(|c| c.name == container);
-    if !known {
-        wrong.invalid(&at, container, "container not found");
-    }
-    let local = profile.strip_prefix("localhost/");
-    if !matches!(profile, "" | "runtime/default" | "unconfined") && blank(local) {
-        wrong.invalid(&at, profile, "invalid AppArmor profile name");
     }
 }

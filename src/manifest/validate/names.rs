@@ -147,9 +147,10 @@ pub fn climbs(s: &str) -> bool {
     s.split('/').any(|part| part == "..")
 }
 
-/// An IP address.
+/// An IP address (gate StrictIPCIDRValidation, on in 1.36: no leading zeros, and IPv4 is not written as IPv6).
 pub fn ip(s: &str) -> Vec<String> {
     match s.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => vec!["must not be an IPv4-mapped IPv6 address".to_owned()],
         Ok(_) => Vec::new(),
         Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
     }
@@ -176,6 +177,7 @@ mod tests {
         }
         assert!(label_value("").is_empty() && label_value("a_B.c").is_empty() && !label_value("a b").is_empty());
         assert!(port("http-1").is_empty() && !port("80").is_empty() && !port("a--b").is_empty() && port("abcdefghijklmnop").len() == 1);
+        assert!(ip("10.0.0.1").is_empty() && ip("::1").is_empty() && !ip("010.0.0.1").is_empty() && !ip("::ffff:1.2.3.4").is_empty());
         assert!(variable("my.var-x").is_empty() && !variable("a=b").is_empty());
         assert!(descending("a/..b").is_empty() && !descending("a/../b").is_empty() && !descending_unreserved("..data").is_empty());
     }

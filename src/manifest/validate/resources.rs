@@ -13,13 +13,7 @@ type Amounts = BTreeMap<String, Amount>;
 
 /// Checks a container's resources.
 pub fn container(at: &str, r: &ResourceRequirements, spec: &PodSpec, wrong: &mut Wrong) {
-    let supported = |name: &str| match name {
-        "cpu" | "memory" | "ephemeral-storage" => Ok(()),
-        _ if name.starts_with("hugepages-") || is_extended(name) => Ok(()),
-        _ if name.contains('/') => Err("must be a standard resource type or fully qualified"),
-        _ => Err("must be a standard resource for containers"),
-    };
-    both(at, r, supported, wrong);
+    both(at, r, of_container, wrong);
     for (at, claim) in each(at, "claims", r.claims.as_ref()) {
         let known = spec.resource_claims.iter().flatten().any(|c| c.name == claim.name);
         if claim.name.is_empty() {
@@ -30,13 +24,21 @@ pub fn container(at: &str, r: &ResourceRequirements, spec: &PodSpec, wrong: &mut
     }
 }
 
+fn of_container(name: &str) -> Result<(), &'static str> {
+    match name {
+        "cpu" | "memory" | "ephemeral-storage" => Ok(()),
+        _ if name.starts_with("hugepages-") || name.contains('/') && is_native(name) || is_extended(name) => Ok(()),
+        _ if name.contains('/') => Err("doesn't follow extended resource name standard"),
+        _ => Err("must be a standard resource for containers"),
+    }
+}
+
 /// Checks pod-level resources and overhead.
 pub fn pod(spec: &PodSpec, wrong: &mut Wrong) {
-    for (name, amount) in spec.overhead.iter().flatten() {
-        quantity(&format!("spec.overhead[{name}]"), name, amount, wrong);
-    }
+    let overhead = ResourceRequirements { limits: spec.overhead.clone(), ..ResourceRequirements::default() };
+    both("spec.overhead", &overhead, of_container, wrong);
     let Some(r) = &spec.resources else { return };
-    if r.claims.as_ref().is_some_and(|c| !c.is_empty()) {
+    if r.claims.is_some() {
         wrong.forbidden("spec.resources.claims", "claims cannot be set for Resources at pod-level");
     }
     let supported = |name: &str| match name {
@@ -45,11 +47,12 @@ pub fn pod(spec: &PodSpec, wrong: &mut Wrong) {
         _ => Err("must be one of: cpu, memory, hugepages-<size> at pod-level"),
     };
     both("spec.resources", r, supported, wrong);
-    for (name, sum) in requested_together(spec) {
-        let own = r.requests.as_ref().and_then(|m| m.get(&name)).and_then(|a| Written::parse(&a.0));
-        if let Some(own) = own.filter(|own| *own < sum) {
+    // What the pod does not request it requests none of.
+    for (name, sum) in requested_together(spec).into_iter().filter(|(name, _)| supported(name).is_ok()) {
+        let own = r.requests.as_ref().and_then(|m| m.get(&name)).map_or("0", |a| a.0.as_str());
+        if Written::parse(own).is_some_and(|own| own < sum) {
             let why = format!("must be greater than or equal to aggregate container requests of {sum}");
-            wrong.invalid(format!("spec.resources.requests[{name}]"), own.to_string(), why);
+            wrong.invalid(format!("spec.resources.requests[{name}]"), own, why);
         }
     }
     for (at, c) in each("spec", "containers", Some(&spec.containers)) {
@@ -73,7 +76,7 @@ fn both(at: &str, r: &ResourceRequirements, supported: impl Fn(&str) -> Result<(
             if side == "requests" && limits.get(name) == Some(amount) {
                 continue;
             }
-            let at = format!("{at}.{side}[{name}]");
+            let at = if at == "spec.overhead" { format!("{at}[{name}]") } else { format!("{at}.{side}[{name}]") };
             let reasons = names::qualified(name);
             if reasons.is_empty() {
                 if let Err(why) = supported(name) {
@@ -96,7 +99,7 @@ fn both(at: &str, r: &ResourceRequirements, supported: impl Fn(&str) -> Result<(
 fn within_limits(at: &str, limits: &Amounts, requests: &Amounts, wrong: &mut Wrong) {
     for (name, request) in requests {
         let at = format!("{at}.requests[{name}]");
-        let overcommit = !is_extended(name) && !name.starts_with("hugepages-");
+        let overcommit = is_native(name) && !name.starts_with("hugepages-");
         let Some(limit) = limits.get(name) else {
             if !overcommit {
                 wrong.required(at, "Limit must be set for non overcommitable resources");
@@ -117,11 +120,26 @@ fn quantity(at: &str, name: &str, amount: &Amount, wrong: &mut Wrong) {
         None => wrong.invalid(at, &amount.0, FORMAT),
         Some(q) if q.nanos() < 0 => wrong.invalid(at, &amount.0, "must be greater than or equal to 0"),
         Some(q) if is_extended(name) && !q.is_whole() => wrong.invalid(at, &amount.0, "must be an integer"),
+        Some(q) if name.strip_prefix("hugepages-").is_some_and(|page| !fills_pages(q, page)) => {
+            wrong.invalid(at, &amount.0, format!("{} is not positive integer multiple of {name}", amount.0));
+        }
         Some(_) => {}
     }
 }
 
-/// A resource with a domain of its own (`example.com/gpu`).
+/// Whether an amount, rounded up to whole bytes, is a number of such pages.
+fn fills_pages(amount: Written, page: &str) -> bool {
+    const NANO: i128 = 1_000_000_000;
+    let bytes = amount.nanos().div_euclid(NANO) + i128::from(!amount.is_whole());
+    Written::parse(page).is_some_and(|page| page.is_whole() && page.nanos() > 0 && bytes % (page.nanos() / NANO) == 0)
+}
+
+/// A resource of Kubernetes' own: it has no domain, or one below kubernetes.io.
+fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+/// A resource with a domain of its own (`example.com/gpu`), which a quota can name too.
 fn is_extended(name: &str) -> bool {
-    name.split_once('/').is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io")) && !name.starts_with("requests.")
+    !is_native(name) && !name.starts_with("requests.") && names::qualified(&format!("requests.{name}")).is_empty()
 }

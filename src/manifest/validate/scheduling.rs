@@ -49,7 +49,8 @@ pub fn check(spec: &PodSpec, wrong: &mut Wrong) {
     }
 }
 
-fn toleration(at: &str, t: &Toleration, wrong: &mut Wrong) {
+/// Checks a toleration.
+pub fn toleration(at: &str, t: &Toleration, wrong: &mut Wrong) {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let (key, operator, value, effect) = (text(&t.key), text(&t.operator), text(&t.value), text(&t.effect));
     if !key.is_empty() {
@@ -76,7 +77,9 @@ fn spread(spec: &PodSpec, wrong: &mut Wrong) {
     let mut seen = BTreeSet::new();
     for (at, s) in each("spec", "topologySpreadConstraints", spec.topology_spread_constraints.as_ref()) {
         wrong.at_least(format!("{at}.maxSkew"), Some(s.max_skew.into()), 1);
-        topology_key(&at, &s.topology_key, wrong);
+        if s.topology_key.is_empty() {
+            wrong.required(format!("{at}.topologyKey"), "can not be empty");
+        }
         wrong.one_of(format!("{at}.whenUnsatisfiable"), &s.when_unsatisfiable, &["DoNotSchedule", "ScheduleAnyway"]);
         if let Some(n) = s.min_domains {
             wrong.at_least(format!("{at}.minDomains"), Some(n.into()), 1);
@@ -89,15 +92,8 @@ fn spread(spec: &PodSpec, wrong: &mut Wrong) {
         if !seen.insert((&s.topology_key, &s.when_unsatisfiable)) {
             wrong.duplicate(at.as_str(), format!("{{{}, {}}}", s.topology_key, s.when_unsatisfiable));
         }
+        label_keys(&at, s.match_label_keys.as_ref(), None, s.label_selector.as_ref(), wrong);
         selector(&format!("{at}.labelSelector"), s.label_selector.as_ref(), wrong);
-    }
-}
-
-fn topology_key(at: &str, key: &str, wrong: &mut Wrong) {
-    if key.is_empty() {
-        wrong.required(format!("{at}.topologyKey"), "can not be empty");
-    } else {
-        wrong.shape(&format!("{at}.topologyKey"), key, names::qualified(key));
     }
 }
 
@@ -143,6 +139,10 @@ fn node_term(at: &str, term: &NodeSelectorTerm, wrong: &mut Wrong) {
         }
         if r.key != "metadata.name" {
             wrong.invalid(format!("{at}.key"), &r.key, "not a valid field selector key");
+            continue;
+        }
+        for (at, name) in each(&at, "values", r.values.as_ref()) {
+            wrong.shape(&at, name, names::subdomain(name));
         }
     }
 }
@@ -172,11 +172,42 @@ fn pod_terms(at: &str, required: Option<&Vec<PodAffinityTerm>>, preferred: Optio
 }
 
 fn pod_term(at: &str, term: &PodAffinityTerm, wrong: &mut Wrong) {
-    topology_key(at, &term.topology_key, wrong);
+    if term.topology_key.is_empty() {
+        wrong.required(format!("{at}.topologyKey"), "can not be empty");
+    } else {
+        wrong.shape(&format!("{at}.topologyKey"), &term.topology_key, names::qualified(&term.topology_key));
+    }
+    let (same, different) = (term.match_label_keys.as_ref(), term.mismatch_label_keys.as_ref());
+    label_keys(at, same, different, term.label_selector.as_ref(), wrong);
     selector(&format!("{at}.labelSelector"), term.label_selector.as_ref(), wrong);
     selector(&format!("{at}.namespaceSelector"), term.namespace_selector.as_ref(), wrong);
     for (at, namespace) in each(at, "namespaces", term.namespaces.as_ref()) {
         wrong.shape(&at, namespace, names::label(namespace));
+    }
+}
+
+/// Labels whose values the pod itself gives to its selector: they need one, and may say a thing once.
+fn label_keys(at: &str, same: Option<&Vec<String>>, different: Option<&Vec<String>>, s: Option<&LabelSelector>, wrong: &mut Wrong) {
+    for (field, keys) in [("matchLabelKeys", same), ("mismatchLabelKeys", different)] {
+        if s.is_none() && keys.is_some_and(|k| !k.is_empty()) {
+            wrong.forbidden(format!("{at}.{field}"), "must not be specified when labelSelector is not set");
+            continue;
+        }
+        for (at, key) in each(at, field, keys) {
+            wrong.shape(&at, key, names::qualified(key));
+        }
+    }
+    // The API server itself adds such keys to the selector, so being there once more is no mistake; being there twice is.
+    let mut seen: BTreeSet<&String> = s.iter().flat_map(|s| s.match_labels.iter().flatten()).map(|(key, _)| key).collect();
+    for r in s.iter().flat_map(|s| s.match_expressions.iter().flatten()) {
+        if let (Some(i), false) = (same.and_then(|keys| keys.iter().position(|k| *k == r.key)), seen.insert(&r.key)) {
+            wrong.invalid(format!("{at}.matchLabelKeys[{i}]"), &r.key, "exists in both matchLabelKeys and labelSelector");
+        }
+    }
+    for (at, key) in each(at, "matchLabelKeys", same) {
+        if different.is_some_and(|keys| keys.contains(key)) {
+            wrong.invalid(at, key, "exists in both matchLabelKeys and mismatchLabelKeys");
+        }
     }
 }
 
@@ -195,5 +226,8 @@ fn selector(at: &str, selector: Option<&LabelSelector>, wrong: &mut Wrong) {
             other => wrong.invalid(format!("{at}.operator"), other, "not a valid selector operator"),
         }
         wrong.shape(&format!("{at}.key"), &r.key, names::qualified(&r.key));
+        for (at, value) in each(&at, "values", r.values.as_ref()) {
+            wrong.shape(&at, value, names::label_value(value));
+        }
     }
 }

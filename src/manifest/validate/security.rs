@@ -31,7 +31,8 @@ pub fn pod(spec: &PodSpec, wrong: &mut Wrong) {
     let change = s.fs_group_change_policy.as_deref();
     wrong.maybe_one_of(format!("{at}.fsGroupChangePolicy"), change, &["Always", "OnRootMismatch"]);
     wrong.maybe_one_of(format!("{at}.supplementalGroupsPolicy"), s.supplemental_groups_policy.as_deref(), &["Merge", "Strict"]);
-    wrong.maybe_one_of(format!("{at}.seLinuxChangePolicy"), s.se_linux_change_policy.as_deref(), &["MountOption", "Recursive"]);
+    // MountOption is for the gate SELinuxMount, off in 1.36.
+    wrong.maybe_one_of(format!("{at}.seLinuxChangePolicy"), s.se_linux_change_policy.as_deref(), &["Recursive"]);
     seccomp(&format!("{at}.seccompProfile"), s.seccomp_profile.as_ref(), wrong);
     apparmor(&format!("{at}.appArmorProfile"), s.app_armor_profile.as_ref(), wrong);
     sysctls(s, spec, wrong);

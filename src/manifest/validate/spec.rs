@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::{Wrong, blank, container, each, metadata, names, network, resources, scheduling, security, volume};
+use super::{Wrong, blank, container, each, metadata, names, network, resources, scheduling, security, volume, windows};
 
 /// Checks a pod's spec.
 pub fn check(spec: &PodSpec, wrong: &mut Wrong) {
@@ -25,6 +25,7 @@ pub fn check(spec: &PodSpec, wrong: &mut Wrong) {
         wrong.shape(&format!("{at}.conditionType"), &gate.condition_type, names::qualified(&gate.condition_type));
     }
     wrong.maybe_one_of("spec.preemptionPolicy", spec.preemption_policy.as_deref(), &["Never", "PreemptLowerPriority"]);
+    windows::check(spec, wrong);
     operating_system(spec, wrong);
 }
 
@@ -34,7 +35,6 @@ fn subdomains(spec: &PodSpec, wrong: &mut Wrong) {
         ("spec.serviceAccountName", spec.service_account_name.as_deref().or(spec.service_account.as_deref())),
         ("spec.nodeName", spec.node_name.as_deref()),
         ("spec.priorityClassName", spec.priority_class_name.as_deref()),
-        ("spec.schedulerName", spec.scheduler_name.as_deref()),
     ];
     for (field, name) in names {
         if let Some(name) = name.filter(|n| !n.is_empty()) {
@@ -65,7 +65,9 @@ fn operating_system(spec: &PodSpec, wrong: &mut Wrong) {
         return;
     }
     let shared = spec.share_process_namespace;
-    let flags = [("hostUsers", spec.host_users), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc), ("shareProcessNamespace", shared)];
+    // Of the host's namespaces Go keeps no pointers: false is silence there.
+    let (pid, ipc) = (spec.host_pid.filter(|on| *on), spec.host_ipc.filter(|on| *on));
+    let flags = [("hostUsers", spec.host_users), ("hostPID", pid), ("hostIPC", ipc), ("shareProcessNamespace", shared)];
     for (field, _) in flags.iter().filter(|(_, set)| set.is_some()) {
         wrong.forbidden(format!("spec.{field}"), "cannot be set for a windows pod");
     }
@@ -76,10 +78,12 @@ fn operating_system(spec: &PodSpec, wrong: &mut Wrong) {
             ("seccompProfile", s.seccomp_profile.is_some()),
             ("fsGroup", s.fs_group.is_some()),
             ("fsGroupChangePolicy", !blank(s.fs_group_change_policy.as_deref())),
-            ("sysctls", s.sysctls.is_some()),
+            ("sysctls", s.sysctls.as_ref().is_some_and(|s| !s.is_empty())),
             ("runAsUser", s.run_as_user.is_some()),
             ("runAsGroup", s.run_as_group.is_some()),
             ("supplementalGroups", s.supplemental_groups.is_some()),
+            ("supplementalGroupsPolicy", s.supplemental_groups_policy.is_some()),
+            ("seLinuxChangePolicy", s.se_linux_change_policy.is_some()),
         ];
         for (field, _) in set.iter().filter(|(_, there)| *there) {
             wrong.forbidden(format!("spec.securityContext.{field}"), "cannot be set for a windows pod");

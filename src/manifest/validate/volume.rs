@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, PodSpec, ProjectedVolumeSource, Volume};
 
-use super::{Wrong, blank, each, env, names};
+use super::{Wrong, blank, each, env, legacy, names};
 use crate::quantity::written::{FORMAT, Written};
 
 /// A pod's volumes by name.
@@ -27,7 +27,7 @@ pub fn check<'a>(spec: &'a PodSpec, wrong: &mut Wrong) -> Volumes<'a> {
         }
         local(&at, v, wrong);
         api(&at, v, wrong);
-        remote(&at, v, wrong);
+        legacy::check(&at, v, wrong);
     }
     volumes
 }
@@ -69,7 +69,8 @@ fn sources(v: &Volume) -> Vec<&'static str> {
     all.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect()
 }
 
-fn required(at: &str, fields: &[(&str, Option<&str>)], wrong: &mut Wrong) {
+/// Texts that may not be empty.
+pub fn required(at: &str, fields: &[(&str, Option<&str>)], wrong: &mut Wrong) {
     for (field, _) in fields.iter().filter(|(_, value)| blank(*value)) {
         wrong.required(format!("{at}.{field}"), "");
     }
@@ -96,6 +97,7 @@ fn local(at: &str, v: &Volume, wrong: &mut Wrong) {
         wrong.maybe_one_of(format!("{at}.hostPath.type"), host.type_.as_deref(), &kinds);
     }
     if let Some(image) = &v.image {
+        // The kubelet takes one without and then fails to pull it for ever.
         required(&format!("{at}.image"), &[("reference", image.reference.as_deref())], wrong);
         let policies = ["Always", "IfNotPresent", "Never"];
         wrong.maybe_one_of(format!("{at}.image.pullPolicy"), image.pull_policy.as_deref(), &policies);
@@ -172,61 +174,5 @@ fn projected(at: &str, p: &ProjectedVolumeSource, wrong: &mut Wrong) {
                 wrong.invalid(format!("{at}.path"), &file.path, "conflicting duplicate paths");
             }
         }
-    }
-}
-
-/// What lies on another host.
-fn remote(at: &str, v: &Volume, wrong: &mut Wrong) {
-    if let Some(nfs) = &v.nfs {
-        required(&format!("{at}.nfs"), &[("server", Some(&nfs.server)), ("path", Some(&nfs.path))], wrong);
-        if !nfs.path.is_empty() && !nfs.path.starts_with('/') {
-            wrong.invalid(format!("{at}.nfs.path"), &nfs.path, "must be an absolute path");
-        }
-    }
-    if let Some(iscsi) = &v.iscsi {
-        let at = format!("{at}.iscsi");
-        required(&at, &[("targetPortal", Some(&iscsi.target_portal)), ("iqn", Some(&iscsi.iqn))], wrong);
-        if !iscsi.iqn.is_empty() && !["iqn", "eui", "naa"].iter().any(|p| iscsi.iqn.starts_with(p)) {
-            wrong.invalid(format!("{at}.iqn"), &iscsi.iqn, "must be valid format starting with iqn, eui, or naa");
-        }
-        wrong.within(format!("{at}.lun"), iscsi.lun.into(), 0, 255);
-    }
-    if let Some(fc) = &v.fc {
-        let at = format!("{at}.fc");
-        match (fc.target_wwns.as_ref(), fc.wwids.as_ref()) {
-            (None, None) => wrong.required(format!("{at}.targetWWNs"), "must specify either targetWWNs or wwids, but not both"),
-            (Some(_), Some(_)) => {
-                wrong.invalid(format!("{at}.targetWWNs"), "", "targetWWNs and wwids can not be specified simultaneously");
-            }
-            (Some(_), None) => match fc.lun {
-                None => wrong.required(format!("{at}.lun"), "lun is required if targetWWNs is specified"),
-                Some(lun) => wrong.within(format!("{at}.lun"), lun.into(), 0, 255),
-            },
-            (None, Some(_)) => {}
-        }
-    }
-    if let Some(flex) = &v.flex_volume {
-        required(&format!("{at}.flexVolume"), &[("driver", Some(&flex.driver))], wrong);
-    }
-    if let Some(disk) = &v.gce_persistent_disk {
-        required(&format!("{at}.gcePersistentDisk"), &[("pdName", Some(&disk.pd_name))], wrong);
-    }
-    if let Some(disk) = &v.aws_elastic_block_store {
-        required(&format!("{at}.awsElasticBlockStore"), &[("volumeID", Some(&disk.volume_id))], wrong);
-    }
-    if let Some(rbd) = &v.rbd {
-        required(&format!("{at}.rbd"), &[("image", Some(&rbd.image))], wrong);
-        if rbd.monitors.is_empty() {
-            wrong.required(format!("{at}.rbd.monitors"), "");
-        }
-    }
-    if v.cephfs.as_ref().is_some_and(|c| c.monitors.is_empty()) {
-        wrong.required(format!("{at}.cephfs.monitors"), "");
-    }
-    if let Some(cinder) = &v.cinder {
-        required(&format!("{at}.cinder"), &[("volumeID", Some(&cinder.volume_id))], wrong);
-    }
-    if let Some(vsphere) = &v.vsphere_volume {
-        required(&format!("{at}.vsphereVolume"), &[("volumePath", Some(&vsphere.volume_path))], wrong);
     }
 }

@@ -210,8 +210,8 @@ fn place_of(mark: &Marker) -> Place {
 fn resolve(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>, place: Place) -> Result<Value, Fault> {
     let fault = |message| Fault { message, place };
     match tag {
-        Some(tag) => match tag.core_suffix() {
-            Some(core) => scalar::tagged(core, &text).map_err(fault),
+        Some(tag) => match tag.suffix_in_namespace("tag:yaml.org,2002:") {
+            Some(known) => scalar::tagged(&known, &text).map_err(fault),
             None => Ok(Value::Text(text.into())),
         },
         None if matches!(style, ScalarStyle::Plain) => {
