@@ -5,9 +5,9 @@ release = target/$(host)/release/plinth
 cache   := .cache
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo test sim fuzz check bench install image boot node boottest
+.PHONY: help build demo test sim fuzz check bench bench-boot install image boot node boottest
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 build: ## the static binary, target/<host>/release/plinth
 	@tests/packages.sh build
@@ -36,6 +36,12 @@ bench: build $(cache)/sid ## the reference table with ours beside it
 install: build ## binary, completions, man pages, configuration and unit below DESTDIR
 	@images/install.sh $(release) "$(DESTDIR)"
 
+bench-boot: build $(cache)/busybox.tar ## what a boot costs, beside its floor: the same kernel and a containerd that answers
+	@tests/packages.sh image
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked -p plinth-init --target $(host)
+	@images/fetch.sh images/packages $(cache)/image
+	@tests/boot/bench.sh $(release) target/$(host)/release/plinth-init $(cache)/image target/boot/bench
+
 image: build $(cache)/busybox.tar ## images/out: kernel, initrd, verified root, disk, UKI; MANIFESTS=dir and IMAGES=dir put your pods and OCI archives in
 	@tests/packages.sh image
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked -p plinth-init --target $(host)
@@ -45,7 +51,7 @@ image: build $(cache)/busybox.tar ## images/out: kernel, initrd, verified root, 
 node: ## images/out without QEMU, as root: its init and services in namespaces on this terminal; RUN='plinth status' runs that and ends
 	@images/node.sh images/out $(RUN)
 
-boottest: $(cache)/busybox.tar ## the image built twice and booted: tests/boot
+boottest: $(cache)/busybox.tar ## the image built twice and booted: tests/boot; CUTS=20 for every power cut
 	@tests/boot/run.sh
 
 boot: ## boots images/out in QEMU on this terminal, the web pod on http://127.0.0.1:8080; Ctrl-a x leaves

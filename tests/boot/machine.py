@@ -1,4 +1,4 @@
-"""A machine in QEMU: its console, its power, its disk, and a pod of it that answers.
+"""A machine in QEMU: its disk, its power, its console, and a pod of it that answers.
 
 The image under test is as it is built, beside its pods: one of them (`witness`) runs what is asked over a virtio-serial
 port, in the machine's own root, and says how it ended. Nothing here knows a test."""
@@ -6,6 +6,11 @@ port, in the machine's own root, and says how it ended. Nothing here knows a tes
 import base64, contextlib, json, os, pathlib, re, socket, subprocess, tempfile, time
 
 KERNEL_ALONE_S = 5
+# Long enough for an emulated machine on a build host with other things to do; what is there is seen at once.
+BOOT_S = 300
+
+# Without cmpxchg16b: QEMU's leaves wrong flags behind now and then, and the kernel's allocator dies of that.
+EMULATED = ["-accel", "tcg", "-cpu", "max,-cx16"]
 
 
 class Failed(AssertionError):
@@ -30,36 +35,48 @@ class Machine:
 
     accel = None
 
+    @classmethod
+    def prove(cls, out):
+        """Looks once what runs machines here."""
+        cls.accel = "kvm" if works(out) else "tcg"
+        print("boot: by KVM" if cls.accel == "kvm" else "boot: no KVM that works here: emulated (TCG)", flush=True)
+
+    @classmethod
+    def processors(cls):
+        """Of a machine. An emulated one has a single one: with two, kernels died of QEMU's flaws."""
+        return 2 if cls.accel == "kvm" else 1
+
     def __init__(self, out, work):
         self.out, self.work = pathlib.Path(out), pathlib.Path(work)
-        self.disk = self.work / "disk.img"
-        if Machine.accel is None:
-            Machine.accel = "kvm" if works(out) else "tcg"
-            print("boot: by KVM" if Machine.accel == "kvm" else "boot: no KVM that works here: emulated (TCG)", flush=True)
-        self.new_disk()
-
-    def new_disk(self):
+        self.work.mkdir(exist_ok=True)
+        self.disk, self.format, self.layers = self.work / "disk.img", "raw", 0
         subprocess.run(["cp", "--sparse=always", self.out / "plinth.img", self.disk], check=True)
 
     def cmdline(self):
         return (self.out / "cmdline").read_text().strip()
 
+    def layer(self):
+        """From here on the disk has a cache that a power cut loses: a qcow2 layer whose index is written when the machine flushes."""
+        below, self.layers = (self.disk, self.format), self.layers + 1
+        self.disk, self.format = self.work / f"layer{self.layers}.qcow2", "qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below[0], "-F", below[1], self.disk], check=True)
+
     @contextlib.contextmanager
-    def on(self, cmdline=None, network=False, memory=512, append=""):
+    def on(self, cmdline=None, network=None, memory=512, append="", initrd=None):
+        """`network`: a port of this host that leads to the machine's 8080; none: no network card."""
         run = pathlib.Path(tempfile.mkdtemp(dir=self.work))
-        cpu = ["-accel", "kvm", "-cpu", "host"] if Machine.accel == "kvm" else ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"]
+        cpu = ["-accel", "kvm", "-cpu", "host"] if Machine.accel == "kvm" else EMULATED
         net = ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{network}-:8080", "-device", "virtio-net-pci,netdev=net"] if network else ["-nic", "none"]
         words = f"{cmdline or self.cmdline()} {append}"
         qemu = subprocess.Popen(
-            ["qemu-system-x86_64", "-machine", "q35", *cpu, "-smp", "2", "-m", str(memory), "-nodefaults", "-display", "none",
-             "-kernel", self.out / "vmlinuz", "-initrd", self.out / "initrd.img", "-append", words,
-             "-drive", f"file={self.disk},if=virtio,format=raw", "-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
+            ["qemu-system-x86_64", "-machine", "q35", *cpu, "-smp", str(Machine.processors()), "-m", str(memory), "-nodefaults", "-display", "none",
+             "-kernel", self.out / "vmlinuz", "-initrd", initrd or self.out / "initrd.img", "-append", words,
+             "-drive", f"file={self.disk},if=virtio,format={self.format}", "-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
              "-chardev", f"file,id=con,path={run}/console", "-serial", "chardev:con",
              "-device", "virtio-serial-pci", "-chardev", f"socket,id=w,path={run}/witness,server=on,wait=off", "-device", "virtserialport,chardev=w,name=witness",
              "-qmp", f"unix:{run}/qmp,server=on,wait=off", *net],
             stdin=subprocess.DEVNULL, stdout=open(run / "qemu.log", "w"), stderr=subprocess.STDOUT)
         power = Power(qemu, run)
-        power.port_on_host = network
         try:
             yield power
         finally:
@@ -72,6 +89,7 @@ class Machine:
         return found["start"] * 512, found["size"] * 512
 
     def overwrite(self, name, data, at=0, times=1):
+        """Writes over a partition, at most to its end."""
         start, size = self.partition(name)
         with open(self.disk, "r+b") as disk:
             disk.seek(start + at)
@@ -83,7 +101,7 @@ class Power:
     """A machine that is on."""
 
     def __init__(self, qemu, run):
-        self.qemu, self.run, self.port, self.asked = qemu, run, None, None
+        self.qemu, self.run, self.port, self.asked, self.boots = qemu, run, None, None, 0
 
     def console(self):
         with contextlib.suppress(FileNotFoundError):
@@ -106,10 +124,16 @@ class Power:
                 self.fail(f"the machine went off before: {what}")
             time.sleep(0.05)
 
-    def says(self, pattern, secs=60, times=1):
+    def says(self, pattern, secs=BOOT_S, times=1):
         """Waits for a line of the console."""
         found = self.until(f"the console says /{pattern}/", secs, lambda: len(found := re.findall(pattern, self.console())) >= times and found)
         return found[-1]
+
+    def up(self):
+        """Waits for every pod of the next boot; seconds from the kernel's first instruction to that."""
+        self.boots += 1
+        self.says(r"witness began", times=self.boots)
+        return self.ready()
 
     def off(self, secs):
         """Waits until it went off by itself; how long that took."""
@@ -126,6 +150,7 @@ class Power:
         self.qemu.wait()
 
     def monitor(self, command, **arguments):
+        """Tells QEMU."""
         with socket.socket(socket.AF_UNIX) as s:
             s.connect(str(self.run / "qmp"))
             lines = s.makefile("rw")
@@ -140,7 +165,7 @@ class Power:
 
     # The witness.
 
-    def ask(self, command, secs=60):
+    def ask(self, command, secs=120):
         """Runs a shell command in the machine's root: exit status and output."""
         asked = base64.b64encode(command.encode()).decode()
         end = time.monotonic() + secs
@@ -171,11 +196,21 @@ class Power:
                 return int(found[1]), base64.b64decode(found[2]).decode(errors="replace")
         self.fail(f"the witness does not answer within {secs} s: {command}")
 
-    def said(self, command, secs=60):
+    def said(self, command, secs=120):
+        """The same for what has to work: its output."""
         status, text = self.ask(command, secs)
         if status != 0:
             self.fail(f"`{command}` ended with {status}: {text}")
         return text
+
+    def later(self, command):
+        """For what ends the witness too: it has answered before."""
+        self.said(f"(sleep 1; {command}) >/dev/null 2>&1 &")
+
+    def put(self, file, text):
+        """Writes a file of the overlay beside its place, and renames it in: on the disk when this returns."""
+        there = "/etc/plinth/manifests"
+        self.said(f"mkdir -p {there} && cat >{there}/.new <<'END'\n{text}END\nsync {there}/.new && mv {there}/.new {there}/{file} && sync")
 
     def pods(self):
         """Every pod the machine has, by short name: its row of `plinth status`."""
@@ -185,7 +220,11 @@ class Power:
             self.fail(f"`plinth status` ended with {status}: {text}")
         return {row["name"].removesuffix("-plinth"): row for row in json.loads(text)["pods"]}
 
-    def ready(self, secs=120):
+    def pod(self, name):
+        """One pod as Kubernetes would show it."""
+        return json.loads(self.said(f"plinth status -o json {name} || [ $? = 3 ]"))
+
+    def ready(self, secs=BOOT_S):
         """Waits until every pod is Ready; seconds of the machine's own clock since its kernel began."""
         status, text = self.ask(f"plinth status --wait={secs}s; s=$?; cut -d' ' -f1 /proc/uptime; exit $s", secs + 60)
         if status != 0:

@@ -10,12 +10,16 @@ skip() {
 }
 [ "$(uname -m)" = x86_64 ] || skip "the image is for x86_64, this machine is not"
 tests/packages.sh image || skip "packages are missing, see above"
-export PATH=$PATH:/usr/sbin:/sbin
+export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 host=$(rustc -vV | sed -n 's/^host: //p')
-RUSTFLAGS="-C target-feature=+crt-static" cargo build -q --release --locked --target "$host"
+RUSTFLAGS="-C target-feature=+crt-static" cargo build -q --release --locked --target "$host" -p plinth -p plinth-init
 bin=target/$host/release out=target/boot
 images/fetch.sh images/packages .cache/image
-build() { PATH=$PATH MANIFESTS=$1 IMAGES=.cache CMDLINE=$3 images/build.sh "$bin/plinth" "$bin/plinth-init" .cache/image "$2"; }
+# Images that are imported when a pod asks for them, beside the one that every boot takes.
+mkdir -p $out/images
+cp .cache/busybox.tar $out/images/
+for n in 1 2 3; do [ -s $out/images/cargo-$n.tar ] || tests/boot/cargo.py .cache/busybox.tar $out/images/cargo-$n.tar $n; done
+build() { MANIFESTS=$1 IMAGES=$out/images CMDLINE=$3 images/build.sh "$bin/plinth" "$bin/plinth-init" .cache/image "$2"; }
 
 build tests/boot/pods $out/image ""
 build tests/boot/pods $out/again "" >/dev/null
@@ -34,4 +38,4 @@ sed 's/containerPort: 8080/containerPort: eighty/' tests/boot/pods/web.yaml >$ou
   { echo "FAILED a bad manifest is built in: $said"; exit 1; }
 echo "ok  a bad manifest and a missing image fail the build with their line"
 
-tests/boot/run.py $out/image "$@"
+exec tests/boot/run.py $out/image "$@"

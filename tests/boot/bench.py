@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""What a boot costs, beside its floor: the same kernel booting to a containerd that answers, in turns.
+
+Usage: bench.py OUT FLOOR-INITRD PLINTH INIT   BOOTS=N of each [3]   IDLE=SECONDS [60]"""
+
+import os, pathlib, re, shutil, statistics, sys, tempfile
+
+from machine import Machine
+from report import memory_mib, table, timeline
+
+BOOTS, IDLE = int(os.environ.get("BOOTS") or 3), int(os.environ.get("IDLE") or 60)
+# One of the demo's pods counts, to its log and its volume: not idle.
+MASK = "mkdir -p /etc/plinth/manifests && ln -s /dev/null /etc/plinth/manifests/20-pair.yaml"
+# Field 7 of a disk's statistics: sectors of 512 bytes written; and who has written, by name.
+WROTE = """look() { awk '{ print $7 }' /sys/block/vda/stat; }
+who() { for p in /proc/[0-9]*; do echo "$(cat $p/comm 2>/dev/null) $(sed -n 's/^write_bytes: //p' $p/io 2>/dev/null)"; done | sort; }
+sync; who >/run/before; a=$(look); sleep %d; b=$(look); who >/run/after; echo "$a $b"; diff /run/before /run/after | sed -n 's/^+\([^+]\)/\1/p'"""
+
+
+def floor(m, initrd):
+    with m.on(cmdline="console=ttyS0 quiet", initrd=initrd) as power:
+        power.off(300)
+        log = power.console()
+    return float(re.search(r"floor: answers ([0-9.]+)", log)[1]), int(re.search(r"floor: memory (\d+)", log)[1])
+
+
+def boot(m):
+    with m.on() as power:
+        ready = power.up()
+        marks, in_initrd = timeline(power, ready), int(re.search(r"(\d+) ms after the kernel was done", power.console())[1])
+        return marks, in_initrd, memory_mib(power)
+
+
+def idle(m):
+    """Bytes written while nothing happens, and who says that it wrote."""
+    with m.on() as power:
+        power.up()
+        power.said(MASK)
+        power.until("the pod that counts is gone", 120, lambda: "pair" not in power.pods())
+        # What a boot leaves to do is done within the journal's commit interval.
+        power.said("sync; sleep 15", 60)
+        first, *who = power.said(WROTE % IDLE, IDLE + 120).splitlines()
+        a, b = map(int, first.split())
+        return (b - a) * 512, who
+
+
+def main(out, floor_initrd, plinth, init):
+    Machine.prove(out)
+    work = pathlib.Path(tempfile.mkdtemp(prefix="plinth-boot."))
+    try:
+        floors, firsts, laters = [], [], []
+        for n in range(BOOTS):
+            m = Machine(out, work / str(n))
+            floors.append(floor(m, floor_initrd))
+            firsts.append(boot(m))
+            laters.append(boot(m))
+        written, who = idle(m)
+    finally:
+        shutil.rmtree(work)
+    middle = lambda boots, get: statistics.median(get(b) for b in boots)
+    ready = lambda b: b[0]["every pod is Ready"]
+    answers = middle(floors, lambda f: f[0])
+    for name, boots in ("first boot, the state is blank", firsts), ("later boot", laters):
+        chosen = sorted(boots, key=ready)[len(boots) // 2]
+        print(f"{name}: seconds since the kernel began, the middle one of {BOOTS}\n{table(chosen[0])}")
+    size = lambda path: pathlib.Path(path).stat().st_size / 1e6
+    ratio, used = middle(laters, ready) / answers, middle(laters, lambda b: b[2][0] - b[2][1])
+    rows = [
+        ("floor: containerd answers", "", f"{answers:.2f} s", True),
+        ("first boot -> all pods Ready", "", f"{middle(firsts, ready):.2f} s ({middle(firsts, ready) / answers:.2f} x)", True),
+        ("boot -> all pods Ready", "<= 1.6 x", f"{middle(laters, ready):.2f} s ({ratio:.2f} x)", ratio <= 1.6),
+        ("init in the initrd", "<= 150 ms", f"{middle(laters, lambda b: b[1]):.0f} ms", middle(laters, lambda b: b[1]) <= 150),
+        ("init in the initrd, first boot", "", f"{middle(firsts, lambda b: b[1]):.0f} ms", True),
+        ("plinth-init", "<= 1.5 MB", f"{size(init):.1f} MB", size(init) <= 1.5),
+        ("initrd", "<= 8 MB", f"{size(f'{out}/initrd.img'):.1f} MB", size(f"{out}/initrd.img") <= 8),
+        ("root image", "<= 90 MB", f"{size(f'{out}/root.erofs'):.1f} MB", size(f"{out}/root.erofs") <= 90),
+        ("memory beside the pods", "<= 100 MiB", f"{used:.0f} MiB (floor {middle(floors, lambda f: f[1]):.0f})", used <= 100),
+        (f"written in {IDLE} s idle", "0 blocks", f"{written // 4096} blocks of 4 KiB", written == 0),
+    ]
+    print(f"\n| by {Machine.accel.upper()}, {Machine.processors()} processor(s) | must reach | here | ok |\n|---|---|---|---|")
+    for what, must, here, held in rows:
+        print(f"| {what} | {must} | {here} | {'' if not must else 'yes' if held else 'NO'} |")
+    if who:
+        print("who wrote: " + "; ".join(who))
+    sys.exit(any(not held for *_, held in rows))
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,99 @@
+"""What is kept, and what is verified: a partition that is wiped, broken, full or missing, and images that were changed."""
+
+import re
+
+import overlay
+from report import IMAGE_PODS, ok
+
+
+def a_wiped_state_boots_to_exactly_the_images_pods(m):
+    with m.on() as power:
+        power.up()
+        power.put("50-kept.yaml", overlay.pod("kept"))
+        power.until("the overlay's pod is there", 120, lambda: "kept" in power.pods())
+    m.overwrite("plinth-state", bytes(1 << 20), times=1 << 20)
+    with m.on() as power:
+        power.up()
+        assert set(power.pods()) == IMAGE_PODS, power.pods().keys()
+        assert power.ask("test -e /run/init/degraded")[0] != 0, power.said("cat /run/init/degraded")
+        ok("with the state wiped, exactly the image's pods")
+
+
+def a_broken_state_partition_degrades_and_says_so(m):
+    # Noise and no superblock anywhere: whatever has one of its superblocks left, e2fsck mends.
+    m.overwrite("plinth-state", b"\xa5" * 4096, times=1 << 20)
+    with m.on() as power:
+        power.up()
+        assert set(power.pods()) == IMAGE_PODS, power.pods().keys()
+        why = power.said("cat /run/init/degraded")
+        assert "nothing is kept beyond this boot" in why and "/dev/vda5" in why, why
+        assert "nothing is kept beyond this boot" in power.console(), power.console()
+        ok("a broken state partition degrades to a machine that says so, and runs exactly the image's pods")
+
+
+def a_damaged_state_partition_is_mended(m):
+    with m.on() as power:
+        power.up()
+        power.put("50-kept.yaml", overlay.pod("kept"))
+        power.until("the overlay's pod is there", 120, lambda: "kept" in power.pods())
+        power.later("/usr/lib/plinth/init poweroff")
+        power.off(120)
+    # Its first superblock, and the group descriptors behind it.
+    m.overwrite("plinth-state", b"\x5a" * 8192)
+    with m.on() as power:
+        power.up()
+        assert "/dev/vda5: repaired" in power.console(), power.console()
+        assert set(power.pods()) == IMAGE_PODS | {"kept"}, power.pods().keys()
+        assert power.ask("test -e /run/init/degraded")[0] != 0, power.said("cat /run/init/degraded")
+        ok("a state partition that lost its first superblock is mended, with what it kept")
+
+
+def a_missing_state_partition_degrades_and_says_so(m):
+    with m.on(append="plinth.state=plinth-nowhere plinth.wait=1") as power:
+        power.says(r"nothing is kept beyond this boot.*plinth-nowhere")
+        power.up()
+        assert set(power.pods()) == IMAGE_PODS, power.pods().keys()
+        ok("a missing state partition degrades, and it is said which")
+
+
+def a_full_state_partition_keeps_its_pods(m):
+    fill = "dd if=/dev/zero of=/state/filler bs=1M 2>/dev/null; dd if=/dev/zero of=/state/crumbs bs=1k 2>/dev/null; sync; df -k /state | tail -1"
+    with m.on() as power:
+        power.up()
+        power.put("50-kept.yaml", overlay.pod("kept"))
+        power.until("the overlay's pod is there", 120, lambda: "kept" in power.pods())
+        power.ready()
+        left = power.ask(fill, 300)[1].split()
+        assert left[3] == "0", left
+        power.said("kill -9 $(pidof plinth)")
+        power.ready()
+        ok("on a full state partition the pods go on, and plinth comes back")
+        power.later("/usr/lib/plinth/init reboot")
+        power.up()
+        assert set(power.pods()) == IMAGE_PODS | {"kept"}, power.pods().keys()
+        ok("a full state partition boots to every pod Ready")
+        power.said("rm /state/filler /state/crumbs")
+        power.put("60-late.yaml", overlay.pod("late"))
+        power.until("a pod that came later is there", 120, lambda: "late" in power.pods())
+        power.ready()
+        ok("once there is room, new pods come")
+
+
+def a_root_that_does_not_match_its_hash_is_refused(m):
+    line = re.sub(r"plinth\.roothash=\S+", "plinth.roothash=" + "0" * 64, m.cmdline())
+    with m.on(cmdline=line, append="plinth.fallback=poweroff") as power:
+        power.off(120)
+        log = power.console()
+        assert re.search(r"cannot boot: .*it does not match, refused", log) and "init: up" not in log, log[-2000:]
+        ok("a wrong root hash is refused")
+    # Some of containerd: the root is mounted, and what was changed is not given out.
+    m.overwrite("plinth-root", bytes(4096), at=2 << 20, times=4096)
+    with m.on(append="plinth.fallback=poweroff") as power:
+        power.says(r"verity: .*data block \d+ is corrupted")
+        assert "witness began" not in power.console()
+        ok("a block of the root that was changed is not read")
+
+
+TESTS = [a_full_state_partition_keeps_its_pods, a_wiped_state_boots_to_exactly_the_images_pods, a_damaged_state_partition_is_mended,
+         a_broken_state_partition_degrades_and_says_so, a_missing_state_partition_degrades_and_says_so,
+         a_root_that_does_not_match_its_hash_is_refused]
