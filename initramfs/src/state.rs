@@ -24,6 +24,11 @@ const EAGER_BYTES: u64 = 4 << 30;
 /// the journal that names them. containerd syncs its database and not what it unpacks: with ext4's defaults a power cut within half a minute of
 /// that leaves snapshots of empty files which the database calls complete.
 const ORDERED: &str = "data=ordered,nodelalloc,dioread_lock";
+/// The reserved blocks are for who may exceed resources (CAP_SYS_RESOURCE: containerd, plinth), and not for everybody who is root: a pod that
+/// fills the disk leaves its daemons room to record that it ended, and to stop it. No user has this number.
+const RESERVED_FOR: &str = "resuid=2147483647";
+/// So much is reserved at least, and one part in a hundred.
+const RESERVED_BYTES: u64 = 16 << 20;
 
 /// What a superblock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +65,13 @@ pub fn mount(block: &Block, target: &str, say: &dyn Fn(&str)) -> Done {
     // Smaller than it could be is still a state.
     crate::widen::widen(block, say).unwrap_or_else(|why| say(&why.to_string()));
     prepare(block, say)?;
-    let state =
-        Mount { source: block.path(), target: target.into(), kind: "ext4", flags: INERT | MountFlags::NOATIME, data: ORDERED.into() };
+    let state = Mount {
+        source: block.path(),
+        target: target.into(),
+        kind: "ext4",
+        flags: INERT | MountFlags::NOATIME,
+        data: format!("{ORDERED},{RESERVED_FOR}"),
+    };
     if let Err(first) = state.make() {
         // A journal that cannot be replayed, for one: the superblock looked well.
         say(&format!("{first}; checking it"));
@@ -132,7 +142,8 @@ fn make(block: &Block, say: &dyn Fn(&str)) -> Done {
         program.ok_or_else(|| Failure::new(format!("make a file system on {}", block.path()), "it is blank and there is no mke2fs"))?;
     let lazy =
         if block.size_bytes()? > EAGER_BYTES { "lazy_itable_init=1,nodiscard" } else { "lazy_itable_init=0,lazy_journal_init=0,nodiscard" };
-    let args = ["-t", "ext4", "-q", "-F", "-m", "1", "-L", "plinth-state", "-E", lazy];
+    let reserved = (RESERVED_BYTES * 100 / block.size_bytes()?.max(1)).clamp(1, 25).to_string();
+    let args = ["-t", "ext4", "-q", "-F", "-m", &reserved, "-L", "plinth-state", "-E", lazy];
     let out = Command::new(program).args(args).arg(block.path()).output().doing(|| format!("start {program}"))?;
     if !out.status.success() {
         let why = String::from_utf8_lossy(&out.stderr).trim().replace('\n', "; ");

@@ -19,7 +19,7 @@ LIVED_ON = [("writes", r"turn 3 is", 0.1), ("imports", IMPORTED, 0.3), ("boots",
             ("writes", r"turn 5 is", 0.22), ("boots", r"CreateSandbox", 0.5), ("ends", r"web is done", 0), ("boots", r"witness began", 0)]
 
 # A pod that is changed again and again; a number is told when it is on the disk.
-WRITER = """cd /etc/plinth/manifests; n=0
+WRITER = """mkdir -p /etc/plinth/manifests; cd /etc/plinth/manifests; n=0
 while :; do
   n=$((n + 1)); sed "s/TURN/$n/" /run/turning >.new && sync .new && mv .new 70-turning.yaml && sync . && echo "turn $n is on the disk" >/dev/ttyS0
   sleep 0.3
@@ -71,7 +71,7 @@ class Life:
         self.turn = 0
         # From one again: what is there is of an earlier life.
         turning = overlay.pod("turning", notes='{turn: "TURN"}')
-        power.said(f"cat >/run/turning <<'END'\n{turning}END\nmkdir -p /etc/plinth/manifests")
+        power.said(f"cat >/run/turning <<'END'\n{turning}END")
         power.said(f"cat >/run/writer <<'END'\n{WRITER}\nEND\n/bin/busybox sh /run/writer >/dev/null 2>&1 &")
 
     def imports(self, power):

@@ -207,10 +207,9 @@ class Power:
         """For what ends the witness too: it has answered before."""
         self.said(f"(sleep 1; {command}) >/dev/null 2>&1 &")
 
-    def put(self, file, text):
-        """Writes a file of the overlay beside its place, and renames it in: on the disk when this returns."""
-        there = "/etc/plinth/manifests"
-        self.said(f"mkdir -p {there} && cat >{there}/.new <<'END'\n{text}END\nsync {there}/.new && mv {there}/.new {there}/{file} && sync")
+    def put(self, file, text, there="/etc/plinth/manifests"):
+        """Writes a file of the overlay, or another layer, beside its place and renames it in: on the disk when this returns."""
+        self.said(f"mkdir -p {there} && cd {there} && cat >.new <<'END' && sync .new && mv .new {file} && sync\n{text}END\n")
 
     def pods(self):
         """Every pod the machine has, by short name: its row of `plinth status`."""

@@ -56,27 +56,32 @@ def a_missing_state_partition_degrades_and_says_so(m):
         ok("a missing state partition degrades, and it is said which")
 
 
-def a_full_state_partition_keeps_its_pods(m):
-    fill = "dd if=/dev/zero of=/state/filler bs=1M 2>/dev/null; dd if=/dev/zero of=/state/crumbs bs=1k 2>/dev/null; sync; df -k /state | tail -1"
+def a_pod_that_fills_the_disk_costs_nobody_else(m):
+    # As root, and to the last block it can have.
+    fill = "dd if=/dev/zero of=/fill/boulder bs=1M; dd if=/dev/zero of=/fill/crumbs bs=1k; sync; sleep infinity"
+    filler = overlay.pod("filler", fill, resources="{}") + "    volumeMounts: [{name: fill, mountPath: /fill}]\n  volumes: [{name: fill, emptyDir: {}}]\n"
+    full = lambda power: power.ask("touch /state/x && dd if=/dev/zero of=/state/x bs=64k count=1 2>/dev/null; df -k /state | tail -1; rm -f /state/x")[1].split()
     with m.on() as power:
         power.up()
         power.put("50-kept.yaml", overlay.pod("kept"))
-        power.until("the overlay's pod is there", 120, lambda: "kept" in power.pods())
-        power.ready()
-        left = power.ask(fill, 300)[1].split()
-        assert left[3] == "0", left
+        power.put("60-filler.yaml", filler)
+        power.until("the disk is full", 300, lambda: full(power)[3] == "0")
         power.said("kill -9 $(pidof plinth)")
         power.ready()
-        ok("on a full state partition the pods go on, and plinth comes back")
+        ok("when a pod fills the disk the others go on, and plinth comes back")
+        assert "No space left" in power.ask("dd if=/dev/zero of=/etc/plinth/big bs=64k count=1")[1]
+        power.put("70-late.yaml", overlay.pod("late"), there="/run/plinth/manifests")
+        power.until("a new pod is there", 120, lambda: "late" in power.pods())
+        power.ready()
+        ok("what is kept for the daemons is not the overlay's, and enough to start a pod")
         power.later("/usr/lib/plinth/init reboot")
         power.up()
-        assert set(power.pods()) == IMAGE_PODS | {"kept"}, power.pods().keys()
-        ok("a full state partition boots to every pod Ready")
-        power.said("rm /state/filler /state/crumbs")
-        power.put("60-late.yaml", overlay.pod("late"))
-        power.until("a pod that came later is there", 120, lambda: "late" in power.pods())
-        power.ready()
-        ok("once there is room, new pods come")
+        assert set(power.pods()) == IMAGE_PODS | {"kept", "filler"}, power.pods().keys()
+        assert full(power)[3] == "0", full(power)
+        ok("a machine with a full disk reboots to every pod Ready")
+        power.said("rm /etc/plinth/manifests/60-filler.yaml")
+        power.until("what filled the disk is gone", 120, lambda: "filler" not in power.pods() and int(full(power)[3]) > 100_000)
+        ok("what filled the disk goes with its pod")
 
 
 def a_root_that_does_not_match_its_hash_is_refused(m):
@@ -94,6 +99,6 @@ def a_root_that_does_not_match_its_hash_is_refused(m):
         ok("a block of the root that was changed is not read")
 
 
-TESTS = [a_full_state_partition_keeps_its_pods, a_wiped_state_boots_to_exactly_the_images_pods, a_damaged_state_partition_is_mended,
+TESTS = [a_pod_that_fills_the_disk_costs_nobody_else, a_wiped_state_boots_to_exactly_the_images_pods, a_damaged_state_partition_is_mended,
          a_broken_state_partition_degrades_and_says_so, a_missing_state_partition_degrades_and_says_so,
          a_root_that_does_not_match_its_hash_is_refused]
