@@ -30,6 +30,7 @@ use crate::session::{self, Session};
 use crate::settings::Settings;
 use crate::socket::logs::Output;
 use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
+use crate::sys::cgroup::Usage;
 use crate::sys::notify::ServiceManager;
 use crate::sys::signal::Signals;
 
@@ -271,6 +272,8 @@ impl State {
     fn answered(&self, check: &Check, answer: &Answer) {
         let now = clock::now();
         self.note(record::answered(&self.world.borrow(), check, answer).into_iter().collect(), now);
+        let took = probe::asked_at(&self.world.borrow(), check).map(|asked| now.mono - asked);
+        self.counters.borrow_mut().answered(check, answer, took);
         let moved = probe::answered(&mut self.world.borrow_mut(), check, answer, now);
         if moved {
             log::info!("container={} {} probe: {answer:?}", check.id, check.probe);
@@ -429,6 +432,18 @@ impl socket::Backend for State {
             which,
         };
         Ok(Box::pin(self.runtime.logs().read(&target, options)))
+    }
+
+    fn usage(&self, pod: Option<&Uid>, containers: &[Rc<str>]) -> Vec<Usage> {
+        match pod.map(|uid| self.whose(uid).0) {
+            None => self.runtime.usage(None, &[]),
+            Some(Some(pod)) => self.runtime.usage(Some(&pod), containers),
+            Some(None) => Vec::new(),
+        }
+    }
+
+    fn log_bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64 {
+        self.runtime.logs().bytes(key, uid, container)
     }
 
     fn session(&self, request: session::Request) -> Session {

@@ -167,6 +167,17 @@ impl Backend for Fake {
         plinth::session::pair(request.stdin).0
     }
 
+    fn usage(&self, _: Option<&plinth::pod::Uid>, containers: &[Rc<str>]) -> Vec<plinth::sys::cgroup::Usage> {
+        let memory =
+            plinth::sys::cgroup::Memory { used_bytes: 3000, working_set_bytes: 2000, limit_bytes: Some(10_000), ..Default::default() };
+        let usage = plinth::sys::cgroup::Usage { cpu_ns: Some(1_500_000_000), memory: Some(memory), processes: Some(2) };
+        vec![usage; 1 + containers.len()]
+    }
+
+    fn log_bytes(&self, _: &PodKey, _: &plinth::pod::Uid, _: &str) -> u64 {
+        77
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }

@@ -109,6 +109,13 @@ pub(super) fn asked(world: &mut World, check: &Check, now: Moment) {
     }
 }
 
+/// When a probe was begun that has not answered yet.
+pub fn asked_at(world: &World, check: &Check) -> Option<Moment> {
+    let memory = world.memory.pods.get(&check.uid)?.containers.get(&check.name)?;
+    let watch = memory.watch.as_ref().filter(|w| w.id == check.id)?;
+    watch.rounds.iter().find(|r| r.probe == check.probe)?.asked
+}
+
 fn round<'a>(world: &'a mut World, check: &Check) -> Option<&'a mut Round> {
     let memory = world.memory.pods.get_mut(&check.uid)?.containers.get_mut(&check.name)?;
     let watch = memory.watch.as_mut().filter(|w| w.id == check.id)?;

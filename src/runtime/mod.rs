@@ -59,6 +59,7 @@ use crate::plan::action::{Action, Check, Class, Effect, Event, Failure, Outcome}
 use crate::plan::world::{Link, Sandbox, SeenContainer, SeenPod};
 use crate::pod::{Hook, PodKey, Uid, WantedPod};
 use crate::settings::Settings;
+use crate::sys::cgroup::{self as kernel, Usage};
 use crate::sys::pidfd::Pidfd;
 use client::Client;
 use error::{Error, Result};
@@ -166,6 +167,14 @@ impl Runtime {
             logs,
             _alone: alone,
         }))
+    }
+
+    /// What a pod uses (`None`: the node), then each of these of its containers.
+    pub fn usage(&self, pod: Option<&WantedPod>, containers: &[Rc<str>]) -> Vec<Usage> {
+        let hierarchies = kernel::hierarchies();
+        let group = pod.map_or_else(|| "/".into(), |pod| cgroup::pod_group(&self.paths, pod));
+        let own = containers.iter().map(|id| group.join(&**id));
+        std::iter::once(group.clone()).chain(own).map(|group| kernel::usage(&hierarchies, &group)).collect()
     }
 
     /// The logs, for who reads them back.

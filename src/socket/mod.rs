@@ -3,7 +3,8 @@
 //! - `http`: connections and their limits
 //! - `routes`: path to answer; `query`: what follows the `?`
 //! - `wire`: our own kinds, versioned; `rows`: a pod in one line; `why`: a pod explained; `pods`: `v1.PodList`
-//! - `remote`: `/exec` and `/attach`, carried over WebSocket; `logs`: `/containerLogs`; `follow`: bodies that go on; `metrics`: Prometheus text
+//! - `remote`: `/exec` and `/attach`, carried over WebSocket; `logs`: `/containerLogs`; `follow`: bodies that go on; `metrics`: Prometheus text;
+//!   `usage`: of pods and the node
 //!
 //! Never decides anything, never touches containerd or a file but its own; it reads through [`Backend`] and asks `run` to act.
 
@@ -17,6 +18,7 @@ pub mod query;
 pub mod remote;
 pub mod routes;
 pub mod rows;
+pub mod usage;
 pub mod why;
 pub mod wire;
 
@@ -38,6 +40,7 @@ use crate::plan::world::World;
 use crate::pod::{FileReport, PodKey, Uid};
 use crate::session::{self, Session};
 use crate::settings::Settings;
+use crate::sys::cgroup::Usage;
 
 pub use http::serve;
 pub use listen::{Listener, listen};
@@ -94,6 +97,10 @@ pub trait Backend {
     fn logs(&self, request: LogRequest) -> Result<LogStream, LogError>;
     /// Begins a command in a container, or attaches to it.
     fn session(&self, request: session::Request) -> Session;
+    /// What a pod uses (`None`: the node), then each of these of its containers.
+    fn usage(&self, pod: Option<&Uid>, containers: &[Rc<str>]) -> Vec<Usage>;
+    /// Bytes of a container's log files.
+    fn log_bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64;
     /// A number that changes with every change of world, files or events.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Begins the ordered stop of everything; `None`: the settings' grace.

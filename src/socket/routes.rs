@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::{LocalBoxStream, Stream};
+use futures_util::stream::{self, LocalBoxStream, Stream};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -19,13 +19,14 @@ use super::follow::{self, EventFilter};
 use super::query::{Query, decode};
 use super::remote::{self, Peer};
 use super::wire::{API_VERSION, Accepted, ManifestList};
-use super::{Backend, View, logs, metrics, pods, rows, why};
+use super::{Backend, View, logs, metrics, pods, rows, usage, why};
 
 /// A body that is there, or one that goes on.
 pub type Body = Either<Full<Bytes>, StreamBody<LocalBoxStream<'static, io::Result<Frame<Bytes>>>>>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Longest grace that may be asked for: a day, so that a wrong unit is seen.
 const GRACE_MAX: Duration = Duration::from_secs(86_400);
@@ -57,7 +58,16 @@ pub fn answer<B>(request: &mut Request<B>, peer: &Peer, backend: &Rc<dyn Backend
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["readyz"] => show(backend, |view| readyz(view, query.is_set("verbose"))),
         ["pods"] | ["pods", ""] => show(backend, |view| json_bytes(pods::list(view))),
-        ["metrics"] => show(backend, |view| full(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics::page(view))),
+        ["metrics"] => once(METRICS, metrics_page(backend.clone())),
+        ["metrics", "probes"] => show(backend, |view| full(StatusCode::OK, METRICS, metrics::probes(view))),
+        ["metrics", "resource"] => {
+            let backend = backend.clone();
+            once(METRICS, async move { usage::resource(&usage::gather(&backend).await).into() })
+        }
+        ["stats", "summary"] => {
+            let (backend, only) = (backend.clone(), query.is_set("only_cpu_and_memory"));
+            once(JSON, async move { usage::summary(&usage::gather(&backend).await, only).to_string().into() })
+        }
         ["v1", "status"] if query.is_set("follow") => stream(JSON, follow::status(backend.clone())),
         ["v1", "status"] => show(backend, |view| json(&rows::status(view))),
         ["v1", "manifests"] => show(backend, |view| json(&manifests(view))),
@@ -72,10 +82,19 @@ pub fn answer<B>(request: &mut Request<B>, peer: &Peer, backend: &Rc<dyn Backend
     }
 }
 
+async fn metrics_page(backend: Rc<dyn Backend>) -> Bytes {
+    let logs = usage::logs(&backend).await;
+    let mut page = String::new();
+    backend.with(&mut |view| page = metrics::page(view, &logs));
+    page.into()
+}
+
 fn is_known(path: &[&str]) -> bool {
     matches!(
         path,
         ["healthz" | "readyz" | "pods" | "metrics"]
+            | ["metrics", "probes" | "resource"]
+            | ["stats", "summary"]
             | ["v1", "status" | "manifests" | "events"]
             | ["v1", "why", _, _]
             | ["containerLogs", _, _, _]
@@ -195,7 +214,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn unknown() -> Response<Body> {
     text(
         StatusCode::NOT_FOUND,
-        "404 page not found: /healthz /readyz /pods /metrics /v1/status /v1/manifests /v1/events /v1/why/{ns}/{pod} \
+        "404 page not found: /healthz /readyz /pods /metrics /metrics/probes /metrics/resource /stats/summary /v1/status /v1/manifests /v1/events /v1/why/{ns}/{pod} \
          /containerLogs/{ns}/{pod}/{container} /exec/{ns}/{pod}/{container} /attach/{ns}/{pod}/{container}, POST /v1/shutdown\n",
     )
 }
@@ -226,6 +245,11 @@ fn json_bytes(bytes: serde_json::Result<Vec<u8>>) -> Response<Body> {
         Ok(bytes) => full(StatusCode::OK, JSON, bytes),
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("write JSON: {e}\n")),
     }
+}
+
+/// An answer that takes its time.
+fn once(kind: &'static str, body: impl Future<Output = Bytes> + 'static) -> Response<Body> {
+    stream(kind, stream::once(async { Ok(body.await) }))
 }
 
 fn stream(kind: &'static str, chunks: impl Stream<Item = io::Result<Bytes>> + 'static) -> Response<Body> {

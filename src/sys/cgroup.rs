@@ -45,6 +45,80 @@ fn magic(path: &Path) -> u64 {
     statfs(path).ok().and_then(|s| u64::try_from(s.f_type).ok()).unwrap_or(0)
 }
 
+/// What a group uses, with every group below it. What the kernel does not count is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time, user and system, of all processors.
+    pub cpu_ns: Option<u64>,
+    /// Memory.
+    pub memory: Option<Memory>,
+    /// Processes and threads.
+    pub processes: Option<u64>,
+}
+
+/// Of memory, bytes. Working set: what is used but for the inactive file cache, which is what the kubelet measures by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub struct Memory {
+    pub used_bytes: u64,
+    pub working_set_bytes: u64,
+    pub anonymous_bytes: u64,
+    pub page_faults: u64,
+    pub major_page_faults: u64,
+    pub swap_bytes: Option<u64>,
+    pub limit_bytes: Option<u64>,
+}
+
+/// Reads a group's counters; its path is from the root of a hierarchy, which is the node.
+pub fn usage(hierarchies: &[Hierarchy], group: &Path) -> Usage {
+    let mut all = Usage::default();
+    for h in hierarchies {
+        let dir = h.root.join(group.strip_prefix("/").unwrap_or(group));
+        let read = |file: &str| std::fs::read_to_string(dir.join(file)).ok();
+        let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+        if h.unified {
+            all.cpu_ns = read("cpu.stat").and_then(|t| field(&t, "usage_usec")).map(|us| us.saturating_mul(1000));
+            all.memory = read("memory.stat").map(|stat| {
+                // The root has no memory.current.
+                let used = number("memory.current").unwrap_or_else(|| of(&stat, "anon") + of(&stat, "file"));
+                memory(&stat, used, ["inactive_file", "anon", "pgfault", "pgmajfault"], number("memory.swap.current"), number("memory.max"))
+            });
+            all.processes = number("pids.current");
+        } else {
+            let own = |file: &str, own: Option<u64>| number(file).or(own);
+            all.cpu_ns = own("cpuacct.usage", all.cpu_ns);
+            all.processes = own("pids.current", all.processes);
+            if let (Some(used), Some(stat)) = (number("memory.usage_in_bytes"), read("memory.stat")) {
+                // Without a limit it is the largest number of pages there is.
+                let limit = field(&stat, "hierarchical_memory_limit").filter(|l| *l < 1 << 62);
+                let names = ["total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"];
+                all.memory = Some(memory(&stat, used, names, field(&stat, "total_swap"), limit));
+            }
+        }
+    }
+    all
+}
+
+fn memory(stat: &str, used: u64, [inactive, anonymous, faults, major]: [&str; 4], swap: Option<u64>, limit: Option<u64>) -> Memory {
+    Memory {
+        used_bytes: used,
+        working_set_bytes: used.saturating_sub(of(stat, inactive)),
+        anonymous_bytes: of(stat, anonymous),
+        page_faults: of(stat, faults),
+        major_page_faults: of(stat, major),
+        swap_bytes: swap,
+        limit_bytes: limit,
+    }
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn of(text: &str, name: &str) -> u64 {
+    field(text, name).unwrap_or(0)
+}
+
 /// Marks a group as plinth's. A kernel that cannot is no failure: such a group is only found through its pod.
 pub fn mark(group: &Path) {
     let _ = setxattr(group, MARK, b"1", XattrFlags::empty());
@@ -76,5 +150,56 @@ fn members(group: &Path) -> io::Result<Vec<Pid>> {
         // A group that goes between the open and the read is ENODEV.
         Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(Vec::new()),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn group(files: &[(&str, &str)]) -> PathBuf {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("plinth-usage-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(root.join("g")).unwrap();
+        files.iter().for_each(|(name, text)| std::fs::write(root.join("g").join(name), text).unwrap());
+        root
+    }
+
+    #[test]
+    fn both_versions_are_read_alike() {
+        let v2 = group(&[
+            ("cpu.stat", "usage_usec 1500\nuser_usec 1000\n"),
+            ("memory.current", "5000\n"),
+            ("memory.max", "max\n"),
+            ("memory.swap.current", "7\n"),
+            ("memory.stat", "anon 300\nfile 4000\ninactive_file 1000\npgfault 11\npgmajfault 2\n"),
+            ("pids.current", "3\n"),
+        ]);
+        let v1 = group(&[
+            ("cpuacct.usage", "1500000\n"),
+            ("memory.usage_in_bytes", "5000\n"),
+            (
+                "memory.stat",
+                "inactive_file 9\nhierarchical_memory_limit 9223372036854771712\ntotal_rss 300\ntotal_inactive_file 1000\ntotal_pgfault 11\ntotal_pgmajfault 2\ntotal_swap 7\n",
+            ),
+            ("pids.current", "3\n"),
+        ]);
+        let memory = Memory {
+            used_bytes: 5000,
+            working_set_bytes: 4000,
+            anonymous_bytes: 300,
+            page_faults: 11,
+            major_page_faults: 2,
+            swap_bytes: Some(7),
+            limit_bytes: None,
+        };
+        let expected = Usage { cpu_ns: Some(1_500_000), memory: Some(memory), processes: Some(3) };
+        for (root, unified) in [(v2, true), (v1, false)] {
+            assert_eq!(usage(&[Hierarchy { root: root.clone(), unified }], Path::new("/g")), expected);
+            assert_eq!(usage(&[Hierarchy { root: root.clone(), unified }], Path::new("/none")), Usage::default());
+            std::fs::remove_dir_all(root).unwrap();
+        }
     }
 }

@@ -251,6 +251,12 @@ impl Logs {
         self.0.paths.log(&target.key, &target.uid, &target.container, target.attempt)
     }
 
+    /// What a container's log files take, those of all its attempts.
+    pub fn bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64 {
+        let files = fs::read_dir(self.0.paths.pod_logs(key, uid).join(container)).into_iter().flatten().flatten();
+        files.filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum()
+    }
+
     /// Reads an attempt's log back.
     pub fn read(&self, target: &LogTarget, options: read::Options) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         let (logs, id) = (self.clone(), target.id.clone());

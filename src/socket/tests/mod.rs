@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod limits;
+mod metrics;
 mod remote;
 mod routes;
 
@@ -22,10 +23,11 @@ use tokio::sync::watch;
 use super::http::{Bounds, serve_within};
 use super::{Backend, Counters, LogError, LogRequest, LogStream, View, listen};
 use crate::clock::{Moment, Now, Wall};
+use crate::plan::action::{Action, Answer, Check, Class, Failure, Outcome};
 use crate::plan::record::{EventNote, EventRing};
 use crate::plan::status::pod_status;
 use crate::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenPod, State, World};
-use crate::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Uid, Verdict, WantedPod};
+use crate::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Probe, Uid, Verdict, WantedPod};
 use crate::session;
 use crate::settings::Settings;
 
@@ -81,7 +83,7 @@ impl Fake {
             ring: RefCell::new(ring),
             degraded: RefCell::default(),
             settings: Settings { node_name: "n1".into(), ..Settings::default() },
-            counters: Counters::new(Now { mono: Moment(0), wall: second(0) }),
+            counters: counted(),
             news: watch::Sender::new(0),
             asked: RefCell::default(),
             stopped: Cell::new(None),
@@ -124,6 +126,17 @@ impl Backend for Fake {
         session
     }
 
+    fn usage(&self, _: Option<&crate::pod::Uid>, containers: &[Rc<str>]) -> Vec<crate::sys::cgroup::Usage> {
+        let memory =
+            crate::sys::cgroup::Memory { used_bytes: 3000, working_set_bytes: 2000, limit_bytes: Some(10_000), ..Default::default() };
+        let usage = crate::sys::cgroup::Usage { cpu_ns: Some(1_500_000_000), memory: Some(memory), processes: Some(2) };
+        vec![usage; 1 + containers.len()]
+    }
+
+    fn log_bytes(&self, _: &PodKey, _: &crate::pod::Uid, _: &str) -> u64 {
+        77
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
@@ -131,6 +144,20 @@ impl Backend for Fake {
     fn shutdown(&self, grace: Option<Duration>) {
         self.stopped.set(Some(grace));
     }
+}
+
+/// A probe of web that passed twice and failed once, and a sandbox that could not be made.
+fn counted() -> Counters {
+    let mut counters = Counters::new(Now { mono: Moment(0), wall: second(0) });
+    let check = Check { uid: Uid("web-uid".into()), id: "web-id".into(), name: "main".into(), probe: Probe::Liveness };
+    let took = Some(Duration::from_millis(30));
+    counters.answered(&check, &Answer::Passed, took);
+    counters.answered(&check, &Answer::Passed, took);
+    counters.answered(&check, &Answer::Failed("no".into()), took);
+    let failure = Failure { class: Class::Retry, reason: "CreatePodSandboxError".into(), message: "no".into() };
+    let (action, now) = (Action::CreateSandbox { uid: Uid("crash-uid".into()) }, Now { mono: Moment(1), wall: second(1) });
+    counters.ended(&action, &Outcome::Failed(failure), Duration::from_millis(250), &World::default(), now);
+    counters
 }
 
 pub fn wanted(name: &str) -> Rc<WantedPod> {

@@ -212,32 +212,6 @@ fn logs_are_asked_for_as_the_query_says() {
 }
 
 #[test]
-fn metrics_are_prometheus_text() {
-    serving(Bounds::default(), |socket, _| async move {
-        let page = get(&socket, "/metrics").await;
-        assert!(page.head.contains("content-type: text/plain; version=0.0.4"));
-        for sample in [
-            "kubelet_running_pods 2\n",
-            "kubelet_running_containers{container_state=\"exited\"} 1\n",
-            "kubelet_node_name{node=\"n1\"} 1\n",
-            "plinth_container_restarts_total{namespace=\"default\",pod=\"crash-n1\"} 2\n",
-            "plinth_refused_manifests 1\n",
-            "process_threads ",
-            "process_resident_memory_bytes ",
-        ] {
-            assert!(page.body.contains(sample), "{sample} is not in\n{}", page.body);
-        }
-        for line in page.body.lines().filter(|l| !l.starts_with('#')) {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            assert!(value.parse::<f64>().is_ok(), "{line}");
-            let bare = name.split('{').next().unwrap();
-            let family = ["_bucket", "_sum", "_count"].iter().find_map(|s| bare.strip_suffix(s)).unwrap_or(bare);
-            assert!(page.body.contains(&format!("# TYPE {family} ")), "{family} has no type");
-        }
-    });
-}
-
-#[test]
 fn only_root_may_shut_down() {
     serving(Bounds::default(), |socket, fake| async move {
         let backend: Rc<dyn Backend> = fake.clone();
