@@ -114,6 +114,9 @@ pub async fn gather(backend: &Rc<dyn Backend>) -> Gathered {
     Gathered { now, node, began, usage, disk, pods }
 }
 
+/// What a family of samples shows of a usage.
+type Of<'a> = &'a dyn Fn(&Usage) -> Option<f64>;
+
 /// `/metrics/resource`.
 pub fn resource(all: &Gathered) -> String {
     let mut page = Page(String::new());
@@ -121,7 +124,7 @@ pub fn resource(all: &Gathered) -> String {
     let cpu = |u: &Usage| u.cpu_ns.map(seconds);
     let memory = |u: &Usage| u.memory.map(|m| m.working_set_bytes as f64);
     let swap = |u: &Usage| u.memory.and_then(|m| m.swap_bytes).map(|b| b as f64);
-    let families: [(&str, &str, &str, &dyn Fn(&Usage) -> Option<f64>); 3] = [
+    let families: [(&str, &str, &str, Of<'_>); 3] = [
         ("cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in core-seconds", &cpu),
         ("memory_working_set_bytes", "gauge", "Current working set in bytes", &memory),
         ("swap_usage_bytes", "gauge", "Current amount of swap usage in bytes", &swap),
