@@ -6,17 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use plinth::manifest::identity::Source;
-use plinth::manifest::parse::{self, Context, Parsed};
+use checks::{cost, parsed};
+
+#[path = "fuzz/checks.rs"]
+mod checks;
 
 fn vectors() -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors");
     assert!(dir.is_dir(), "the recorded cases are not at {}", dir.display());
     dir
-}
-
-fn parsed(bytes: &[u8]) -> Parsed {
-    parse::file(bytes, &Context { node_name: "node1", source: Source::File, layer: "l".into(), path: Path::new("f.yaml") })
 }
 
 #[test]
@@ -64,19 +62,6 @@ fn check_reads_directories_and_says_what_is_wrong_where() {
     fs::remove_dir_all(&dir).unwrap();
 }
 
-/// Peak resident memory, bytes; and starting its count anew.
-fn peak_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
-
-/// CPU time of this thread: what a busy machine takes from the test is not counted.
-fn spent() -> Duration {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(t.tv_sec.try_into().unwrap(), t.tv_nsec.try_into().unwrap())
-}
-
 fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     const FULL: usize = (10 << 20) - 16;
     let filled = |unit: &[u8]| unit.repeat(FULL / unit.len());
@@ -121,11 +106,7 @@ fn hostile_text_costs_an_error_and_little_else() {
     let most = Duration::from_millis(if cfg!(debug_assertions) { 3000 } else { 100 });
     for (what, bytes) in hostile() {
         fs::write("/proc/self/clear_refs", "5").unwrap();
-        let before = peak_bytes();
-        let start = spent();
-        let parsed = parsed(&bytes);
-        let took = spent().saturating_sub(start);
-        let grown = peak_bytes().saturating_sub(before);
+        let (parsed, took, grown) = cost(|| parsed(&bytes));
         assert!(!parsed.errors.is_empty() && parsed.pods.is_empty(), "{what}: accepted");
         assert!(parsed.errors.len() <= 1100, "{what}: {} errors", parsed.errors.len());
         assert!(took < most, "{what}: took {took:?}");
@@ -207,7 +188,7 @@ fn damage_for(time: Duration, seed: u64) -> u64 {
             dice.damage(&mut text, &texts);
         }
         let parsed = parsed(&text);
-        let again = self::parsed(&text);
+        let again = checks::parsed(&text);
         assert_eq!(parsed, again, "reading twice differs: {:?}", String::from_utf8_lossy(&text));
         assert!(
             !parsed.errors.is_empty() || !parsed.pods.is_empty() || !parsed.warnings.is_empty(),
