@@ -80,16 +80,9 @@ fn limits(h: &Hierarchy, pod: &WantedPod) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    use super::super::tests::pod;
     use super::*;
-    use crate::pod::Origin;
     use serde_json::json;
-
-    fn pod(resources: serde_json::Value) -> WantedPod {
-        let object = json!({ "metadata": { "name": "a", "uid": "0123456789abcdef0123456789abcdef" },
-            "spec": { "containers": [{ "name": "c", "resources": resources }] } });
-        WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap()
-    }
 
     #[test]
     fn limits_are_the_kubelets_numbers() {

@@ -213,7 +213,7 @@ mod tests {
     use crate::pod::Origin;
     use serde_json::json;
 
-    fn pod(resources: serde_json::Value) -> WantedPod {
+    pub fn pod(resources: serde_json::Value) -> WantedPod {
         let object = json!({ "metadata": { "name": "a", "uid": "0123456789abcdef0123456789abcdef" },
             "spec": { "containers": [{ "name": "c", "resources": resources }] } });
         WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap()

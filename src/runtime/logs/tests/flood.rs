@@ -52,9 +52,7 @@ fn twenty_thousand_lines_a_second_lose_nothing_and_slow_nobody_else() {
 
 #[test]
 fn a_gigabyte_without_a_newline_goes_through_in_parts() {
-    let root = Root::new();
-    let logs = root.logs();
-    let target = target("a");
+    let (_root, logs, target) = one();
     in_loop(&logs, async {
         let paths = logs.open(&target).unwrap();
         let size = 64 << 20; // Of the same kind: nothing in the pump grows with it.

@@ -110,9 +110,7 @@ fn a_follower_gets_every_line_across_rotations_and_ends_with_the_container() {
 
 #[test]
 fn a_follower_of_a_silent_container_sleeps() {
-    let root = Root::new();
-    let logs = root.logs();
-    let target = target("a");
+    let (_root, logs, target) = one();
     in_loop(&logs, async {
         logs.open(&target).unwrap();
         let mut follower = std::pin::pin!(logs.read(&target, Options { follow: true, ..Options::default() }));

@@ -53,6 +53,13 @@ pub fn target(id: &str) -> LogTarget {
     LogTarget { key, uid: Uid("0123456789abcdef0123456789abcdef".into()), container: "app".into(), attempt: 0, id: id.into() }
 }
 
+/// A root, the room in it, and a container of that.
+pub fn one() -> (Root, Logs, LogTarget) {
+    let root = Root::new();
+    let logs = root.logs();
+    (root, logs, target("a"))
+}
+
 /// Runs `test` on a loop such as ours, beside `Logs::run`.
 pub fn in_loop<T>(logs: &Logs, test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -100,9 +107,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_is_written_is_in_the_log_when_finish_returns() {
-    let root = Root::new();
-    let logs = root.logs();
-    let target = target("a");
+    let (root, logs, target) = one();
     in_loop(&logs, async {
         let paths = logs.open(&target).unwrap();
         assert_eq!(logs.open(&target).unwrap(), paths);
@@ -131,9 +136,7 @@ fn what_is_written_is_in_the_log_when_finish_returns() {
 
 #[test]
 fn two_streams_are_kept_apart_and_in_order() {
-    let root = Root::new();
-    let logs = root.logs();
-    let target = target("a");
+    let (_root, logs, target) = one();
     in_loop(&logs, async {
         let paths = logs.open(&target).unwrap();
         let (mut out, mut err) = (writer(&paths.stdout), writer(&paths.stderr));
@@ -155,9 +158,7 @@ fn two_streams_are_kept_apart_and_in_order() {
 
 #[test]
 fn a_container_that_closes_its_output_costs_nothing_and_ends_well() {
-    let root = Root::new();
-    let logs = root.logs();
-    let target = target("a");
+    let (_root, logs, target) = one();
     in_loop(&logs, async {
         let paths = logs.open(&target).unwrap();
         let mut fds = writer(&paths.stdout);
@@ -187,9 +188,7 @@ fn a_container_that_closes_its_output_costs_nothing_and_ends_well() {
 
 #[test]
 fn a_writer_that_goes_between_the_wake_and_the_look_stalls_nobody() {
-    let root = Root::new();
-    let logs = root.logs();
-    let target = target("a");
+    let (_root, logs, target) = one();
     in_loop(&logs, async {
         let paths = logs.open(&target).unwrap();
         for _ in 0..50 {
@@ -207,9 +206,7 @@ fn a_writer_that_goes_between_the_wake_and_the_look_stalls_nobody() {
 
 #[test]
 fn a_child_that_keeps_the_output_open_holds_finish_no_longer_than_the_deadline() {
-    let root = Root::new();
-    let logs = root.logs();
-    let target = target("a");
+    let (_root, logs, target) = one();
     in_loop(&logs, async {
         let paths = logs.open(&target).unwrap();
         let mut fds = writer(&paths.stdout);
