@@ -94,7 +94,10 @@ run=$(mktemp -d /run/$name.XXXXXX)
 group=$(basename "$run")
 NODE_TREES=$(trees | sed 's|.*/||' | tr '\n' ' ')
 export NODE_TREES
+unshare=
 end() {
+  # However this came to its end: with unshare(1) goes its PID 1, and with that everybody in there.
+  if [ -n "$unshare" ]; then kill -KILL "$unshare" 2>/dev/null && wait "$unshare" 2>/dev/null || true; fi
   for tree in $(trees); do
     for _ in 1 2 3 4 5 6 7 8 9 10; do
       find "$tree/$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
@@ -119,7 +122,8 @@ trap '' INT
   exec unshare --fork --kill-child --pid --mount --net --uts --ipc --cgroup "$0" inside "$run/dir"
 ) &
 unshare=$!
-while ! pid=$(pgrep -P $unshare 2>/dev/null) && kill -0 $unshare 2>/dev/null; do sleep 0.05; done
+# What unshare(1) forked is PID 1 in there.
+until pid=$(tr -d ' ' <"/proc/$unshare/task/$unshare/children" && kill -0 $unshare) 2>/dev/null && [ -n "$pid" ] || [ ! -e /proc/$unshare ]; do sleep 0.05; done
 echo "${pid:-0}" >"$run/pid"
 for tree in $(trees); do echo $unshare >"$tree/cgroup.procs" 2>/dev/null || true; done
 touch "$run/dir.go"
