@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// Label and annotation prefix of everything that is plinth's own.
 pub const PREFIX: &str = "plinth.dev/";
 
+/// Annotation of a pod that is to be removed, data and all, and made anew when an emptyDir on disk holds more than its sizeLimit: `true`.
+pub const RESTART_OVERFULL: &str = "plinth.dev/restart-over-size-limit";
+
 /// `namespace/name`, the name with its node suffix: what a person calls a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodKey {

@@ -339,6 +339,10 @@ impl State {
                 let note = record::hook_in_clear(&self.world.borrow(), uid, id, message);
                 self.note(note.into_iter().collect(), clock::now());
             }
+            Event::Measured { uid, volume, used, limit } => {
+                let note = record::measured(&self.world.borrow(), uid, volume, *used, *limit);
+                self.note(note.into_iter().collect(), clock::now());
+            }
             Event::Link(Link::Up { version }) => match &self.world.borrow().seen.link {
                 Link::Down { since, .. } if since.0 > 0 => {
                     log::info!("containerd {version} answers, after {} s without", clock::now().mono.since_ms(*since) / 1000);

@@ -129,6 +129,8 @@ pub struct Settings {
     pub log_max_files: u32,
     /// Crash-loop cap (`crashLoopBackOff.maxContainerRestartPeriod`).
     pub crash_cap: Duration,
+    /// `volumeStatsAggPeriod`: how often emptyDirs on disk are held against their sizeLimit; zero: never.
+    pub volume_stats_period: Duration,
     /// `shutdownGracePeriod`.
     pub shutdown_grace: Duration,
     /// `shutdownGracePeriodCriticalPods`: the tail of it for critical pods.
@@ -182,6 +184,7 @@ impl Default for Settings {
             log_max_bytes: 10 << 20,
             log_max_files: 5,
             crash_cap: Duration::from_secs(300),
+            volume_stats_period: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(30),
             shutdown_critical: Duration::from_secs(10),
             max_pods: 110,

@@ -276,6 +276,17 @@ pub enum Event {
         /// The kubelet's words.
         message: Rc<str>,
     },
+    /// An emptyDir on disk that has a sizeLimit was counted.
+    Measured {
+        /// Whose.
+        uid: Uid,
+        /// Its name.
+        volume: Rc<str>,
+        /// What it holds, bytes.
+        used: u64,
+        /// What it may hold, bytes.
+        limit: u64,
+    },
     /// Stop all pods within the grace, critical ones last (its last `critical` part).
     Shutdown {
         /// In all.

@@ -1,12 +1,14 @@
 //! Folds what happened into the world. Level by level: an event changes what is seen or remembered, never what is done next.
 
+use std::rc::Rc;
+
 use crate::clock::{Moment, Now};
 use crate::plan::action::{Action, Class, Effect, Event, Failure, Outcome, Why};
 use crate::plan::outcome::{done, failed, tidy};
 use crate::plan::sweep::grace_ms;
 use crate::plan::world::{Link, SeenImage, SeenPod, Shutdown, State, Wanted, World};
 use crate::plan::{probe, status};
-use crate::pod::{Hook, ImageRef, PullPolicy, Uid};
+use crate::pod::{Hook, ImageRef, PullPolicy, RESTART_OVERFULL, Uid};
 
 /// Folds one event in.
 pub fn apply(world: &mut World, event: Event, now: Now) {
@@ -23,6 +25,7 @@ pub fn apply(world: &mut World, event: Event, now: Now) {
         }
         Event::Hooked { uid, id, hook, failure } => probe::hooked(world, &uid, &id, hook, failure, now),
         Event::HookInClear { .. } => {}
+        Event::Measured { uid, volume, used, limit } => measured(world, &uid, volume, used, limit),
         Event::Shutdown { grace, critical } => {
             let critical_ms = u64::try_from(critical.as_millis()).unwrap_or(u64::MAX);
             let shutdown = Shutdown { since: now.mono, deadline: now.mono + grace, critical_ms };
@@ -60,6 +63,19 @@ fn relink(world: &mut World, link: Link) {
     for image in world.memory.images.values_mut() {
         image.look.succeed();
     }
+}
+
+/// What the kubelet evicts other pods for, but never static ones: a pod goes for it only if it asks to (`pod::RESTART_OVERFULL`).
+fn measured(world: &mut World, uid: &Uid, volume: Rc<str>, used: u64, limit: u64) {
+    let Some(pod) = world.wanted.pods.values().find(|p| p.uid == *uid) else { return };
+    let goes = pod.object.metadata.annotations.as_ref().and_then(|a| a.get(RESTART_OVERFULL)).is_some_and(|v| v == "true");
+    let memory = world.memory.pods.entry(uid.clone()).or_default();
+    if used <= limit {
+        memory.overfull.remove(&volume);
+        return;
+    }
+    memory.overfull.insert(volume, (used, limit));
+    memory.terminating |= goes;
 }
 
 fn hint(world: &mut World, uid: Uid) {

@@ -47,6 +47,8 @@ pub struct PodMemory {
     pub stops: BTreeMap<Rc<str>, Stop>,
     /// Images of its volumes that were asked for in its present sandbox (`pullPolicy: Always` asks once for each).
     pub volumes_pulled: BTreeSet<ImageRef>,
+    /// Its emptyDirs on disk that hold more than their sizeLimit: how much, and that, bytes.
+    pub overfull: BTreeMap<Rc<str>, (u64, u64)>,
     /// Status conditions by type, as last shown, and since when: `lastTransitionTime`.
     pub conditions: BTreeMap<&'static str, (bool, Wall)>,
     /// Per container name.

@@ -109,6 +109,15 @@ pub fn hook_in_clear(world: &World, uid: &Uid, id: &str, message: &str) -> Optio
     Some(warn(pod, Some(&c.name), "LifecycleHTTPFallback", message.to_owned()))
 }
 
+/// What it tells that an emptyDir was counted: the kubelet's words, which it has for the pods it evicts.
+pub fn measured(world: &World, uid: &Uid, volume: &str, used: u64, limit: u64) -> Option<EventNote> {
+    let pod = wanted(world, uid).filter(|_| used > limit)?;
+    let spec = pod.object.spec.as_ref()?;
+    let source = spec.volumes.iter().flatten().find(|v| v.name == volume)?.empty_dir.as_ref()?;
+    let written = source.size_limit.as_ref().map(|q| q.0.as_str()).unwrap_or_default();
+    Some(warn(pod, None, "EmptyDirOverLimit", format!("Usage of EmptyDir volume \"{volume}\" exceeds the limit \"{written}\". ")))
+}
+
 /// What it tells that the node does not take a pod.
 pub fn refused(world: &World, uid: &Uid, refusal: &Refusal) -> Option<EventNote> {
     wanted(world, uid).map(|pod| warn(pod, None, refusal.reason, refusal.message.clone()))

@@ -147,6 +147,9 @@ pub fn fate<'a>(v: &View<'a>) -> Fate<'a> {
         return Fate::Remove(keep, "shutting down");
     }
     match v.wanted {
+        Some(_) if v.memory.terminating && !v.memory.overfull.is_empty() => {
+            Fate::Remove(Keep::Nothing, "an emptyDir of it holds more than its sizeLimit")
+        }
         Some(_) if v.memory.terminating => Fate::Remove(Keep::Nothing, "its removal has begun"),
         Some(pod) => match v.scene.predecessor(pod) {
             Some(old) if v.seen.sandbox == Sandbox::Absent => Fate::Wait(On::Predecessor(old), None),

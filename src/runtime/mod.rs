@@ -285,7 +285,8 @@ impl Runtime {
         if let (Some((waits, pidfds)), Some(errands)) = (queues, errands) {
             let logs = self.logs.clone();
             let (asked, silent) = (probe::serve(self.clone(), errands), silence::watch(self.clone()));
-            futures_util::future::join4(asked, silent, events::watch(self, waits, pidfds), logs.run()).await;
+            let usage = volume::usage::watch(self.clone());
+            futures_util::future::join5(asked, silent, events::watch(self, waits, pidfds), logs.run(), usage).await;
         }
         std::future::pending().await
     }

@@ -40,6 +40,7 @@ pub const KEYS: &[(&str, Set)] = &[
     ("containerLogMaxSize", |s, i| i.bytes().map(|v| s.log_max_bytes = v)),
     ("containerLogMaxFiles", |s, i| i.count().map(|v| s.log_max_files = v)),
     ("maxContainerRestartPeriod", |s, i| i.duration().map(|v| s.crash_cap = v)),
+    ("volumeStatsAggPeriod", |s, i| i.duration().map(|v| s.volume_stats_period = v)),
     ("shutdownGracePeriod", |s, i| i.duration().map(|v| s.shutdown_grace = v)),
     ("shutdownGracePeriodCriticalPods", |s, i| i.duration().map(|v| s.shutdown_critical = v)),
     ("maxPods", |s, i| at_least_one(i).map(|v| s.max_pods = v)),

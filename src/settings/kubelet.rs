@@ -18,6 +18,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("maxParallelImagePulls", "maxParallelImagePulls"),
     ("seccompDefault", "seccompDefault"),
     ("cgroupRoot", "cgroupRoot"),
+    ("volumeStatsAggPeriod", "volumeStatsAggPeriod"),
 ];
 
 /// Flags under another name than the key's; of the kubelet and short forms of ours.
@@ -143,5 +144,4 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "tracing",
     "userNamespaces",
     "volumePluginDir",
-    "volumeStatsAggPeriod",
 ];

@@ -7,7 +7,7 @@ use crate::clock::Moment;
 use crate::plan::status::summary;
 use crate::plan::why;
 use crate::plan::world::{Exit, PodMemory, Sandbox, SeenContainer, SeenPod, State};
-use crate::pod::{Uid, WantedPod};
+use crate::pod::{RESTART_OVERFULL, Uid, WantedPod};
 
 /// Explains the pod of that full name; `None` when neither a manifest nor the node has it.
 pub fn explain(view: &View<'_>, namespace: &str, name: &str) -> Option<Why> {
@@ -47,6 +47,12 @@ fn waits(view: &View<'_>, uid: &Uid, wanted: Option<&WantedPod>, memory: &PodMem
     let seconds_to = |due: Moment| due.since_ms(view.now.mono) as f64 / 1000.0;
     let mut waits = Vec::new();
     waits.extend(next.on.map(|on| Wait { on, retry_in_seconds: next.next.map(seconds_to), ..Wait::default() }));
+    for (volume, (used, limit)) in &memory.overfull {
+        let on = format!(
+            "room in emptyDir `{volume}`: it holds {used} bytes, its sizeLimit is {limit}; free some, raise it, or have the pod made anew by annotation {RESTART_OVERFULL}"
+        );
+        waits.push(Wait { on, ..Wait::default() });
+    }
     // `plan` names what the pod as a whole waits for; each container has its own reason, in the kubelet's words.
     let Some(pod) = wanted else { return waits };
     let status = (view.status)(uid);

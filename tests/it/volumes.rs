@@ -142,3 +142,32 @@ fn an_nfs_server_that_is_not_there_costs_its_own_pod_alone() {
     n.until("it is gone", 60, |n| n.gone("x"));
     n.shutdown();
 }
+
+#[test]
+fn an_empty_dir_past_its_limit_is_told_and_its_pod_made_anew_if_it_asks() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["volumeStatsAggPeriod=300ms"]);
+    n.start();
+    let fills = |name: &str| {
+        let volume = "hostNetwork: true\n  volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]";
+        // Fuller by the second, but not for ever.
+        let text = format!("for i in 1 2 3 4; do dd if=/dev/zero of=/v/$i bs=1024k count=1; sleep 0.5; done 2>/dev/null; {FOREVER}");
+        pod(name, volume, &text).replace("    command: [sh, -c]", "    volumeMounts: [{name: v, mountPath: /v}]\n    command: [sh, -c]")
+    };
+    n.put("told.yaml", &fills("told"));
+    let asks = "metadata:\n  annotations: {plinth.dev/restart-over-size-limit: 'true'}\n  name: asks";
+    n.put("asks.yaml", &fills("asks").replace("metadata:\n  name: asks", asks));
+    n.until("it is told", 30, |n| n.said_or_nothing(&["events", "told"]).contains("EmptyDirOverLimit"));
+    n.until("why tells it", 5, |n| n.said_or_nothing(&["why", "told"]).contains("emptyDir `v`: it holds"));
+    assert!(n.said(&["events", "told"]).contains("Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\""));
+    n.until("the other one is removed", 30, |n| {
+        let log = std::fs::read_to_string(n.path("plinth.log")).unwrap();
+        log.contains("pod=default/asks-it DeleteSandbox: an emptyDir of it holds more than its sizeLimit")
+    });
+    n.until_ready("asks");
+    n.until_ready("told");
+    assert_eq!(n.restarts("told"), 0);
+    n.shutdown();
+}
