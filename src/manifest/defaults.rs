@@ -276,3 +276,32 @@ fn most(into: &mut BTreeMap<String, Written>, other: BTreeMap<String, Written>) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn pod_level_resources_are_completed_from_the_containers() {
+        let own = |pod: Value, container: Value| {
+            let spec = json!({"resources": pod, "containers": [{"name": "c", "image": "i", "resources": container}]});
+            let mut pod = Pod { spec: Some(serde_json::from_value(spec).unwrap()), ..Pod::default() };
+            apply(&mut pod);
+            serde_json::to_value(pod.spec.unwrap().resources).unwrap()
+        };
+        let cpu = |n: &str| json!({ "cpu": n });
+        let huge = |cpu: &str| json!({"cpu": cpu, "hugepages-2Mi": "4Mi"});
+        // Without a limit anywhere, what is requested stays as it is written.
+        assert_eq!(own(json!({"requests": cpu("2")}), json!({"requests": {"memory": "1Gi"}})), json!({"requests": cpu("2")}));
+        assert_eq!(
+            own(json!({"limits": {"cpu": "2", "memory": "1Gi"}}), json!({"requests": cpu("0.1")})),
+            json!({"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "100m", "memory": "1Gi"}})
+        );
+        assert_eq!(
+            own(json!({"requests": cpu("2")}), json!({"limits": huge("1")})),
+            json!({"limits": {"hugepages-2Mi": "4Mi"}, "requests": huge("2")})
+        );
+    }
+}
