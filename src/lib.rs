@@ -36,9 +36,9 @@
 //!
 //! ## Rooms
 //!
-//! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity` know nobody, `session` only `pod`; `plan` may use `pod`, `clock`; `manifest`,
-//! `runtime`, `socket` may use those and `plan`'s types, never one another; `run`, `cli` and `main` may use everything. Unsafe code stands
-//! in `sys` alone. One thread, always: nothing here uses a blocking pool, a child's blocking wait, or the resolver of libc.
+//! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity` know nobody, `session` only `pod`, `watch` only `sys` and
+//! `clock`; `plan` may use `pod`, `clock`; `manifest`, `runtime`, `socket` may use those and `plan`'s types, never one another; `run`, `cli`
+//! and `main` may use everything. Unsafe code stands in `sys` alone. One thread, always: nothing here uses a blocking pool, a child's blocking wait, or the resolver of libc.
 //!
 //! ## Where a fact lives
 //!
@@ -71,3 +71,4 @@ pub mod session;
 pub mod settings;
 pub mod socket;
 pub mod sys;
+pub mod watch;

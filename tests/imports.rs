@@ -13,9 +13,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("pod", &[]),
     ("quantity", &[]),
     ("session", &["pod"]),
+    ("watch", &["sys", "clock"]),
     ("plan", &["pod", "clock", "quantity"]),
-    ("manifest", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
-    ("runtime", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
+    ("manifest", &["watch", "sys", "clock", "pod", "quantity", "plan", "settings"]),
+    ("runtime", &["watch", "sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     ("socket", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     ("mirror", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
     // Settings are YAML, and the reader of YAML with places is the manifests'.

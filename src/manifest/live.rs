@@ -13,11 +13,11 @@ use super::news;
 use super::parse::{self, Context};
 use super::read::{Pass, Reader};
 use super::recall::Memory;
-use super::watch::Watch;
-use crate::clock::{self, Moment, Now, Wall};
+use crate::clock::{Moment, Now, Wall};
 use crate::plan::world::Wanted;
 use crate::pod::{FileReport, Uid, WantedPod};
 use crate::settings::Settings;
+use crate::watch::Watch;
 
 /// The manifest layers of this node.
 #[derive(Debug)]
@@ -83,18 +83,9 @@ impl Manifests {
     /// Resolves when a reading is due: something changed, a change has settled, a layer's time is up, or the rescan. Cancel-safe;
     /// while nothing happens it wakes once per rescan interval and no more.
     pub async fn changed(&mut self) {
-        loop {
-            let now = clock::now().mono;
-            self.due |= self.watch.drain(now);
-            let next = self.deadline();
-            if self.due || next <= now {
-                return;
-            }
-            tokio::select! {
-                // The clock is cut to milliseconds: one more, so as not to wake just before.
-                () = tokio::time::sleep(next - now + Duration::from_millis(1)) => {}
-                () = self.watch.queued() => {}
-            }
+        if !self.due {
+            self.watch.due(self.deadline()).await;
+            self.due = true;
         }
     }
 
@@ -112,9 +103,8 @@ impl Manifests {
     }
 
     fn deadline(&self) -> Moment {
-        let others = [self.memory.deadline(), self.watch.deadline()];
         let settling = self.readers.iter().filter_map(Reader::again);
-        others.into_iter().flatten().chain(settling).fold(self.next, Moment::min)
+        self.memory.deadline().into_iter().chain(settling).fold(self.next, Moment::min)
     }
 }
 

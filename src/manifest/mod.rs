@@ -1,6 +1,6 @@
 //! Manifests: files and URLs to wanted pods. Pure but for the first line's: bytes in, pods and findings out.
 //!
-//! - `live`: the layers kept current, what the loop calls; `read`, `disk`: one layer off the disk; `watch`: inotify; `news`: the log
+//! - `live`: the layers kept current, what the loop calls; `read`, `disk`: one layer off the disk; `news`: the log
 //! - `layer`, `recall`, `rivals`: layers, masks, last good revisions to one winner per file name and per pod name
 //! - `parse`: the way in, one file to its pods and findings
 //! - `yaml`, `json`, `scalar`, `value`: text to a tree with places, as Kubernetes reads it
@@ -27,7 +27,6 @@ mod scalar;
 mod typed;
 mod validate;
 pub mod value;
-pub mod watch;
 pub mod yaml;
 
 pub use typed::nearest;

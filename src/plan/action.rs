@@ -248,6 +248,8 @@ pub enum Event {
     Hint(Uid),
     /// Something may have happened to anything (events lost, slow periodic check): look at all.
     HintAll,
+    /// The image archives on this host changed: images that were not found may be there now.
+    Archives,
     /// An action was started by the loop.
     Started(Action, Why),
     /// An action ended.

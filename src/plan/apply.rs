@@ -17,6 +17,7 @@ pub fn apply(world: &mut World, event: Event, now: Now) {
         Event::Link(link) => relink(world, link),
         Event::Hint(uid) => hint(world, uid),
         Event::HintAll => world.seen.listed = None,
+        Event::Archives => forget_images(world),
         Event::Started(action, why) => started(world, action, why, now),
         Event::Ended(action, outcome) => ended(world, &action, outcome, now),
         Event::Asked(check) => probe::asked(world, &check, now.mono),
@@ -58,10 +59,16 @@ fn relink(world: &mut World, link: Link) {
     }
     world.seen.link = link;
     world.seen.listed = None;
-    world.seen.images.clear();
     world.memory.look.succeed();
+    forget_images(world);
+}
+
+/// Where images are is found out anew, at once; pulls wait as before.
+fn forget_images(world: &mut World) {
+    world.seen.images.clear();
     for image in world.memory.images.values_mut() {
         image.look.succeed();
+        image.touched = image.in_flight.is_some();
     }
 }
 
@@ -190,20 +197,23 @@ fn looked_at_all(world: &mut World, outcome: Outcome, now: Now) {
 fn prepared(world: &mut World, image: &ImageRef, pull: PullPolicy, outcome: Outcome, now: Now) {
     let memory = world.memory.images.entry(image.clone()).or_default();
     memory.in_flight = None;
+    let touched = std::mem::take(&mut memory.touched);
     let look = pull == PullPolicy::Never;
     let retry = if look { &mut memory.look } else { &mut memory.pull };
     match outcome {
-        Outcome::Done(Effect::Image(SeenImage::Ready { id })) => {
+        Outcome::Done(Effect::Image(SeenImage::Ready { id, local })) => {
             memory.look.succeed();
             // That an image is there does not make a dead registry a live one.
             if !look {
                 memory.pull.succeed();
             }
-            world.seen.images.insert(image.clone(), SeenImage::Ready { id });
+            world.seen.images.insert(image.clone(), SeenImage::Ready { id, local });
             if pull == PullPolicy::Always {
                 credit(world, image);
             }
         }
+        // It began to look before the last change: another look tells.
+        _ if touched && look => {}
         Outcome::Done(_) => {
             let failure = absent(image, look);
             retry.fail(&failure, world.limits.pull_backoff_ms, now.mono);

@@ -2,7 +2,7 @@
 //!
 //! An image nobody looked for yet is looked for first (`pull: Never`), so that one which is there, or in an archive on this host, never
 //! queues behind a slow pull.
-//! `Always` asks the registry once per attempt, as the kubelet does.
+//! `Always` asks the registry once per attempt, as the kubelet does; of an image in an archive on this host the archive is what is asked.
 
 use std::collections::BTreeSet;
 
@@ -67,9 +67,8 @@ pub fn state<'a>(v: &View<'a>, need: Need<'_>) -> Image<'a> {
         return Image::Preparing;
     }
     let how = match (need.pull, seen) {
-        (PullPolicy::Always, _) => PullPolicy::Always,
-        (PullPolicy::IfNotPresent, Some(_)) => PullPolicy::IfNotPresent,
-        (PullPolicy::IfNotPresent, None) | (PullPolicy::Never, _) => PullPolicy::Never,
+        (PullPolicy::Never, _) | (_, None) => PullPolicy::Never,
+        (pull, Some(_)) => pull,
     };
     let retry = memory.map(|m| if how == PullPolicy::Never { &m.look } else { &m.pull });
     match retry.and_then(|r| Some((r.wait(v.now())?, r))) {
@@ -100,7 +99,7 @@ pub fn prepare<'a>(scene: &'a Scene<'a>, pods: impl Iterator<Item = &'a Uid>, pl
                     }
                     Image::Ready | Image::Preparing => continue,
                 };
-                let slow = pull != PullPolicy::Never;
+                let slow = pull != PullPolicy::Never && !is_local(scene.world, need.image);
                 if planned.contains(need.image) || (slow && pulling >= scene.world.limits.pulls.max(1)) {
                     continue;
                 }
@@ -118,5 +117,10 @@ fn will_run(v: &View<'_>, pod: &WantedPod) -> bool {
 }
 
 fn in_flight(world: &World) -> usize {
-    world.memory.images.values().filter(|m| m.in_flight.is_some_and(|p| p != PullPolicy::Never)).count()
+    let pulls = |image: &ImageRef, pull| pull != PullPolicy::Never && !is_local(world, image);
+    world.memory.images.iter().filter(|(image, m)| m.in_flight.is_some_and(|pull| pulls(image, pull))).count()
+}
+
+fn is_local(world: &World, image: &ImageRef) -> bool {
+    matches!(world.seen.images.get(image), Some(SeenImage::Ready { local: true, .. }))
 }

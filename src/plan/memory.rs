@@ -182,4 +182,6 @@ pub struct ImageMemory {
     pub pull: Retry,
     /// Failed looks in a row.
     pub look: Retry,
+    /// The archives on this host changed while something was in flight for it: what that does not find may be there by now.
+    pub touched: bool,
 }

@@ -218,5 +218,7 @@ pub enum SeenImage {
     Ready {
         /// The manifest's digest.
         id: Rc<str>,
+        /// An archive on this host holds it too: no registry is asked for it, and it waits for no pull.
+        local: bool,
     },
 }

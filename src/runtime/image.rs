@@ -13,7 +13,8 @@ use sha2::{Digest, Sha256};
 use tonic::Code;
 
 use super::Runtime;
-use super::archive::{Archive, Archives, Descriptor, Node};
+use super::archive::Archive;
+use super::archive::layout::{Descriptor, Node};
 use super::client::{Client, Tried, Unless};
 use super::error::{Error, Result};
 use super::image_config::ImageConfig;
@@ -43,7 +44,6 @@ pub struct Image {
 #[derive(Default)]
 pub struct Kept {
     images: BTreeMap<Rc<str>, Rc<Image>>,
-    archives: Archives,
 }
 
 impl Runtime {
@@ -55,21 +55,26 @@ impl Runtime {
             message: format!("use image `{image}`: {why}").into(),
         })?;
         let client = self.client().map_err(|e| e.into_failure("ImageInspectError"))?;
-        if pull != PullPolicy::Always
-            && let Some(found) = self.ready(&client, image).await.map_err(|e| e.into_failure("ImageInspectError"))?
-        {
-            return Ok(SeenImage::Ready { id: found.id.clone() });
+        let archive = self.archived(image);
+        let local = archive.is_some();
+        let newest = |found: &Image| archive.as_ref().is_some_and(|(_, root)| root.digest == *found.id);
+        match self.ready(&client, image).await.map_err(|e| e.into_failure("ImageInspectError"))? {
+            Some(found) if pull != PullPolicy::Always || newest(&found) => return Ok(SeenImage::Ready { id: found.id.clone(), local }),
+            _ => {}
         }
-        let archive = self.kept.borrow_mut().archives.find(&self.settings.image_dirs, image);
         let had = match &archive {
             // An archive on this host is no registry: `Never` has it too, and it never queues behind a pull.
             Some((archive, root)) => self.import(&client, image, archive, root).await,
             None if pull == PullPolicy::Never => return Ok(SeenImage::Absent),
-            None => self.pull(&client, image).await,
+            None => match (self.pull(&client, image).await, self.archived(image)) {
+                (Err(_), Some((archive, root))) => self.import(&client, image, &archive, &root).await,
+                (pulled, _) => pulled,
+            },
         };
         had.map_err(failed_pull)?;
+        let local = self.archived(image).is_some();
         match self.ready(&client, image).await {
-            Ok(Some(found)) => Ok(SeenImage::Ready { id: found.id.clone() }),
+            Ok(Some(found)) => Ok(SeenImage::Ready { id: found.id.clone(), local }),
             Ok(None) => Err(Error::Again(format!(
                 "get image `{image}`: it is not there after all; it has nothing for this machine, or was removed at once"
             ))
@@ -113,9 +118,19 @@ impl Runtime {
         let hosts = self.link.borrow().as_ref().is_some_and(|l| l.hosts) && dir.is_dir();
         let wish = self.wish(image, hosts.then(|| dir.display().to_string()));
         let lease = self.lease(client).await?;
-        let done = transfer::pull(client, &lease, &wish).await;
+        // An archive that comes meanwhile is better than a registry that stalls.
+        let done = tokio::select! {
+            done = transfer::pull(client, &lease, &wish) => done,
+            () = self.archives.arrival(&self.settings.image_dirs, image) => {
+                Err(Error::Again(format!("pull `{image}`: given up for an archive of it on this host")))
+            }
+        };
         self.give_back(client, lease).await;
         done
+    }
+
+    fn archived(&self, image: &ImageRef) -> Option<(Rc<Archive>, Descriptor)> {
+        self.archives.find(&self.settings.image_dirs, image)
     }
 
     /// Imports one image of an archive, then names it: containerd would name all of an archive's images, or none.

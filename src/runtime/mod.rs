@@ -6,13 +6,14 @@
 //! - `alone`: no other plinth in the same run directory
 //! - `events`: the link, and who says that something ended; `silence`: that containerd hangs
 //! - `observe`: what is there; `labels`: what is written on it
-//! - `image`, `archive`: images, pulled or imported; `image_mount`: as volumes
+//! - `image`: images, pulled, or imported from `archives`, each an `archive`; `image_mount`: as volumes
 //! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
 //! - `probe`: how containers are, and their hooks; `session`: commands and terminals held from outside; `exec`: what both stand on
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
 mod alone;
 mod archive;
+mod archives;
 pub mod cgroup;
 pub mod client;
 pub mod dns;
@@ -104,6 +105,7 @@ pub struct Runtime {
     sessions: session::Sessions,
     warned_of_age: Cell<bool>,
     kept: RefCell<image::Kept>,
+    archives: archives::Archives,
     making: RefCell<BTreeSet<Rc<str>>>,
     leases: RefCell<BTreeSet<String>>,
     logs: Logs,
@@ -162,6 +164,7 @@ impl Runtime {
             sessions: session::Sessions::new(),
             warned_of_age: Cell::new(false),
             kept: RefCell::default(),
+            archives: archives::Archives::default(),
             making: RefCell::default(),
             leases: RefCell::default(),
             logs,
@@ -285,8 +288,8 @@ impl Runtime {
         if let (Some((waits, pidfds)), Some(errands)) = (queues, errands) {
             let logs = self.logs.clone();
             let (asked, silent) = (probe::serve(self.clone(), errands), silence::watch(self.clone()));
-            let usage = volume::usage::watch(self.clone());
-            futures_util::future::join5(asked, silent, events::watch(self, waits, pidfds), logs.run(), usage).await;
+            let (archives, usage) = (archives::watch(self.clone()), volume::usage::watch(self.clone()));
+            futures_util::join!(asked, silent, archives, usage, events::watch(self, waits, pidfds), logs.run());
         }
         std::future::pending().await
     }

@@ -158,6 +158,58 @@ fn a_registry_that_fails_three_times_or_stalls_mid_blob_is_got_over() {
     }
 }
 
+/// An archive of that image, made beside and renamed in.
+fn archive(n: &Node, image: &str, file: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/images/busybox-archive.sh");
+    let made = n.path("work/made.tar");
+    assert!(std::process::Command::new(script).args([&made, image]).status().unwrap().success());
+    fs::rename(made, n.dir.join("work/archives").join(file)).unwrap();
+}
+
+#[test]
+fn an_archive_that_comes_ends_the_back_off() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("a.yaml", &from("127.0.0.1:9/x/late:1"));
+    n.put("b.yaml", &from("localhost/never:1\n    imagePullPolicy: Never").replace("name: a", "name: b"));
+    n.until("the second pull has failed too", 40, |n| {
+        waiting(n, "a").0 == "ImagePullBackOff" && n.said(&["why", "a"]).contains("after 2 in a row")
+    });
+    n.until("the other is looked for in vain", 10, |n| waiting(n, "b").0 == "ErrImageNeverPull");
+    archive(&n, "127.0.0.1:9/x/late:1", "late.tar");
+    n.until("it starts at once", 10, |n| n.ready("a"));
+    archive(&n, "localhost/never:1", "never.tar");
+    n.until("so does the other", 10, |n| n.ready("b"));
+    n.shutdown();
+}
+
+#[test]
+fn an_image_in_an_archive_never_waits_for_a_pull_that_stalls() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let _deaf = beside(&n, &["busybox", "nc", "-ll", "-p", "5004", "-e", "sleep", "1000"]);
+    n.until("somebody listens", 5, |n| n.exec(&["ss", "-ltn"]).contains(":5004"));
+    n.start();
+    n.put("a.yaml", &from("127.0.0.1:5004/x/busybox:1"));
+    n.until("it waits for the pull", 10, |n| n.said_or_nothing(&["why", "a"]).contains("Waits for  image 127.0.0.1:5004"));
+    for (name, pull) in [("b", "Always"), ("c", "IfNotPresent")] {
+        n.put(
+            &format!("{name}.yaml"),
+            &from(&format!("{}\n    imagePullPolicy: {pull}", crate::node::IMAGE)).replace("name: a", &format!("name: {name}")),
+        );
+        n.until(&format!("{pull} starts from the archive"), 15, |n| n.ready(name));
+    }
+    assert_eq!(waiting(&n, "a").0, "ContainerCreating", "the pull stalls still");
+    archive(&n, "127.0.0.1:5004/x/busybox:1", "mine.tar");
+    n.until("an archive of the image that is being pulled is taken instead", 15, |n| n.ready("a"));
+    n.shutdown();
+}
+
 #[test]
 fn a_pull_that_stalls_keeps_no_edit_no_removal_and_no_shutdown_waiting() {
     if !can_run() {

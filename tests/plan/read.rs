@@ -222,8 +222,15 @@ impl Case {
             "pod" => self.pod(&mut line)?,
             "image" => {
                 let image = ImageRef(line.word()?.into());
-                let ready = SeenImage::Ready { id: "sha256:1".into() };
-                self.images.push((image, if line.word()? == "ready" { ready } else { SeenImage::Absent }));
+                let ready = |local| SeenImage::Ready { id: "sha256:1".into(), local };
+                self.images.push((
+                    image,
+                    match line.word()? {
+                        "ready" => ready(false),
+                        "local" => ready(true),
+                        _ => SeenImage::Absent,
+                    },
+                ));
             }
             "node" => self.node(&mut line),
             "preparing" => self.preparing.push((ImageRef(line.word()?.into()), pull(line.word()?)?)),

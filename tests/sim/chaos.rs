@@ -1,4 +1,4 @@
-//! What goes on around plinth while it works: edits, lost images, restarts of containerd, reboots, and its own death.
+//! What goes on around plinth while it works: edits, lost images, new archives, restarts of containerd, reboots, and its own death.
 
 use plinth::plan::action::{Class, Event, Outcome};
 use plinth::plan::world::Link;
@@ -9,8 +9,18 @@ use crate::host::Fault;
 use crate::wish::IMAGES;
 
 /// Kinds of chaos, in the order of the bits of `Knobs::off`.
-const CHAOS: [Chaos; 9] =
-    [Chaos::Edit, Chaos::Remove, Chaos::Add, Chaos::Amnesia, Chaos::Restart, Chaos::Reboot, Chaos::Wipe, Chaos::LoseImage, Chaos::Hint];
+const CHAOS: [Chaos; 10] = [
+    Chaos::Edit,
+    Chaos::Remove,
+    Chaos::Add,
+    Chaos::Amnesia,
+    Chaos::Restart,
+    Chaos::Reboot,
+    Chaos::Wipe,
+    Chaos::LoseImage,
+    Chaos::Hint,
+    Chaos::Archives,
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chaos {
@@ -23,6 +33,7 @@ enum Chaos {
     Wipe,
     LoseImage,
     Hint,
+    Archives,
 }
 
 impl Sim {
@@ -83,6 +94,12 @@ impl Sim {
             Chaos::LoseImage => {
                 let image = self.rng.pick(&IMAGES);
                 self.host.images.remove(&ImageRef(image.into()));
+            }
+            Chaos::Archives => {
+                let image = self.rng.pick(&IMAGES);
+                self.host.images.insert(ImageRef(image.into()));
+                self.bench.relooks();
+                self.apply(Event::Archives);
             }
             Chaos::Hint => {
                 if let Some(pod) = self.wishes.get(&key) {

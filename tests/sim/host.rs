@@ -156,7 +156,7 @@ impl Host {
             self.images.insert(image.clone());
         }
         let there = self.images.contains(image);
-        Outcome::Done(Effect::Image(if there { SeenImage::Ready { id: "sha256:1".into() } } else { SeenImage::Absent }))
+        Outcome::Done(Effect::Image(if there { SeenImage::Ready { id: "sha256:1".into(), local: false } } else { SeenImage::Absent }))
     }
 
     fn create_sandbox(&mut self, uid: &Uid, wall: Wall) -> Result<Outcome, Breach> {

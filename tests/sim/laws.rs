@@ -40,6 +40,8 @@ pub struct Bench {
     flying: BTreeSet<Uid>,
     /// Images with an action in flight.
     fetching: BTreeSet<String>,
+    /// Of those, whose looks may have missed what came since.
+    outdated: BTreeSet<String>,
     /// Pods whose removal began in this life.
     pub removing: BTreeSet<Uid>,
     /// TERM of a container: first tried, first delivered, ms.
@@ -193,6 +195,10 @@ impl Bench {
         }
         if let Action::PrepareImage { image, .. } = action {
             self.fetching.remove(&image.to_string());
+            let outdated = self.outdated.remove(&image.to_string());
+            if outdated && key(action).is_some_and(|k| k.starts_with("look")) {
+                return;
+            }
         }
         if let (Action::RunHook { id, hook: Hook::PreStop, .. }, Outcome::Failed(_)) = (action, outcome) {
             self.hooked(id, Hook::PreStop, true);
@@ -285,6 +291,12 @@ impl Bench {
     pub fn relink(&mut self) {
         self.watched.clear();
         self.failures.retain(|key, _| !key.starts_with("look"));
+    }
+
+    /// There are new archives: every image is looked for again, at once.
+    pub fn relooks(&mut self) {
+        self.outdated = self.fetching.clone();
+        self.failures.retain(|key, _| !key.starts_with("look-image"));
     }
 
     /// Law 3: nobody healthy is told to stop.

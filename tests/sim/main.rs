@@ -44,7 +44,7 @@ fn run(seed: u64, knobs: Knobs, mutation: Mutation) -> Result<(), (Breach, Vec<S
 /// The smallest world, of those tried, that still breaks the law.
 fn shrink(seed: u64, mut knobs: Knobs, mutation: Mutation, law: u8) -> Knobs {
     let fails = |k: Knobs| run(seed, k, mutation).is_err_and(|(b, _)| b.law == law);
-    for bit in 0..9 {
+    for bit in 0..10 {
         let less = Knobs { off: knobs.off | 1 << bit, ..knobs };
         knobs = if fails(less) { less } else { knobs };
     }

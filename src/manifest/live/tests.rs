@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::*;
+use crate::clock;
 use crate::pod::Verdict;
 
 struct Node {

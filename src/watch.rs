@@ -1,6 +1,7 @@
-//! What the kernel says about the layers: inotify on each, on its parent, and on the nearest directory above one that is not there.
+//! What the kernel says about some directories (layers of manifests, of image archives): inotify on each, on its parent, and on the nearest
+//! directory above one that is not there.
 //!
-//! It only says that a reading is due, which files are being written to, and which names were moved aside; what is there, `read` finds out. Where inotify is
+//! It only says that a reading is due, which files are being written to, and which names were moved aside; what is there, a reading finds out. Where inotify is
 //! blind (lower layers of an overlayfs, link targets, a mount put over a layer) the rescan sees it.
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use inotify::{Event, EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::unix::AsyncFd;
 
-use crate::clock::Moment;
+use crate::clock::{self, Moment};
 use crate::sys;
 
 /// A file just created and not written to may be complete (linked into place); its writer has this long to begin.
@@ -127,7 +128,7 @@ impl Watch {
     }
 
     /// When the first busy file counts as written, though nobody closed it, or a name that was moved aside as gone.
-    pub fn deadline(&self) -> Option<Moment> {
+    fn deadline(&self) -> Option<Moment> {
         self.busy.values().chain(self.aside.values()).min().copied()
     }
 
@@ -137,8 +138,29 @@ impl Watch {
         self.aside.retain(|_, until| *until > now);
     }
 
+    /// Resolves when a reading is due: something changed, a file's time is up, or the moment has come. Cancel-safe; while nothing
+    /// happens it wakes once.
+    pub async fn due(&mut self, by: Moment) {
+        loop {
+            let now = clock::now().mono;
+            if self.drain(now) {
+                return;
+            }
+            // After the drain: what it heard may have a time of its own.
+            let next = self.deadline().map_or(by, |due| due.min(by));
+            if next <= now {
+                return;
+            }
+            tokio::select! {
+                // The clock is cut to milliseconds: one more, so as not to wake just before.
+                () = tokio::time::sleep(next - now + Duration::from_millis(1)) => {}
+                () = self.queued() => {}
+            }
+        }
+    }
+
     /// Waits until something is queued. Cancel-safe.
-    pub async fn queued(&mut self) {
+    async fn queued(&mut self) {
         if self.awaited.is_none()
             && let Some(inotify) = self.inotify.take()
         {
