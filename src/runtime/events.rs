@@ -230,8 +230,9 @@ fn age(version: &str) -> Age {
 }
 
 impl Runtime {
-    /// Has a container's end watched: by containerd over this link, and by the kernel over all of them.
-    pub(super) fn watch_container(&self, id: &Rc<str>, pid: u32) {
+    /// Has a container's end watched: by containerd over this link, and by the kernel over all of them. `own`: its init is its own process,
+    /// and may be signalled.
+    pub(super) fn watch_container(&self, id: &Rc<str>, pid: u32, own: bool) {
         let mut known = self.known.borrow_mut();
         let Some(known) = known.get_mut(id) else { return };
         if !std::mem::replace(&mut known.waited, true) {
@@ -240,7 +241,7 @@ impl Runtime {
         if known.pid != pid {
             known.pid = pid;
             let pidfd = Pidfd::open(pid).ok().filter(|_| is_container(pid, id)).map(Rc::new);
-            known.init = pidfd.as_ref().map(Rc::downgrade).unwrap_or_default();
+            known.init = pidfd.as_ref().filter(|_| own).map(Rc::downgrade).unwrap_or_default();
             let _ = self.pidfds.send(Watched { id: id.clone(), pidfd });
         }
     }

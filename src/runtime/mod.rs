@@ -126,7 +126,7 @@ struct Known {
     stop_signal: u32,
     /// Its init, once it runs.
     pid: u32,
-    /// The same, held by its witness for as long as it lives.
+    /// The same, if it is the container's own process; held by its witness for as long as it lives.
     init: Weak<Pidfd>,
     /// A wait is under way over the present link.
     waited: bool,

@@ -21,6 +21,7 @@ use tonic::Code;
 use super::client::{Client, Tried, Unless};
 use super::error::{Result, chain};
 use super::labels::{self, Labels, OURS};
+use super::task::handler::runs_in_place;
 use super::{Known, Runtime, sandbox};
 use crate::clock::{self, Wall};
 use crate::plan::action::Event;
@@ -108,7 +109,7 @@ impl Runtime {
             if told {
                 self.tell(Event::Hint(labels.uid.clone()));
             }
-            self.watch_container(&id, task.pid);
+            self.watch_container(&id, task.pid, runs_in_place(record));
             self.end_left_sessions(&labels.uid, &id);
         }
         // What an earlier plinth started writes into FIFOs nobody reads until they are opened again; of what has ended meanwhile,
