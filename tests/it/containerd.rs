@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::node::{FOREVER, Node, can_run, container, script};
+use crate::node::{FOREVER, Node, container, script};
 
 /// A signal to the node's containerd.
 fn signal(n: &Node, name: &str) {
@@ -24,11 +24,7 @@ const COUNTS: &str = "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line
 
 #[test]
 fn a_containerd_that_hangs_is_told_and_costs_nothing() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("a.yaml", &script("a", COUNTS));
     n.until_ready("a");
     let before = container(&n.pod("a").unwrap(), "c")["containerID"].clone();
@@ -66,11 +62,7 @@ fn a_containerd_that_hangs_is_told_and_costs_nothing() {
 
 #[test]
 fn a_containerd_that_hangs_and_is_restarted_costs_nothing_either() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("a.yaml", &script("a", FOREVER));
     n.until_ready("a");
     signal(&n, "STOP");

@@ -7,11 +7,7 @@ use crate::node::{FOREVER, Node, can_run, container, pod, script};
 
 #[test]
 fn a_container_that_ignores_term_is_killed_after_its_grace() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("deaf.yaml", &script("deaf", "trap '' TERM; while :; do sleep 0.1; done"));
     n.until_ready("deaf");
     let t = Instant::now();
@@ -26,11 +22,7 @@ fn a_container_that_ignores_term_is_killed_after_its_grace() {
 
 #[test]
 fn a_thousand_children_a_closed_stdout_and_an_exit_while_stopping_leave_nothing() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("forks.yaml", &script("forks", "trap '' TERM; for i in $(seq 1000); do sleep 1000 & done; wait; sleep 1000"));
     n.put("closed.yaml", &script("closed", &format!("exec >&- 2>&-; {FOREVER}")));
     n.put("leaving.yaml", &script("leaving", "trap 'sleep 0.5; exit 9' TERM; while :; do sleep 0.05; done"));
@@ -140,11 +132,7 @@ fn a_network_that_fails_says_so_and_recovers() {
 
 #[test]
 fn a_command_that_is_not_there_is_a_start_error() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("x.yaml", &script("x", "true").replace("[sh, -c]", "[/no/such/command]"));
     n.until("it says so", 15, |n| {
         n.pod("x").is_some_and(|p| {
@@ -160,11 +148,7 @@ fn a_command_that_is_not_there_is_a_start_error() {
 
 #[test]
 fn a_pod_that_is_over_waits_for_nothing() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let init = "restartPolicy: Never\n  hostNetwork: true\n  initContainers:\n  - {name: i, image: 'IMAGE', command: [sh, -c, 'exit 5']}";
     n.put("x.yaml", &pod("x", &init.replace("IMAGE", crate::node::IMAGE), FOREVER));
     n.until("it failed", 15, |n| n.pod("x").is_some_and(|p| p["status"]["phase"] == "Failed"));

@@ -40,11 +40,7 @@ fn an_archive_cut_short_or_with_a_wrong_digest_is_named() {
 
 #[test]
 fn an_image_nobody_has_waits_with_the_kubelets_reasons() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put(
         "never.yaml",
         &script("never", FOREVER)

@@ -18,11 +18,7 @@ fn pause(n: &Node, name: &str) -> Option<(u32, String)> {
 
 #[test]
 fn containers_share_one_process_namespace_whose_first_process_gives_nothing_away() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("s.yaml", &shared("s"));
     n.until_ready("s");
     let (pid, before) = pause(&n, "s").expect("the pod has a first process");
@@ -71,8 +67,8 @@ fn a_runtime_class_is_the_runtime_the_settings_say() {
         return;
     }
     let mut n = Node::with("sid", &["runtimeClasses=quick=crun", "nodeLabels=zone=a,tier="]);
-    let crun = format!("hostNetwork: true\n  runtimeClassName: quick\n  nodeSelector: {{zone: a, tier: ''}}");
-    n.put("q.yaml", &pod("q", &crun, FOREVER));
+    let crun = "hostNetwork: true\n  runtimeClassName: quick\n  nodeSelector: {zone: a, tier: ''}";
+    n.put("q.yaml", &pod("q", crun, FOREVER));
     n.put("x.yaml", &pod("x", "hostNetwork: true\n  runtimeClassName: kata", FOREVER));
     n.start();
     n.until_ready("q");

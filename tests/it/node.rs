@@ -60,6 +60,15 @@ impl Node {
         Node::with("sid", &[])
     }
 
+    /// As `up`, with plinth at work; `None` where that cannot be run.
+    pub fn started() -> Option<Node> {
+        can_run().then(|| {
+            let mut node = Node::up();
+            node.start();
+            node
+        })
+    }
+
     /// `suite`'s containerd, and `key=value` settings beside the private ones.
     pub fn with(suite: &str, extra: &[&str]) -> Node {
         let dir = PathBuf::from(format!("/tmp/plit-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));

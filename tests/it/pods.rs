@@ -4,11 +4,7 @@ use crate::node::{FOREVER, Node, can_run, condition, container, pod, script};
 
 #[test]
 fn a_pod_comes_and_goes_without_a_trace() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("a.yaml", &script("a", &format!("echo hello; echo oops >&2; {FOREVER}")));
     n.until_ready("a");
     let p = n.pod("a").unwrap();
@@ -26,11 +22,7 @@ fn a_pod_comes_and_goes_without_a_trace() {
 
 #[test]
 fn a_network_pod_has_an_address_that_answers_and_is_given_back() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("web.yaml", &pod("web", "hostname: here", "echo ok >/var/www/index.html; httpd -p 8080 -h /var/www; hostname; cat /etc/hosts; trap 'exit 0' TERM; while :; do sleep 0.1; done"));
     n.until_ready("web");
     let ip = n.pod("web").unwrap()["status"]["podIP"].as_str().unwrap().to_string();
@@ -45,11 +37,7 @@ fn a_network_pod_has_an_address_that_answers_and_is_given_back() {
 
 #[test]
 fn init_containers_run_in_order_and_share_an_empty_dir() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put(
         "i.yaml",
         &format!(
@@ -67,11 +55,7 @@ fn init_containers_run_in_order_and_share_an_empty_dir() {
 
 #[test]
 fn an_edit_stops_the_old_pod_and_starts_the_new_one() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("e.yaml", &script("e", &format!("echo first; {FOREVER}")));
     n.until_ready("e");
     let before = n.pod("e").unwrap()["metadata"]["uid"].clone();
@@ -126,11 +110,7 @@ fn the_overlay_overrides_and_masks() {
 
 #[test]
 fn a_crashing_container_restarts_with_the_kubelets_back_off() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("x.yaml", &script("x", "echo run; exit 3"));
     n.until("the first restart is immediate, the second waits", 8, |n| {
         n.pod("x").is_some_and(|p| {
@@ -155,11 +135,7 @@ fn a_crashing_container_restarts_with_the_kubelets_back_off() {
 
 #[test]
 fn a_finished_pod_is_not_run_again() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("f.yaml", &pod("f", "restartPolicy: Never\n  hostNetwork: true", "echo done; exit 0"));
     n.until("it succeeded", 10, |n| n.pod("f").is_some_and(|p| p["status"]["phase"] == "Succeeded"));
     n.kill();

@@ -1,6 +1,6 @@
 //! Probes and hooks of real containers: what they find shows in status and events, and what fails is ended and begun again.
 
-use crate::node::{FOREVER, IMAGE, Node, can_run, condition, container, pod};
+use crate::node::{FOREVER, IMAGE, Node, condition, container, pod};
 
 /// A pod of the host's network, one container `c` with these further fields (two spaces deep), whose script runs.
 fn probed(name: &str, grace_s: u32, fields: &str, script: &str) -> String {
@@ -33,11 +33,7 @@ fn is_started(n: &Node, pod: &str) -> bool {
 
 #[test]
 fn a_failed_exec_liveness_probe_restarts_its_container_only() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let liveness = "livenessProbe:\n  exec: {command: [sh, -c, 'echo \"no $(WHAT)\"; test ! -e /w/sick']}\n  periodSeconds: 1\n  timeoutSeconds: 20\n  failureThreshold: 2\n  terminationGracePeriodSeconds: 1\nenv: [{name: WHAT, value: cake}]";
     n.put("l.yaml", &told(&n, "l", 300, liveness, "trap '' TERM; while :; do sleep 0.1; done"));
     n.until_ready("l");
@@ -53,11 +49,7 @@ fn a_failed_exec_liveness_probe_restarts_its_container_only() {
 
 #[test]
 fn an_exec_probe_that_is_late_leaves_nothing_behind() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     // Nobody else's: processes of the whole machine are looked at.
     let (first, second) = (format!("sleep 1{}", std::process::id()), format!("sleep 2{}", std::process::id()));
     let readiness =
@@ -76,11 +68,7 @@ fn an_exec_probe_that_is_late_leaves_nothing_behind() {
 
 #[test]
 fn readiness_over_http_follows_the_server() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let readiness = "ports: [{name: web, containerPort: 8080}]\nreadinessProbe:\n  httpGet: {path: /ok, port: web}\n  periodSeconds: 1\n  timeoutSeconds: 20\n  failureThreshold: 1";
     let script = format!("httpd -p 8080 -h /w; {FOREVER}");
     let text = told(&n, "web", 3, readiness, &script).replace("hostNetwork: true", "hostname: web");
@@ -103,11 +91,7 @@ fn readiness_over_http_follows_the_server() {
 
 #[test]
 fn a_startup_probe_gates_what_comes_after_a_sidecar() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let work = n.path("work");
     let probe = "startupProbe: {exec: {command: [test, -e, /v/go]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 600}";
     let v = "volumeMounts: [{name: v, mountPath: /v}]";
@@ -131,11 +115,7 @@ fn a_startup_probe_gates_what_comes_after_a_sidecar() {
 
 #[test]
 fn tcp_probes_find_an_open_port_and_a_closed_one() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let port = |port: u16| format!("readinessProbe:\n  tcpSocket: {{port: {port}}}\n  periodSeconds: 1");
     n.put("open.yaml", &probed("open", 3, &port(8123), "httpd -p 8123; trap 'exit 0' TERM; while :; do sleep 0.1; done"));
     n.put("shut.yaml", &probed("shut", 3, &port(8124), FOREVER));
@@ -147,11 +127,7 @@ fn tcp_probes_find_an_open_port_and_a_closed_one() {
 
 #[test]
 fn hooks_run_after_the_start_and_before_the_stop() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let hooks = "lifecycle:\n  postStart: {exec: {command: [sh, -c, 'until [ -e /w/go ]; do sleep 0.1; done; echo started >/tmp/log']}}\n  preStop: {exec: {command: [sh, -c, 'sleep 1; echo stopping >>/tmp/log']}}";
     n.put("h.yaml", &told(&n, "h", 60, hooks, "trap 'cat /tmp/log; exit 0' TERM; while :; do sleep 0.1; done"));
     n.until("it is not running before the hook is over", 10, |n| {
@@ -174,11 +150,7 @@ fn hooks_run_after_the_start_and_before_the_stop() {
 
 #[test]
 fn a_failed_post_start_hook_ends_the_container() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("p.yaml", &probed("p", 2, "lifecycle:\n  postStart: {exec: {command: [sh, -c, 'exit 3']}}", FOREVER));
     n.until("it is restarted and waits", 20, |n| {
         n.pod("p").is_some_and(|p| container(&p, "c")["state"]["waiting"]["reason"] == "CrashLoopBackOff")
@@ -190,11 +162,7 @@ fn a_failed_post_start_hook_ends_the_container() {
 
 #[test]
 fn a_pre_stop_hook_that_never_ends_is_cut_off_by_the_grace() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("e.yaml", &probed("e", 3, "lifecycle:\n  preStop: {exec: {command: [sleep, '1000']}}", FOREVER));
     n.until_ready("e");
     n.remove("e.yaml");
@@ -205,11 +173,7 @@ fn a_pre_stop_hook_that_never_ends_is_cut_off_by_the_grace() {
 
 #[test]
 fn a_pod_that_is_past_its_deadline_has_failed_and_stays_so() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     // The image is there by then: what is counted is the pod.
     n.put("first.yaml", &pod("first", "hostNetwork: true", FOREVER));
     n.until_ready("first");
@@ -229,11 +193,7 @@ fn a_pod_that_is_past_its_deadline_has_failed_and_stays_so() {
 
 #[test]
 fn probes_that_hang_do_not_slow_status_down() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     // The first port takes every connection and never says a word.
     n.put(
         "mute.yaml",

@@ -13,11 +13,7 @@ fn ids(n: &Node, pods: &[&str]) -> BTreeMap<String, String> {
 
 #[test]
 fn a_killed_plinth_adopts_what_runs() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("a.yaml", &script("a", "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep 0.02; done"));
     n.put("b.yaml", &script("b", FOREVER));
     n.until_ready("a");
@@ -64,11 +60,7 @@ fn a_manifest_removed_while_plinth_was_down_is_stopped() {
 
 #[test]
 fn containerd_restarted_or_killed_loses_no_pod_and_no_exit_code() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("a.yaml", &script("a", FOREVER));
     let w = n.path("work");
     let late = format!("mkdir /w/first || {{ {FOREVER}; }}; until [ -e /w/end ]; do sleep 0.05; done; exit 7");
@@ -209,11 +201,7 @@ fn a_hundred_kills_at_random_moments_lose_and_leak_nothing() {
 
 #[test]
 fn one_end_restarts_all_containers_in_the_same_sandbox() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let volume = "volumeMounts: [{name: v, mountPath: /v}]";
     let init = format!("- {{name: i, image: '{IMAGE}', command: [sh, -c, 'echo init >>/v/order'], {volume}}}");
     let text = pod(

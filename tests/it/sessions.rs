@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
-use crate::node::{FOREVER, Node, can_run, container, pod, script};
+use crate::node::{FOREVER, Node, container, pod, script};
 
 const PLINTH: &str = env!("CARGO_BIN_EXE_plinth");
 
@@ -61,11 +61,7 @@ fn until_said(from: &mut impl Read, words: &str) -> String {
 
 #[test]
 fn a_command_runs_as_the_container_does_and_its_code_and_streams_come_back() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let spec = "hostNetwork: true\n  securityContext: {runAsUser: 1234, runAsGroup: 77}";
     let fields = "    workingDir: /var\n    env: [{name: WHAT, value: cake}]\n";
     n.put("a.yaml", &(pod("a", spec, FOREVER) + fields));
@@ -147,11 +143,7 @@ impl Terminal {
 
 #[test]
 fn a_terminal_has_its_size_passes_keys_on_and_is_given_back() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("t.yaml", &script("t", FOREVER));
     n.until_ready("t");
     let mut terminal = Terminal::new(101, 41);
@@ -186,11 +178,7 @@ fn a_terminal_has_its_size_passes_keys_on_and_is_given_back() {
 
 #[test]
 fn whichever_side_ends_a_session_nothing_is_left_of_it() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     n.put("e.yaml", &script("e", FOREVER));
     n.until_ready("e");
 
@@ -254,11 +242,7 @@ fn whichever_side_ends_a_session_nothing_is_left_of_it() {
 
 #[test]
 fn a_client_attached_to_a_container_hears_it_and_types_into_it() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let echo = "echo begun; while read -r line; do echo \"heard $line\"; done; echo over; exit 5";
     let once = |name: &str, fields: &str| pod(name, "hostNetwork: true\n  restartPolicy: Never", echo) + fields;
     n.put("stays.yaml", &once("stays", "    stdin: true\n"));

@@ -4,11 +4,7 @@ use crate::node::{FOREVER, IMAGE, Node, can_run, container, pod};
 
 #[test]
 fn a_pod_reads_itself_from_downward_and_projected_files() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let text = pod(
         "d",
         "hostNetwork: true\n  securityContext: {fsGroup: 4242}\n  volumes:\n  - name: down\n    downwardAPI:\n      items:\n      - {path: labels, fieldRef: {fieldPath: metadata.labels}}\n      - {path: deep/name, mode: 0400, fieldRef: {fieldPath: metadata.name}}\n      - {path: cpu, resourceFieldRef: {containerName: c, resource: limits.cpu, divisor: 1m}}\n      - {path: memory, resourceFieldRef: {containerName: c, resource: limits.memory, divisor: 1Mi}}\n  - name: all\n    projected:\n      defaultMode: 0440\n      sources:\n      - downwardAPI: {items: [{path: uid, fieldRef: {fieldPath: metadata.uid}}]}\n      - downwardAPI: {items: [{path: a/note, fieldRef: {fieldPath: \"metadata.annotations['note']\"}}]}",
@@ -40,11 +36,7 @@ fn a_pod_reads_itself_from_downward_and_projected_files() {
 
 #[test]
 fn an_image_is_mounted_as_a_volume_and_given_back() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let text = pod(
         "i",
         &format!("hostNetwork: true\n  volumes:\n  - name: tools\n    image: {{reference: '{IMAGE}', pullPolicy: IfNotPresent}}"),
@@ -74,11 +66,7 @@ fn an_image_is_mounted_as_a_volume_and_given_back() {
 
 #[test]
 fn a_volume_whose_image_nobody_has_holds_its_container_up() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let text = pod("v", "hostNetwork: true\n  volumes: [{name: t, image: {reference: 'localhost/nothing:1', pullPolicy: Never}}]", FOREVER)
         .replace("    command: [sh, -c]", "    volumeMounts: [{name: t, mountPath: /t}]\n    command: [sh, -c]");
     n.put("v.yaml", &text);
@@ -123,11 +111,7 @@ fn a_pod_the_node_does_not_take_says_why_and_runs_once_it_can() {
 
 #[test]
 fn an_nfs_server_that_is_not_there_costs_its_own_pod_alone() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
-    n.start();
+    let Some(mut n) = Node::started() else { return };
     let export = "hostNetwork: true\n  volumes: [{name: v, nfs: {server: 127.0.0.1, path: /export}}]";
     let mounted = "    volumeMounts: [{name: v, mountPath: /v}]\n    command: [sh, -c]";
     n.put("x.yaml", &pod("x", export, FOREVER).replace("    command: [sh, -c]", mounted));
