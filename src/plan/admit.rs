@@ -116,7 +116,12 @@ pub fn refusals(scene: &Scene<'_>) -> BTreeMap<Uid, Refusal> {
 fn judge(node: &Node, pod: &WantedPod, holders: &[Holder<'_>]) -> Option<Refusal> {
     let spec = pod.object.spec.as_ref()?;
     let for_good = |(reason, message): Why| Refusal { reason, message, passing: false };
-    if let Some(why) = sysctls(node, spec).or_else(|| os(spec)).or_else(|| runtime_class(node, spec)).or_else(|| selection(node, spec)) {
+    if let Some(why) = sysctls(node, spec)
+        .or_else(|| os(spec))
+        .or_else(|| runtime_class(node, spec))
+        .or_else(|| users(spec))
+        .or_else(|| selection(node, spec))
+    {
         return Some(for_good(why));
     }
     let crowded = |holders: &[&Holder<'_>]| ports(pod, holders).or_else(|| resources(node, spec, holders));
@@ -164,6 +169,14 @@ fn runtime_class(node: &Node, spec: &PodSpec) -> Option<Why> {
     let message =
         format!("RuntimeClass {name:?} not found: {known}; name its runtime in the setting runtimeClasses, or leave runtimeClassName out");
     Some(("RuntimeClassNotFound", message))
+}
+
+/// Running it as the host's users instead would give it more than it asks for.
+fn users(spec: &PodSpec) -> Option<Why> {
+    spec.host_users.filter(|shared| !shared)?;
+    let message = "hostUsers is false, and pods get no user namespace of their own here: it would take an id-mapped root and id-mapped \
+                   mounts of every volume; leave hostUsers out to run as the host's users";
+    Some(("UserNamespacesNotSupported", message.into()))
 }
 
 fn selection(node: &Node, spec: &PodSpec) -> Option<Why> {

@@ -197,9 +197,10 @@ fn asks(line: &mut Line<'_>) -> Result<Pod, String> {
         .map(|code| json!({ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [code] } }))
         .collect();
     let class = take("class");
+    let users = take("users").map(|word| word == "host");
     let os = take("os").map(|name| json!({ "name": name }));
     let container = json!({ "name": "c", "restartPolicyRules": rules, "ports": port.into_iter().collect::<Vec<_>>(), "resources": { "requests": requests } });
-    let spec = json!({ "containers": [container], "nodeSelector": select, "affinity": affinity, "os": os, "runtimeClassName": class,
+    let spec = json!({ "containers": [container], "nodeSelector": select, "affinity": affinity, "os": os, "runtimeClassName": class, "hostUsers": users,
         "securityContext": { "sysctls": sysctls } });
     serde_json::from_value(json!({ "spec": spec })).map_err(|e| e.to_string())
 }

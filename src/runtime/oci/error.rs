@@ -35,7 +35,7 @@ pub enum OciError {
     )]
     NoApparmorDefault { container: String },
     #[error(
-        "run container `{container}` in a user namespace (hostUsers: false): plinth has none yet; leave hostUsers out to run as the host's users"
+        "run container `{container}` in a user namespace (hostUsers: false): there are none here; leave hostUsers out to run as the host's users"
     )]
     NoUserNamespace { container: String },
     #[error("confine container `{container}` with a seccomp profile: this kernel has no seccomp filters")]
