@@ -424,6 +424,24 @@ fn apparmor_defaults_where_it_is_and_is_refused_by_name_where_it_is_not() {
 }
 
 #[test]
+fn an_apparmor_annotation_stands_between_the_containers_field_and_the_pods() {
+    let with = |annotation: &str, container: Value| {
+        let mut b = bench(container, json!({"securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": "pods"}}}));
+        b.node.apparmor = true;
+        let mut object = (*b.pod.object).clone();
+        let key = "container.apparmor.security.beta.kubernetes.io/c".to_owned();
+        object.metadata.annotations = Some(BTreeMap::from([(key, annotation.to_owned())]));
+        b.pod.object = std::rc::Rc::new(object);
+        b.spec().unwrap().process.apparmor_profile.unwrap()
+    };
+    let own = json!({"securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": "own"}}});
+    assert_eq!(with("localhost/old", own), "own");
+    assert_eq!(with("localhost/old", json!({})), "old");
+    assert_eq!(with("unconfined", json!({})), "unconfined");
+    assert_eq!(with("", json!({"securityContext": {"privileged": true}})), "pods", "a name counts for privileged ones too");
+}
+
+#[test]
 fn a_user_namespace_is_refused_and_never_left_out() {
     assert_eq!(bench(json!({}), json!({"hostUsers": false})).reason(), "CreateContainerError");
     assert!(bench(json!({}), json!({"hostUsers": true})).spec().is_ok());
