@@ -30,17 +30,14 @@ pub fn mounts(input: &Input<'_>) -> Result<Mounted, OciError> {
         };
     }
     sandbox_files(input, c, &mut own);
-    own.sort_by_key(|m| depth(&m.destination));
-    let taken = |path: &str| own.iter().any(|m| m.destination == path);
+    let places: Vec<String> = own.iter().map(|m| clean(&m.destination)).collect();
+    let taken = |path: &str| places.iter().any(|p| p == path);
     let dev = taken("/dev");
     let mut all: Vec<Mount> = defaults(input);
     all.retain(|m| !(taken(&m.destination) || dev && m.destination.starts_with("/dev/")));
+    own.sort_by_key(|m| clean(&m.destination).matches('/').count());
     all.append(&mut own);
     Ok(Mounted { mounts: all, rootfs_propagation })
-}
-
-fn depth(path: &str) -> usize {
-    path.matches('/').count()
 }
 
 fn mount(destination: &'static str, kind: &'static str, source: &'static str, options: &[&'static str]) -> Mount {
@@ -89,7 +86,7 @@ fn volume_mount(input: &Input<'_>, c: &Container, wish: &VolumeMount) -> Result<
     };
     let mode =
         read_only_mode(input, source, wish).ok_or_else(|| OciError::NoRecursiveReadOnly { container: container(), volume: volume() })?;
-    let mut made = bind(clean(&wish.mount_path), path, propagation, mode);
+    let mut made = bind(absolute(&wish.mount_path), path, propagation, mode);
     made.options.extend(source.options.iter().cloned().map(Cow::Owned));
     Ok(made)
 }
@@ -154,7 +151,7 @@ fn sandbox_files(input: &Input<'_>, c: &Container, own: &mut Vec<Mount>) {
     let host_ipc = input.pod.object.spec.as_ref().and_then(|s| s.host_ipc).unwrap_or(false);
     let sandbox = input.sandbox;
     let shm = if host_ipc { "/dev/shm" } else { &sandbox.shm };
-    let message = c.termination_message_path.as_deref().filter(|p| !p.is_empty()).map_or_else(String::new, clean);
+    let message = c.termination_message_path.as_deref().filter(|p| !p.is_empty()).map_or_else(String::new, absolute);
     let log = input.termination_log.filter(|_| !message.is_empty()).unwrap_or_default();
     let files = [
         ("/etc/hosts", sandbox.etc_hosts.as_str(), "rw"),
@@ -165,7 +162,8 @@ fn sandbox_files(input: &Input<'_>, c: &Container, own: &mut Vec<Mount>) {
     ];
     let volumes = input.image_volumes.iter().map(|(to, from)| (to.as_str(), from.as_str(), "rw"));
     for (to, from, mode) in files.into_iter().chain(volumes) {
-        if !from.is_empty() && !own.iter().any(|m| m.destination == to) {
+        let place = clean(to);
+        if !from.is_empty() && !own.iter().any(|m| clean(&m.destination) == place) {
             own.push(bind(to.to_owned(), from, "rprivate", mode));
         }
     }
@@ -176,6 +174,11 @@ fn sandbox_files(input: &Input<'_>, c: &Container, own: &mut Vec<Mount>) {
 pub fn image_volumes(c: &Container, image: &ImageConfig) -> Vec<String> {
     let mounted: Vec<String> = c.volume_mounts.iter().flatten().map(|m| clean(&m.mount_path)).collect();
     image.config.volumes.keys().map(|p| clean(p)).filter(|p| !mounted.contains(p)).collect()
+}
+
+/// As it is written, but from the root: the runtime tidies it up itself.
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
 /// An absolute path without `.`, `..` and double slashes, as Go's `filepath.Clean` of it under `/`.

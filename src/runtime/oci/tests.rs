@@ -218,7 +218,7 @@ fn pod_mounts_are_sorted_by_depth_and_replace_what_is_at_their_path() {
         "/dev/pts",
         "/dev/mqueue",
         "/sys/fs/cgroup",
-        "/a",
+        "/a//",
         "/sys",
         "/etc/hosts",
         "/dev/shm",
