@@ -5,7 +5,7 @@
 //!  containerd ──> Seen   ├─> World ── plan(&World, now) ──> [(Action, Why)], wake ──> rooms do it ──> Outcome ┐
 //!  clock, probes > Memory┘      ^                                                                            │
 //!                               └──────────────────────────── apply(Event, now) <────────────────────────────┘
-//!  status(&World, now) ──> status socket, `plinth status`
+//!  status(&World, now) ──> status socket, `plinth status`, the cluster
 //! ```
 //!
 //! `plan` is a pure function: no async, no clock, no I/O, no logging. Async lives inside a single action. A crash is
@@ -37,7 +37,7 @@
 //! ## Rooms
 //!
 //! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity` know nobody, `session` only `pod`, `watch` only `sys` and
-//! `clock`; `plan` may use `pod`, `clock`; `manifest`, `runtime`, `socket` may use those and `plan`'s types, never one another; `run`, `cli`
+//! `clock`; `plan` may use `pod`, `clock`; `manifest`, `runtime`, `cluster`, `socket` may use those and `plan`'s types, never one another; `run`, `cli`
 //! and `main` may use everything. Unsafe code stands in `sys` alone. One thread, always: nothing here uses a blocking pool, a child's blocking wait, or the resolver of libc.
 //!
 //! ## Where a fact lives
@@ -60,6 +60,7 @@
 
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod log;
 pub mod manifest;
 pub mod plan;

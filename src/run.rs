@@ -2,9 +2,11 @@
 //!
 //! Decides nothing and does nothing itself. Everything it awaits is a future it owns; nothing in it blocks.
 
+mod joined;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -15,6 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
 use crate::clock::{self, Moment, Now};
+use crate::cluster::Cluster;
 use crate::manifest::live::Manifests;
 use crate::plan::action::{Action, Answer, Check, Event, Outcome};
 use crate::plan::admit::Refusal;
@@ -54,6 +57,8 @@ struct State {
     counters: RefCell<Counters>,
     /// What the machine's boot found wrong with it.
     degraded: Vec<String>,
+    /// Where there is one to be joined. It is shown, and nothing is decided by it.
+    cluster: RefCell<Weak<Cluster>>,
     /// Refusals that were told.
     refused: RefCell<BTreeMap<Uid, Refusal>>,
     changes: watch::Sender<u64>,
@@ -116,6 +121,12 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
     let state = Rc::new(State::new(settings, runtime));
     let mut service = Service::new(state.runtime.logs().manager());
     let (watch, serve) = (state.runtime.clone().watch(), socket::serve(listener, state.clone()));
+    let cluster = Cluster::new(&state.settings, state.clone());
+    if let Some(cluster) = cluster {
+        *state.cluster.borrow_mut() = Rc::downgrade(&cluster);
+        // A task of its own, which nobody waits for: it ends with the loop.
+        tokio::task::spawn_local(cluster.join());
+    }
     let end = tokio::select! {
         end = state.turn(&mut manifests, &mut events, &signals, &mut service) => end,
         () = watch => End::Left,
@@ -157,6 +168,7 @@ impl State {
             world: RefCell::new(World { limits, node: node::as_planned(&settings), ..World::default() }),
             files: RefCell::default(),
             degraded: node::degraded(),
+            cluster: RefCell::default(),
             refused: RefCell::default(),
             changes: watch::Sender::new(0),
             moved: Cell::new(true),
@@ -406,6 +418,7 @@ impl State {
 impl socket::Backend for State {
     fn with(&self, f: &mut dyn FnMut(&View<'_>)) {
         let (world, now) = (self.world.borrow(), clock::now());
+        let cluster = self.cluster.borrow().upgrade();
         f(&View {
             world: &world,
             files: &self.files.borrow(),
@@ -414,6 +427,8 @@ impl socket::Backend for State {
             counters: &self.counters.borrow(),
             now,
             status: &|uid| status::pod_status(&world, uid, now),
+            cluster: cluster.as_deref().map(joined::joined),
+            unshown: &|key| cluster.as_ref().and_then(|c| c.lacks(key)).map(|(why, due)| socket::Unshown { why, due }),
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });
     }

@@ -6,12 +6,14 @@
 //!
 //! - `keys`: every key, how it is set; `kubelet`: the kubelet's names for them, and its fields that mean nothing here
 //! - `input`: one value with its place to durations, paths, sizes; `fragments`: files to values; `arguments`: flags and words to values
+//! - `kubeconfig`: the API server's address and our identity there, read by who connects
 //! - `node`: what is found out when nothing says it
 
 mod arguments;
 mod fragments;
 mod input;
 mod keys;
+pub mod kubeconfig;
 mod kubelet;
 mod node;
 
@@ -36,6 +38,24 @@ pub struct RuntimeClass {
     pub shim: Option<String>,
     /// OCI runtime binary given to a shim of runc's kind.
     pub oci_runtime: Option<String>,
+}
+
+/// A taint of the Node object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value, mostly empty.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+impl Taint {
+    /// What a new Node gets unless it is set otherwise: a pod that a scheduler put here would wait for ever.
+    pub fn static_pods_only() -> Taint {
+        Taint { key: format!("{}static-pods-only", crate::pod::PREFIX), value: String::new(), effect: "NoSchedule".into() }
+    }
 }
 
 /// What is wrong with the settings.
@@ -141,6 +161,20 @@ pub struct Settings {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// `seccompDefault`: RuntimeDefault where a manifest is silent.
     pub seccomp_default: bool,
+    /// The kubeconfig of the cluster to join; `None`: none.
+    pub kubeconfig: Option<PathBuf>,
+    /// `registerNode`: the Node object is made if there is none; else it is waited for.
+    pub register_node: bool,
+    /// `registerWithTaints`: taints a new Node object gets.
+    pub taints: Vec<Taint>,
+    /// `providerID`.
+    pub provider_id: Option<String>,
+    /// `nodeStatusUpdateFrequency`: how often the Node's status is looked at.
+    pub node_status_update: Duration,
+    /// `nodeStatusReportFrequency`: how often it is sent though nothing changed.
+    pub node_status_report: Duration,
+    /// `nodeLeaseDurationSeconds`; the Lease is renewed four times in it.
+    pub node_lease_s: u32,
     /// Log level: error, warn, info, debug.
     pub log_level: log::LevelFilter,
     /// Where the log goes.
@@ -190,6 +224,13 @@ impl Default for Settings {
             max_pods: 110,
             allowed_unsafe_sysctls: Vec::new(),
             seccomp_default: false,
+            kubeconfig: None,
+            register_node: true,
+            taints: vec![Taint::static_pods_only()],
+            provider_id: None,
+            node_status_update: Duration::from_secs(10),
+            node_status_report: Duration::from_secs(300),
+            node_lease_s: 40,
             log_level: log::LevelFilter::Info,
             log_target: LogTarget::Stderr,
             warnings: Vec::new(),

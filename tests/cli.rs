@@ -151,6 +151,8 @@ impl Backend for Fake {
             counters: &self.counters,
             now,
             status: &|uid: &Uid| pod_status(&world, uid, now),
+            cluster: None,
+            unshown: &|_| None,
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });
     }

@@ -19,7 +19,7 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 mkdir -p "$tmp"/{lists/partial,cache/archives/partial,deb}
 echo "deb [signed-by=$keyring] $mirror $suite main" >"$tmp/sources.list"
-opts=(-o Dir::Etc::SourceList="$tmp/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$tmp/lists" -o Dir::Cache="$tmp/cache"
+opts=(-o Dir::Etc::SourceList="$tmp/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$tmp/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$tmp/cache"
   -o APT::Sandbox::User=root -o Acquire::Languages=none)
 apt-get "${opts[@]}" -qq update
 (cd "$tmp/deb" && apt-get "${opts[@]}" -qq download "$package")

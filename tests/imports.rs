@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("manifest", &["watch", "sys", "clock", "pod", "quantity", "plan", "settings"]),
     ("runtime", &["watch", "sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     ("socket", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
-    ("mirror", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
+    ("cluster", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
     // Settings are YAML, and the reader of YAML with places is the manifests'.
     ("settings", &["sys", "pod", "quantity", "manifest"]),
     ("log", &["settings"]),

@@ -115,6 +115,9 @@ fn notes(status: &Status) {
             tame(c.message.as_deref().unwrap_or("no reason given"))
         ));
     }
+    if let Some(why) = status.cluster.as_ref().and_then(|c| c.message.as_deref()) {
+        note(&format!("the API server is away, no pod depends on it: {}", tame(why)));
+    }
     if !status.layers_read {
         note("the manifest layers were not all read yet");
     }

@@ -23,7 +23,7 @@ pub mod read;
 pub mod recall;
 mod references;
 mod rivals;
-mod scalar;
+pub mod scalar;
 mod typed;
 mod validate;
 pub mod value;

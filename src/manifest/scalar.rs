@@ -91,7 +91,8 @@ pub fn tagged(tag: &str, text: &str) -> Result<Value, String> {
     let mismatch = || format!("`{}` is not what its tag !!{tag} says", super::value::short(text));
     match tag {
         "str" => Ok(Value::Text(text.into())),
-        "binary" => base64(text).map(|t| Value::Text(t.into())).ok_or_else(mismatch),
+        // Bytes that are no UTF-8 are replaced, as Go's JSON encoder does.
+        "binary" => base64(text).map(|b| Value::Text(String::from_utf8_lossy(&b).into())).ok_or_else(mismatch),
         "null" | "bool" | "int" | "float" => match (tag, plain(text).ok_or_else(mismatch)?) {
             ("null", v @ Value::Null) | ("bool", v @ Value::Bool(..)) => Ok(v),
             ("int", v @ Value::Number(Number::Int(_) | Number::Uint(_), _)) if !float_written(text) => Ok(v),
@@ -121,8 +122,8 @@ fn is_timestamp(text: &str) -> bool {
     date_fits && time.is_none_or(|t| t.get(..2).is_some_and(|h| h.contains(|c: char| c.is_ascii_digit())) && t.contains(':'))
 }
 
-/// Standard base64 to text; bytes that are no UTF-8 are replaced, as Go's JSON encoder does.
-fn base64(text: &str) -> Option<String> {
+/// Standard base64; `None` if it is none.
+pub fn base64(text: &str) -> Option<Vec<u8>> {
     let written: Vec<u8> = text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).collect();
     let padding = written.iter().rev().take_while(|b| **b == b'=').count();
     if !written.len().is_multiple_of(4) || padding > 2 {
@@ -146,7 +147,7 @@ fn base64(text: &str) -> Option<String> {
             out.push(u8::try_from(bits >> held & 0xFF).unwrap_or_default());
         }
     }
-    Some(String::from_utf8_lossy(&out).into_owned())
+    Some(out)
 }
 
 #[cfg(test)]

@@ -53,18 +53,24 @@ pub fn degraded() -> Vec<String> {
     read("/run/init/degraded").lines().map(str::to_owned).filter(|l| !l.is_empty()).collect()
 }
 
-/// What pods may ask for, by resource name.
-pub fn allocatable(settings: &Settings) -> BTreeMap<String, Amount> {
+/// What the machine has, by resource name.
+pub fn capacity(settings: &Settings) -> BTreeMap<String, Amount> {
     let cpus = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1));
-    let huge = hugepages();
-    // What is set aside for huge pages is memory nobody else gets.
-    let memory = huge.values().fold(memory_bytes() - RESERVED_BYTES, |left, bytes| left.saturating_sub(*bytes));
     let own = [
         ("cpu".to_owned(), i64::from(cpus)),
-        ("memory".to_owned(), memory.max(0)),
+        ("memory".to_owned(), memory_bytes()),
         ("ephemeral-storage".to_owned(), disk_bytes(&settings.data_dir)),
     ];
-    own.into_iter().chain(huge).map(|(name, units)| (name, Amount::of_units(units))).collect()
+    own.into_iter().chain(hugepages()).map(|(name, units)| (name, Amount::of_units(units))).collect()
+}
+
+/// What pods may ask for of it.
+pub fn allocatable(settings: &Settings) -> BTreeMap<String, Amount> {
+    // What is set aside for huge pages is memory nobody else gets.
+    let memory = hugepages().values().fold(memory_bytes() - RESERVED_BYTES, |left, bytes| left.saturating_sub(*bytes));
+    let mut all = capacity(settings);
+    all.insert("memory".to_owned(), Amount::of_units(memory.max(0)));
+    all
 }
 
 /// The node as pods are measured against it; its labels are those the kubelet gives itself.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Taint;
 use crate::manifest::value::{Node, Value};
 use crate::quantity::Amount;
 
@@ -117,6 +118,24 @@ impl Input<'_> {
     /// IP addresses.
     pub fn ips(&self) -> Result<Vec<IpAddr>, Wrong> {
         self.each(|i| i.word()?.parse().map_err(|_| i.expected("an IP address")))
+    }
+
+    /// Taints: mappings, or `key=value:Effect` as the kubelet's flag has them.
+    pub fn taints(&self) -> Result<Vec<Taint>, Wrong> {
+        self.each(|i| {
+            let wrong = || i.expected("a taint of key, value and effect, like `a=b:NoSchedule`");
+            let part = |key: &str| i.node.get(key).and_then(Node::text).unwrap_or_default().to_owned();
+            let taint = if let Value::Map(_) = i.node.value {
+                Taint { key: part("key"), value: part("value"), effect: part("effect") }
+            } else {
+                let text = i.word()?;
+                let (named, effect) = text.rsplit_once(':').ok_or_else(wrong)?;
+                let (key, value) = named.split_once('=').unwrap_or((named, ""));
+                Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned() }
+            };
+            let known = matches!(&*taint.effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute");
+            if known && !taint.key.is_empty() { Ok(taint) } else { Err(wrong()) }
+        })
     }
 
     /// Yes or no.

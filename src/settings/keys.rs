@@ -46,6 +46,13 @@ pub const KEYS: &[(&str, Set)] = &[
     ("maxPods", |s, i| at_least_one(i).map(|v| s.max_pods = v)),
     ("allowedUnsafeSysctls", |s, i| i.words().map(|v| s.allowed_unsafe_sysctls = v)),
     ("seccompDefault", |s, i| i.flag().map(|v| s.seccomp_default = v)),
+    ("kubeconfig", |s, i| i.path_or_none().map(|v| s.kubeconfig = v)),
+    ("registerNode", |s, i| i.flag().map(|v| s.register_node = v)),
+    ("registerWithTaints", |s, i| i.taints().map(|v| s.taints = v)),
+    ("providerID", |s, i| i.optional().map(|v| s.provider_id = v)),
+    ("nodeStatusUpdateFrequency", |s, i| i.duration().map(|v| s.node_status_update = v)),
+    ("nodeStatusReportFrequency", |s, i| i.duration().map(|v| s.node_status_report = v)),
+    ("nodeLeaseDurationSeconds", |s, i| at_least_one(i).map(|v| s.node_lease_s = u32::try_from(v).unwrap_or(u32::MAX))),
     ("logLevel", |s, i| level(i).map(|v| s.log_level = v)),
     ("logTarget", |s, i| target(i).map(|v| s.log_target = v)),
 ];

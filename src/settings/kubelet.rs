@@ -19,6 +19,12 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("seccompDefault", "seccompDefault"),
     ("cgroupRoot", "cgroupRoot"),
     ("volumeStatsAggPeriod", "volumeStatsAggPeriod"),
+    ("registerNode", "registerNode"),
+    ("registerWithTaints", "registerWithTaints"),
+    ("providerID", "providerID"),
+    ("nodeStatusUpdateFrequency", "nodeStatusUpdateFrequency"),
+    ("nodeStatusReportFrequency", "nodeStatusReportFrequency"),
+    ("nodeLeaseDurationSeconds", "nodeLeaseDurationSeconds"),
 ];
 
 /// Flags under another name than the key's; of the kubelet and short forms of ours.
@@ -33,7 +39,7 @@ pub const FLAGS: &[(&str, &str)] = &[
 ];
 
 /// Flags of the kubelet that are taken and do nothing yet; each has a value.
-pub const FLAGS_WITHOUT_EFFECT: &[&str] = &["kubeconfig", "manifesturl", "manifesturlheader"];
+pub const FLAGS_WITHOUT_EFFECT: &[&str] = &["manifesturl", "manifesturlheader"];
 
 /// The other fields of KubeletConfiguration v1beta1.
 pub const WITHOUT_EFFECT: &[&str] = &[
@@ -98,10 +104,7 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "memorySwap",
     "memoryThrottlingFactor",
     "mergeDefaultEvictionSettings",
-    "nodeLeaseDurationSeconds",
     "nodeStatusMaxImages",
-    "nodeStatusReportFrequency",
-    "nodeStatusUpdateFrequency",
     "oomScoreAdj",
     "podCIDR",
     "podPidsLimit",
@@ -109,11 +112,8 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "port",
     "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
-    "providerID",
     "qosReserved",
     "readOnlyPort",
-    "registerNode",
-    "registerWithTaints",
     "registryBurst",
     "registryPullQPS",
     "reservedMemory",

@@ -128,9 +128,9 @@ fn flags_of_the_kubelet_and_ours_are_known_and_others_are_left() {
     assert_eq!((s.layers, &*s.node_name, &*s.containerd), (vec!["/m".into()], "node", Path::new("/x.sock")));
     assert_eq!((s.node_ips.len(), &*s.data_dir, s.seccomp_default), (2, Path::new("/d"), true));
     assert_eq!(rest, ["-o", "wide", "--tail=5", "pod", "--", "--data-dir", "x"]);
-    let s = ok(&[&(OURS.to_owned() + "layers: [/f]")], &["--manifests", "/a", "--manifests=/b,/c", "--kubeconfig", "/k"]);
+    let s = ok(&[&(OURS.to_owned() + "layers: [/f]")], &["--manifests", "/a", "--manifests=/b,/c", "--manifest-url", "http://m"]);
     assert_eq!(s.layers, ["/a", "/b", "/c"].map(PathBuf::from));
-    assert_eq!(s.warnings, ["--kubeconfig: has no effect yet"]);
+    assert_eq!(s.warnings, ["--manifest-url: has no effect yet"]);
 }
 
 #[test]

@@ -139,6 +139,15 @@ impl Page {
         self.sample("plinth_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
         let up = u8::from(matches!(view.world.seen.link, Link::Up { .. }));
         self.one("plinth_containerd_up", "gauge", "1 while containerd answers.", up);
+        if let Some(cluster) = &view.cluster {
+            self.one("plinth_cluster_up", "gauge", "1 while the API server answers.", u8::from(cluster.trouble.is_none()));
+            self.one("plinth_mirror_pods", "gauge", "Pods the API server shows as they are.", cluster.shown.0);
+            self.one("plinth_unshown_pods", "gauge", "Pods the API server does not show, or not as they are.", cluster.shown.1);
+            self.head("plinth_cluster_requests_total", "counter", "Requests to the API server, by what became of them.");
+            for (result, count) in cluster.asked {
+                self.sample("plinth_cluster_requests_total", &format!("{{result=\"{result}\"}}"), count);
+            }
+        }
         self.one("plinth_layers_read", "gauge", "1 once every manifest layer was read.", u8::from(view.world.wanted.complete));
         let status = rows::status(view);
         self.one("plinth_ready", "gauge", "1 while /readyz says ok.", u8::from(status.ready));

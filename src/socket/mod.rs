@@ -35,7 +35,7 @@ use futures_util::Stream;
 use k8s_openapi::api::core::v1::{Event, PodStatus};
 use tokio::sync::watch;
 
-use crate::clock::Now;
+use crate::clock::{Moment, Now};
 use crate::plan::world::World;
 use crate::pod::{FileReport, PodKey, Uid};
 use crate::session::{self, Session};
@@ -63,8 +63,32 @@ pub struct View<'a> {
     pub now: Now,
     /// A pod's `v1.PodStatus`, derived by `plan`.
     pub status: &'a dyn Fn(&Uid) -> PodStatus,
+    /// What is known of the API server; `None`: the settings name none.
+    pub cluster: Option<Cluster>,
+    /// Why a pod is not shown there; `None`: it is, or nobody asked for it.
+    pub unshown: &'a dyn Fn(&PodKey) -> Option<Unshown>,
     /// Visits the recorded events with a sequence number greater than the given one, oldest first.
     pub events: &'a Events<'a>,
+}
+
+/// The API server, as seen from here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// What is wrong with it or the way to it; `None`: it answers.
+    pub trouble: Option<String>,
+    /// Pods that are shown there as they are, and pods that are not.
+    pub shown: (usize, usize),
+    /// Requests by what became of them: done, refused, lost.
+    pub asked: [(&'static str, u64); 3],
+}
+
+/// A pod that the API server does not show.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unshown {
+    /// Why.
+    pub why: String,
+    /// When that is tried again, if it was refused.
+    pub due: Option<Moment>,
 }
 
 /// See [`View::events`].

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::View;
-use super::wire::{API_VERSION, Containerd, Manifest, Node, PodRow, Status};
+use super::wire::{API_VERSION, Cluster, Containerd, Manifest, Node, PodRow, Status};
 use crate::plan::status::summary;
 use crate::plan::world::{Link, Sandbox};
 use crate::pod::{FileReport, PodKey, Uid, Verdict, WantedPod};
@@ -30,10 +30,15 @@ pub fn status(view: &View<'_>) -> Status {
         layers_read: world.wanted.complete,
         ready: containerd.up && world.wanted.complete && all_ready && !shutting_down,
         containerd,
+        cluster: view.cluster.as_ref().map(cluster),
         shutting_down,
         pods,
         manifests: view.files.iter().filter(|f| needs_attention(f)).map(|f| manifest(view, f)).collect(),
     }
+}
+
+fn cluster(c: &super::Cluster) -> Cluster {
+    Cluster { up: c.trouble.is_none(), message: c.trouble.clone(), mirrors: c.shown.0, unshown: c.shown.1 }
 }
 
 fn containerd(view: &View<'_>) -> Containerd {

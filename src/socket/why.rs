@@ -53,6 +53,11 @@ fn waits(view: &View<'_>, uid: &Uid, wanted: Option<&WantedPod>, memory: &PodMem
         );
         waits.push(Wait { on, ..Wait::default() });
     }
+    if let Some(unshown) = wanted.and_then(|pod| (view.unshown)(&pod.key)) {
+        // It holds nothing up: the pod runs all the same.
+        let on = "its mirror pod at the API server".to_owned();
+        waits.push(Wait { on, message: Some(unshown.why), retry_in_seconds: unshown.due.map(seconds_to), ..Wait::default() });
+    }
     // `plan` names what the pod as a whole waits for; each container has its own reason, in the kubelet's words.
     let Some(pod) = wanted else { return waits };
     let status = (view.status)(uid);

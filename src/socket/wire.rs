@@ -34,6 +34,9 @@ pub struct Status {
     pub node: Node,
     /// containerd.
     pub containerd: Containerd,
+    /// The API server, where there is one to be joined.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
     /// Every layer was read at least once.
     pub layers_read: bool,
     /// What `/readyz` says: containerd answers, layers read, every wanted pod Ready or Succeeded, no shutdown.
@@ -57,6 +60,21 @@ pub struct Node {
     /// What its boot found wrong with it, one sentence each; the pods run all the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
+}
+
+/// Whether the API server answers. No pod depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cluster {
+    /// It does.
+    pub up: bool,
+    /// Why it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Pods it shows as they are.
+    pub mirrors: usize,
+    /// Pods it does not; `/v1/why` has the reason of each.
+    pub unshown: usize,
 }
 
 /// Whether containerd answers.

@@ -43,7 +43,7 @@ pub enum Fault {
 }
 
 /// One request as it was answered.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Asked {
     pub at: Instant,
     pub user: String,
@@ -51,6 +51,12 @@ pub struct Asked {
     pub path: String,
     pub code: u16,
     pub body: Value,
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} s ago {} {} {} -> {}", self.at.elapsed().as_secs_f32(), self.user, self.method, self.path, self.code)
+    }
 }
 
 /// Looks at a new pod before it is stored: may change it, or refuse it with a code, a reason and a message.

@@ -53,6 +53,7 @@ async fn connection(stream: TcpStream, config: Arc<ServerConfig>, shared: &Arc<S
     if shared.fault() == Fault::Away {
         return;
     }
+    let _ = stream.set_nodelay(true);
     let stream = Lossy { stream, shared: shared.clone(), retry: None };
     let Ok(tls) = TlsAcceptor::from(config).accept(stream).await else { return };
     let (_, session) = tls.get_ref();

@@ -107,6 +107,8 @@ impl Backend for Fake {
             counters: &self.counters,
             now,
             status: &|uid| pod_status(&world, uid, now),
+            cluster: None,
+            unshown: &|_| None,
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });
     }

@@ -1,0 +1,315 @@
+//! The one connection to the API server: made in the background, made anew with growing pauses, given up when it is silent.
+//!
+//! HTTP/2 where the server speaks it, so that watches and requests share it and a ping finds a black hole; else a connection for
+//! each request. Waits are only ever the caller's own. While the server is in trouble as a whole (no connection, 401, 429, 5xx)
+//! nobody asks it anything before the pause is over, and then one at a time until it answers.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::dial::{Dialer, Stream};
+use super::error::{Error, Result, Status};
+use super::retry::Retry;
+use crate::clock;
+
+/// A request that is not answered within this has failed.
+const ANSWER: Duration = Duration::from_secs(10);
+/// While the server is in trouble it is waited for less long, so that one request that is never answered does not hide that others
+/// would be; each fourth time as long as ever, for a server that is but slow.
+const ANSWER_IN_TROUBLE: Duration = Duration::from_secs(4);
+/// A connection that answers no ping for so long is dead. Asked this often.
+const PING: Duration = Duration::from_secs(5);
+/// An answer larger than this is not read.
+const ANSWER_BYTES: usize = 16 << 20;
+/// However long the server asks to be left alone, this is the most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Patches of built-in kinds.
+pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
+/// Hyper's own tasks stay on this thread.
+#[derive(Clone, Debug)]
+struct Local;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, task: F) {
+        drop(tokio::task::spawn_local(task));
+    }
+}
+
+#[derive(Clone)]
+enum Way {
+    /// One connection for all.
+    Shared(http2::SendRequest<Full<Bytes>>),
+    /// One for each.
+    Each,
+}
+
+/// What was asked so far, for metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// Requests that were answered with success.
+    pub done: u64,
+    /// Those that were refused.
+    pub refused: u64,
+    /// Those that got no answer.
+    pub lost: u64,
+}
+
+/// See the file's head.
+pub struct Link {
+    kubeconfig: PathBuf,
+    resolv_conf: PathBuf,
+    dialer: RefCell<Option<Dialer>>,
+    way: RefCell<Option<Way>>,
+    trouble: RefCell<Retry>,
+    /// A number that changes when the way or the trouble does.
+    moved: watch::Sender<u64>,
+    /// The way is to be made anew: nobody answers on it, or who we are is read again.
+    stale: tokio::sync::Notify,
+    one_at_a_time: tokio::sync::Mutex<()>,
+    asked: Cell<Asked>,
+}
+
+impl Link {
+    /// No connection yet: `run` makes it.
+    pub fn new(kubeconfig: PathBuf, resolv_conf: PathBuf) -> Link {
+        Link {
+            kubeconfig,
+            resolv_conf,
+            dialer: RefCell::new(None),
+            way: RefCell::new(None),
+            trouble: RefCell::default(),
+            moved: watch::Sender::new(0),
+            stale: tokio::sync::Notify::new(),
+            one_at_a_time: tokio::sync::Mutex::new(()),
+            asked: Cell::default(),
+        }
+    }
+
+    /// What was asked so far.
+    pub fn asked(&self) -> Asked {
+        self.asked.get()
+    }
+
+    /// What is wrong with the server or the way to it, in words.
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.borrow();
+        match (trouble.failures, self.way.borrow().is_some()) {
+            (0, true) => None,
+            (0, false) => Some("not connected yet".into()),
+            _ => Some(trouble.why.clone()),
+        }
+    }
+
+    /// Something can be asked now.
+    pub fn is_up(&self) -> bool {
+        self.way.borrow().is_some() && self.trouble.borrow().wait(clock::now().mono).is_none()
+    }
+
+    /// Returns when something can be asked.
+    pub async fn up(&self) {
+        let mut moved = self.moved.subscribe();
+        loop {
+            let pause = self.trouble.borrow().wait(clock::now().mono);
+            match pause {
+                None if self.way.borrow().is_some() => return,
+                Some(due) => tokio::time::sleep(due - clock::now().mono).await,
+                None => drop(moved.changed().await),
+            }
+        }
+    }
+
+    /// Keeps a connection for ever.
+    pub async fn run(&self) {
+        loop {
+            let pause = self.trouble.borrow().wait(clock::now().mono);
+            if let Some(due) = pause {
+                tokio::time::sleep(due - clock::now().mono).await;
+            }
+            match self.connect().await {
+                Ok((server, Some(ended))) => {
+                    log::info!("connected to the API server {server}");
+                    let ended = tokio::select! {
+                        why = ended => Some(why),
+                        // Whoever gave it up has said why.
+                        () = self.stale.notified() => None,
+                    };
+                    *self.way.borrow_mut() = None;
+                    if let Some(why) = ended {
+                        self.suffer(&Error::Connect { server, why });
+                    }
+                }
+                Ok((server, None)) => {
+                    log::info!("connected to the API server {server} over HTTP/1.1");
+                    self.stale.notified().await;
+                    *self.way.borrow_mut() = None;
+                }
+                Err(e) => self.suffer(&e),
+            }
+        }
+    }
+
+    /// Dials, and answers what tells of the connection's end; `None` where each request has its own.
+    async fn connect(&self) -> Result<(String, Option<impl Future<Output = String>>)> {
+        let dialer = Dialer::new(&self.kubeconfig, &self.resolv_conf)?;
+        let (server, stream) = (dialer.server(), dialer.dial(true).await?);
+        let (way, ended) = match stream {
+            Stream { io, h2: true } => {
+                let (sender, connection) = http2::Builder::new(Local)
+                    .timer(TokioTimer::new())
+                    .keep_alive_interval(PING)
+                    .keep_alive_timeout(PING)
+                    .keep_alive_while_idle(true)
+                    .initial_connection_window_size(1 << 20)
+                    .max_header_list_size(64 << 10)
+                    .handshake(TokioIo::new(io))
+                    .await
+                    .map_err(|e| Error::Connect { server: server.clone(), why: chain(&e) })?;
+                let ended = async move { connection.await.map_or_else(|e| chain(&e), |()| "closed by the server".into()) };
+                (Way::Shared(sender), Some(ended))
+            }
+            Stream { .. } => (Way::Each, None),
+        };
+        // What was given up before is not this one.
+        let _ = self.stale.notified().now_or_never();
+        *self.dialer.borrow_mut() = Some(dialer);
+        *self.way.borrow_mut() = Some(way);
+        self.moved.send_modify(|n| *n = n.wrapping_add(1));
+        Ok((server, ended))
+    }
+
+    /// The server as a whole is in trouble: a pause for everybody. What fails within a pause is the same trouble.
+    fn suffer(&self, e: &Error) {
+        let now = clock::now().mono;
+        let mut trouble = self.trouble.borrow_mut();
+        let floor = if let Error::Refused { after, .. } = e { (*after).min(LONGEST_PAUSE) } else { Duration::ZERO };
+        if trouble.wait(now).is_none() || !floor.is_zero() {
+            let why = e.to_string();
+            if trouble.why != why {
+                log::warn!("the API server is in trouble: {why}; local pods are untouched, it is tried again");
+            }
+            trouble.fail(why, floor, now);
+        }
+        drop(trouble);
+        self.moved.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Asks, and reads the whole answer.
+    pub async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, kind: &'static str, body: Option<&Value>) -> Result<T> {
+        let what = format!("{method} {path}");
+        let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
+        let whole = async {
+            let response = self.send(method, path, kind, body).await?;
+            let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+            let bytes = body.map_err(|e| Error::Broken { what: what.clone(), why: e.to_string() })?.to_bytes();
+            serde_json::from_slice(&bytes).map_err(|e| Error::Unread { what: what.clone(), why: e.to_string() })
+        };
+        self.judged(&what, whole).await
+    }
+
+    /// Asks, and hands over the answer's body as it comes.
+    pub async fn follow(&self, path: &str) -> Result<Incoming> {
+        let what = format!("GET {path}");
+        let begun = async { Ok(self.send(Method::GET, path, "application/json", Vec::new()).await?.into_body()) };
+        self.judged(&what, begun).await
+    }
+
+    /// Gives a request its time, and learns from what becomes of it.
+    async fn judged<T>(&self, what: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let troubled = self.trouble.borrow().failures > 0;
+        let _turn = if troubled { Some(self.one_at_a_time.lock().await) } else { None };
+        let within = if self.trouble.borrow().failures.is_multiple_of(4) { ANSWER } else { ANSWER_IN_TROUBLE };
+        if !self.is_up() {
+            return Err(Error::Away);
+        }
+        let slow = || Error::Slow { what: what.to_owned(), within };
+        let done = tokio::time::timeout(within, request).await.unwrap_or_else(|_| Err(slow()));
+        let mut asked = self.asked.get();
+        match &done {
+            Ok(_) => asked.done += 1,
+            Err(Error::Refused { .. }) => asked.refused += 1,
+            Err(_) => asked.lost += 1,
+        }
+        self.asked.set(asked);
+        match &done {
+            Err(e) if e.is_general() => {
+                self.suffer(e);
+                // Who we are may have been renewed on disk; what is broken or does not answer is not asked on.
+                if e.code().is_none_or(|code| code == 401) {
+                    self.stale.notify_one();
+                }
+            }
+            _ => {
+                let mut trouble = self.trouble.borrow_mut();
+                if trouble.failures > 0 {
+                    log::info!("the API server answers again");
+                    trouble.succeed();
+                }
+            }
+        }
+        done
+    }
+
+    async fn send(&self, method: Method, path: &str, kind: &'static str, body: Vec<u8>) -> Result<Response<Incoming>> {
+        let what = format!("{method} {path}");
+        let broken = |e: hyper::Error| Error::Broken { what: what.clone(), why: chain(&e) };
+        let dialer = self.dialer.borrow().clone().ok_or(Error::Away)?;
+        let way = self.way.borrow().clone().ok_or(Error::Away)?;
+        let shared = matches!(way, Way::Shared(_));
+        let mut request = Request::builder().method(method).uri(if shared { dialer.url(path) } else { dialer.path(path) });
+        request = request.header(USER_AGENT, concat!("plinth/", env!("CARGO_PKG_VERSION"))).header(ACCEPT, "application/json");
+        if !shared {
+            request = request.header(hyper::header::HOST, dialer.authority());
+        }
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, kind);
+        }
+        if let Some(token) = dialer.token()? {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| Error::Unusable(e.to_string()))?;
+        let response = match way {
+            Way::Shared(mut sender) => sender.send_request(request).await.map_err(broken)?,
+            Way::Each => {
+                let stream = dialer.dial(false).await?;
+                let (mut sender, connection) = http1::handshake(TokioIo::new(stream.io)).await.map_err(broken)?;
+                drop(tokio::task::spawn_local(async move { drop(connection.await) }));
+                sender.send_request(request).await.map_err(broken)?
+            }
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(refusal(response).await)
+    }
+}
+
+async fn refusal(response: Response<Incoming>) -> Error {
+    let code = response.status().as_u16();
+    let after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok()).unwrap_or(0);
+    let body = http_body_util::Limited::new(response.into_body(), 64 << 10).collect().await;
+    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let status: Status = serde_json::from_slice(&body).unwrap_or_default();
+    let message = if status.message.is_empty() { format!("the API server answers {code}") } else { status.message };
+    Error::Refused { code, reason: status.reason, message, after: Duration::from_secs(after) }
+}
+
+/// An error with its causes: hyper's own text is but half of it.
+fn chain(e: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(e), |e| e.source()).map(ToString::to_string);
+    causes.collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,225 @@
+//! The decision table, row by row, and what surprises it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use serde_json::json;
+
+use super::*;
+
+const NODE: &str = "node-uid";
+
+struct Case {
+    published: BTreeMap<PodKey, Published>,
+    observed: BTreeMap<PodKey, Observed>,
+    memory: BTreeMap<PodKey, Memory>,
+    complete: bool,
+    node: Option<&'static str>,
+    paced: Option<Moment>,
+}
+
+fn key() -> PodKey {
+    PodKey { namespace: "default".into(), name: "web-n".into() }
+}
+
+fn status(phase: &str) -> Rc<Value> {
+    Rc::new(json!({"phase": phase}))
+}
+
+fn mirror() -> Observed {
+    Observed {
+        uid: "api-1".into(),
+        version: 7,
+        mirror: Some("h1".into()),
+        deleting: false,
+        owner: Some(NODE.into()),
+        status: json!({"phase": "Running"}),
+    }
+}
+
+impl Case {
+    fn new(observed: Option<Observed>) -> Case {
+        let pod = Published { uid: Uid("h1".into()), status: status("Running"), wanted: true };
+        Case {
+            published: BTreeMap::from([(key(), pod)]),
+            observed: observed.map(|o| (key(), o)).into_iter().collect(),
+            memory: BTreeMap::new(),
+            complete: true,
+            node: Some(NODE),
+            paced: Some(Moment(0)),
+        }
+    }
+
+    fn unpublished(observed: Observed) -> Case {
+        Case { published: BTreeMap::new(), ..Case::new(Some(observed)) }
+    }
+
+    fn sight(&self) -> Sight<'_> {
+        let Case { published, observed, memory, complete, node, paced } = self;
+        Sight { published, complete: *complete, observed, node: *node, memory, paced: *paced }
+    }
+
+    fn plan(&self, now: u64) -> Plan {
+        plan(self.sight(), Moment(now))
+    }
+
+    fn action(&self, now: u64) -> Option<Action> {
+        self.plan(now).actions.pop().map(|(_, action)| action)
+    }
+}
+
+fn deletes(action: Option<Action>) -> bool {
+    matches!(action, Some(Action::Delete { uid, .. }) if uid == "api-1")
+}
+
+#[test]
+fn a_pod_without_a_mirror_gets_one_once_its_node_is_known() {
+    let mut case = Case::new(None);
+    assert_eq!(case.action(0), Some(Action::Create));
+    case.node = None;
+    assert_eq!(case.plan(0), Plan::default());
+    assert!(lacks(&case.sight(), &key()).unwrap().contains("Node object"));
+}
+
+#[test]
+fn a_mirror_that_shows_its_pod_is_left_in_peace() {
+    assert_eq!(Case::new(Some(mirror())).plan(0), Plan::default());
+}
+
+#[test]
+fn a_mirror_of_other_content_or_of_an_older_node_is_replaced() {
+    assert!(deletes(Case::new(Some(Observed { mirror: Some("h0".into()), ..mirror() })).action(0)));
+    assert!(deletes(Case::new(Some(Observed { owner: Some("older".into()), ..mirror() })).action(0)));
+    assert!(deletes(Case::new(Some(Observed { deleting: true, ..mirror() })).action(0)));
+}
+
+#[test]
+fn while_the_node_object_is_gone_its_mirrors_are_not_disowned() {
+    assert_eq!(Case { node: None, ..Case::new(Some(mirror())) }.plan(0), Plan::default());
+}
+
+#[test]
+fn a_foreign_pod_of_that_name_is_never_touched() {
+    let case = Case::new(Some(Observed { mirror: None, deleting: true, ..mirror() }));
+    assert_eq!(case.plan(0), Plan::default());
+    assert!(lacks(&case.sight(), &key()).unwrap().contains("no mirror pod"));
+    assert_eq!(Case::unpublished(Observed { mirror: None, ..mirror() }).plan(0), Plan::default());
+}
+
+#[test]
+fn an_orphan_goes_but_not_before_all_layers_were_read() {
+    let mut case = Case::unpublished(mirror());
+    assert!(deletes(case.action(0)));
+    case.complete = false;
+    assert_eq!(case.plan(0), Plan::default());
+}
+
+#[test]
+fn a_pod_on_its_way_out_keeps_its_mirror_and_gets_no_other() {
+    let mut case = Case::new(Some(mirror()));
+    case.published.get_mut(&key()).unwrap().wanted = false;
+    assert_eq!(case.plan(0), Plan::default());
+    case.observed.clear();
+    assert_eq!(case.plan(0), Plan::default());
+}
+
+#[test]
+fn a_status_is_sent_at_once_and_not_argued_about() {
+    let mut case = Case::new(Some(Observed { status: json!({"phase": "Pending"}), ..mirror() }));
+    assert!(matches!(case.action(5), Some(Action::Status { .. })));
+    // It was sent, and somebody changed it back.
+    let sent = Some(("api-1".into(), status("Running"), Moment(5)));
+    case.memory.insert(key(), Memory { sent, ..Memory::default() });
+    assert_eq!(case.plan(100), Plan { actions: Vec::new(), wake: Some(Moment(10_005)) });
+    assert!(matches!(case.action(10_005), Some(Action::Status { .. })));
+    // Another status does not wait for that.
+    case.published.get_mut(&key()).unwrap().status = status("Failed");
+    assert!(matches!(case.action(100), Some(Action::Status { .. })));
+}
+
+#[test]
+fn a_mirror_that_somebody_keeps_replacing_is_replaced_with_pauses() {
+    let mut case = Case::new(Some(Observed { mirror: Some("theirs".into()), ..mirror() }));
+    case.memory.insert(key(), Memory { replaced: Some((Some(Uid("h1".into())), Moment(1000))), ..Memory::default() });
+    assert_eq!(case.plan(1500), Plan { actions: Vec::new(), wake: Some(Moment(11_000)) });
+    assert!(deletes(case.action(11_000)));
+    // An edit of our own is no quarrel.
+    case.published.get_mut(&key()).unwrap().uid = Uid("h2".into());
+    assert!(deletes(case.action(1500)));
+}
+
+#[test]
+fn what_failed_waits_and_one_request_at_a_time_is_made() {
+    let mut case = Case::new(None);
+    let mut memory = Memory::default();
+    memory.retry.fail("namespaces \"nope\" not found".into(), Duration::ZERO, Moment(0));
+    case.memory.insert(key(), memory);
+    let wake = case.plan(0).wake.unwrap();
+    assert_eq!(case.action(0), None);
+    assert_eq!(case.action(wake.0), Some(Action::Create));
+    assert!(lacks(&case.sight(), &key()).unwrap().contains("nope"));
+    case.memory.get_mut(&key()).unwrap().in_flight = true;
+    assert_eq!(case.plan(wake.0), Plan::default());
+}
+
+#[test]
+fn a_hundred_mirrors_are_not_made_all_at_once() {
+    let mut case = Case::new(None);
+    for i in 0..110 {
+        let key = PodKey { namespace: "default".into(), name: format!("p{i}").into() };
+        case.published.insert(key, case.published[&self::key()].clone());
+    }
+    assert_eq!(case.plan(0).actions.len(), AT_ONCE);
+}
+
+#[test]
+fn refused_pods_are_tried_again_one_by_one_the_longest_waiting_first() {
+    let mut case = Case::new(None);
+    for i in 0..30 {
+        let key = PodKey { namespace: "default".into(), name: format!("p{i:02}").into() };
+        case.published.insert(key.clone(), case.published[&self::key()].clone());
+        let retry = Retry { failures: 3, due: Moment(1000 - i), why: "exceeded quota".into() };
+        case.memory.insert(key, Memory { retry, ..Memory::default() });
+    }
+    case.published.remove(&key());
+    assert_eq!(case.plan(1000).actions, [(PodKey { namespace: "default".into(), name: "p29".into() }, Action::Create)]);
+    case.paced = Some(Moment(1200));
+    assert_eq!(case.plan(1000), Plan { actions: Vec::new(), wake: Some(Moment(1200)) });
+    case.paced = Some(Moment(0));
+    let last = case.memory.keys().next_back().unwrap().clone();
+    case.memory.get_mut(&last).unwrap().in_flight = true;
+    assert_eq!(case.plan(1000).actions, []);
+    case.paced = None;
+    assert_eq!(case.plan(1000).actions.len(), AT_ONCE - 1);
+    case.paced = Some(Moment(0));
+    // A pod that was never refused does not stand in that queue.
+    case.published.insert(key(), Published { uid: Uid("h1".into()), status: status("Running"), wanted: true });
+    assert_eq!(case.plan(1000).actions, [(key(), Action::Create)]);
+}
+
+fn object(uid: &str, version: u64) -> Object {
+    let text = json!({"metadata": {"namespace": "default", "name": "web-n", "uid": uid, "resourceVersion": version.to_string(),
+        "annotations": {"kubernetes.io/config.mirror": "h1"}}});
+    serde_json::from_value(text).unwrap()
+}
+
+#[test]
+fn an_answer_that_comes_after_the_news_of_its_end_brings_nothing_back() {
+    let mut observed = BTreeMap::new();
+    answered(&mut observed, object("new", 9), 11);
+    assert!(observed.is_empty());
+    answered(&mut observed, object("new", 12), 11);
+    assert_eq!(observed[&key()].uid, "new");
+    answered(&mut observed, object("new", 13), 20);
+    assert_eq!(observed[&key()].version, 13);
+}
+
+#[test]
+fn old_news_of_a_pod_that_was_replaced_changes_nothing() {
+    let mut observed = BTreeMap::new();
+    observe(&mut observed, object("new", 9), false);
+    observe(&mut observed, object("old", 8), false);
+    assert_eq!(observed[&key()].uid, "new");
+    observe(&mut observed, object("old", 10), true);
+    assert_eq!(observed[&key()].uid, "new");
+    observe(&mut observed, object("new", 11), true);
+    assert!(observed.is_empty());
+}

@@ -1,0 +1,307 @@
+//! The Node object: made if there is none, its status kept true, made again when somebody deleted it.
+//!
+//! Labels are set once for each Node object, taints only on one we make: what others put there afterwards is theirs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::error::{Error, Result};
+use super::link::STRATEGIC;
+use super::machine::{Machine, Pressure, machine, pressure};
+use super::{Cluster, Facts};
+use crate::clock::{self, Moment, Now, Wall};
+use crate::settings::Settings;
+
+type Words = BTreeMap<String, String>;
+
+/// The kubelet this behaves as; what is ours stands behind the plus.
+const VERSION: &str = concat!("v1.36.2+plinth.", env!("CARGO_PKG_VERSION"));
+/// Pressure is shown for so long after it was last seen, ms (`evictionPressureTransitionPeriod`).
+const PRESSURE_MS: u64 = 300_000;
+/// A refused registration is tried again after this.
+const REFUSED: Duration = Duration::from_secs(5);
+
+/// What is remembered between two looks.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The Node object whose labels were set.
+    joined: Option<String>,
+    /// When pressure was last seen: memory, disk, pids.
+    pressed: [Option<Moment>; 3],
+    /// Since when each condition is as it is.
+    since: BTreeMap<&'static str, (bool, Wall)>,
+    /// The status last sent, without its heartbeats, to which uid, and when.
+    sent: Option<(String, Value, Moment)>,
+}
+
+/// Keeps it for ever.
+pub async fn keep(cluster: &Cluster) {
+    let (machine, mut memory) = (machine(), Memory::default());
+    let mut moved = cluster.node_moved();
+    loop {
+        cluster.link.up().await;
+        moved.mark_unchanged();
+        let pause = match once(cluster, &machine, &mut memory).await {
+            Ok(()) => cluster.settings.node_status_update,
+            Err(e) if e.is_general() => continue,
+            Err(e) => {
+                log::warn!("keep the Node {}: {e}; it is tried again", cluster.settings.node_name);
+                REFUSED
+            }
+        };
+        tokio::select! {
+            _ = moved.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Result<()> {
+    let (settings, link, now) = (&cluster.settings, &cluster.link, clock::now());
+    let Some(listed) = cluster.node() else { return Ok(()) };
+    let facts = cluster.local.facts();
+    let status = memory.status(settings, machine, &facts, pressure(&settings.data_dir), now);
+    let Some(node) = listed else {
+        if !settings.register_node {
+            return Ok(());
+        }
+        let made = link.ask(Method::POST, "/api/v1/nodes", "application/json", Some(&object(settings, &facts.labels, &status))).await;
+        return match made {
+            // The watch tells of it.
+            Err(Error::Refused { code: 409, .. }) => Ok(()),
+            other => {
+                let node: super::object::Object = other?;
+                log::info!("registered the Node {}", settings.node_name);
+                memory.joined = Some(node.metadata.uid.clone());
+                cluster.see_node(Some(node));
+                Ok(())
+            }
+        };
+    };
+    if node.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let path = format!("/api/v1/nodes/{}", settings.node_name);
+    let uid = &node.metadata.uid;
+    if memory.joined.as_ref() != Some(uid) {
+        if settings.register_node
+            && let Some(patch) = labels_patch(&facts.labels, node.metadata.labels.as_ref(), node.metadata.annotations.as_ref())
+        {
+            let _: Value = link.ask(Method::PATCH, &path, STRATEGIC, Some(&patch)).await?;
+        }
+        memory.joined = Some(uid.clone());
+    }
+    let bare = without_heartbeats(status.clone());
+    let is_fresh = |(to, what, at): &(String, Value, Moment)| to == uid && *what == bare && now.mono - *at < settings.node_status_report;
+    if !memory.sent.as_ref().is_some_and(is_fresh) {
+        let patch = json!({"metadata": {"uid": uid}, "status": replaced(status)});
+        let _: Value = link.ask(Method::PATCH, &format!("{path}/status"), STRATEGIC, Some(&patch)).await?;
+        memory.sent = Some((uid.clone(), bare, now.mono));
+    }
+    Ok(())
+}
+
+/// Addresses that are gone go: two of one type would otherwise be merged into one.
+fn replaced(mut status: Value) -> Value {
+    if let Some(addresses) = status.get_mut("addresses").and_then(Value::as_array_mut) {
+        addresses.insert(0, json!({"$patch": "replace"}));
+    }
+    status
+}
+
+fn without_heartbeats(mut status: Value) -> Value {
+    for c in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        c.as_object_mut().map(|c| c.remove("lastHeartbeatTime"));
+    }
+    status
+}
+
+/// Tells controllers that volumes are theirs to attach; every kubelet sets it.
+const ATTACH: (&str, &str) = ("volumes.kubernetes.io/controller-managed-attach-detach", "true");
+
+/// A Node to be made.
+fn object(settings: &Settings, labels: &Words, status: &Value) -> Value {
+    let mut spec = json!({});
+    if let Some(spec) = spec.as_object_mut() {
+        let taint = |t: &crate::settings::Taint| {
+            let mut taint = json!({"key": t.key, "effect": t.effect});
+            if let (Some(map), false) = (taint.as_object_mut(), t.value.is_empty()) {
+                map.insert("value".into(), json!(t.value));
+            }
+            taint
+        };
+        if !settings.taints.is_empty() {
+            spec.insert("taints".into(), settings.taints.iter().map(taint).collect());
+        }
+        settings.provider_id.as_ref().map(|id| spec.insert("providerID".into(), json!(id)));
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": settings.node_name, "labels": labels, "annotations": {ATTACH.0: ATTACH.1}},
+        "spec": spec,
+        "status": status,
+    })
+}
+
+/// What a Node that others made, or an earlier life, lacks; `None`: nothing.
+fn labels_patch(wanted: &Words, found: Option<&Words>, annotations: Option<&Words>) -> Option<Value> {
+    let has = |map: Option<&Words>, key: &str, value: &str| map.and_then(|m| m.get(key)).is_some_and(|v| v == value);
+    let lacking: Words = wanted.clone().into_iter().filter(|(k, v)| !has(found, k, v)).collect();
+    let attach = has(annotations, ATTACH.0, ATTACH.1);
+    let metadata = match (lacking.is_empty(), attach) {
+        (true, true) => return None,
+        (false, true) => json!({"labels": lacking}),
+        (true, false) => json!({"annotations": {ATTACH.0: ATTACH.1}}),
+        (false, false) => json!({"labels": lacking, "annotations": {ATTACH.0: ATTACH.1}}),
+    };
+    Some(json!({"metadata": metadata}))
+}
+
+impl Memory {
+    fn status(&mut self, settings: &Settings, machine: &Machine, facts: &Facts, pressure: Pressure, now: Now) -> Value {
+        let ips = settings.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
+        let hostname = json!({"type": "Hostname", "address": settings.node_name});
+        json!({
+            "capacity": facts.capacity,
+            "allocatable": facts.allocatable,
+            "conditions": self.conditions(facts, pressure, now),
+            "addresses": ips.chain(std::iter::once(hostname)).collect::<Vec<_>>(),
+            "nodeInfo": {
+                "machineID": machine.machine_id,
+                "systemUUID": machine.system_uuid,
+                "bootID": machine.boot_id,
+                "kernelVersion": machine.kernel,
+                "osImage": machine.os_image,
+                "containerRuntimeVersion": format!("containerd://{}", facts.containerd.as_deref().unwrap_or("unknown").trim_start_matches('v')),
+                "kubeletVersion": VERSION,
+                "kubeProxyVersion": "",
+                "operatingSystem": "linux",
+                "architecture": facts.labels.get("kubernetes.io/arch"),
+            },
+            "images": facts.images.iter().map(|(names, bytes)| json!({"names": names, "sizeBytes": bytes})).collect::<Vec<_>>(),
+            "features": {"supplementalGroupsPolicy": true},
+            // exec, attach and portForward come over WebSockets (KEP-4006).
+            "declaredFeatures": ["ExtendWebSocketsToKubelet"],
+        })
+    }
+
+    /// In the kubelet's order and words.
+    fn conditions(&mut self, facts: &Facts, pressure: Pressure, now: Now) -> Vec<Value> {
+        for (at, is) in self.pressed.iter_mut().zip([pressure.memory, pressure.disk, pressure.pids]) {
+            match at {
+                _ if is => *at = Some(now.mono),
+                Some(last) if now.mono.since_ms(*last) > PRESSURE_MS => *at = None,
+                _ => {}
+            }
+        }
+        let [memory, disk, pids] = self.pressed.map(|at| at.is_some());
+        let ready = facts.not_ready.as_deref().unwrap_or("kubelet is posting ready status");
+        let is_ready = facts.not_ready.is_none();
+        let pick = |is: bool, yes: &'static str, no: &'static str| if is { yes } else { no };
+        let listed = [
+            (
+                "MemoryPressure",
+                memory,
+                pick(memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"),
+                pick(memory, "kubelet has insufficient memory available", "kubelet has sufficient memory available"),
+            ),
+            (
+                "DiskPressure",
+                disk,
+                pick(disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure"),
+                pick(disk, "kubelet has disk pressure", "kubelet has no disk pressure"),
+            ),
+            (
+                "PIDPressure",
+                pids,
+                pick(pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID"),
+                pick(pids, "kubelet has insufficient PID available", "kubelet has sufficient PID available"),
+            ),
+            ("Ready", is_ready, pick(is_ready, "KubeletReady", "KubeletNotReady"), ready),
+        ];
+        let mut out = Vec::new();
+        for (kind, holds, reason, message) in listed {
+            let since = match self.since.get(kind) {
+                Some((held, since)) if *held == holds => *since,
+                _ => now.wall,
+            };
+            self.since.insert(kind, (holds, since));
+            out.push(json!({
+                "type": kind,
+                "status": pick(holds, "True", "False"),
+                "reason": reason,
+                "message": message,
+                "lastHeartbeatTime": now.wall.to_string(),
+                "lastTransitionTime": since.to_string(),
+            }));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+
+    fn at(s: u64) -> Now {
+        Now { mono: Moment(s * 1000), wall: Wall(i64::try_from(s).unwrap() * 1_000_000_000) }
+    }
+
+    fn settings() -> Settings {
+        Settings { node_name: "n".into(), node_ips: vec!["192.0.2.2".parse().unwrap()], ..Settings::default() }
+    }
+
+    fn labels() -> Words {
+        Words::from([("kubernetes.io/arch".into(), "arm64".into()), ("kubernetes.io/os".into(), "linux".into())])
+    }
+
+    #[test]
+    fn a_new_node_says_what_a_kubelet_would() {
+        let status = Memory::default().status(&settings(), &Machine::default(), &Facts::default(), Pressure::default(), at(1));
+        let node = object(&settings(), &labels(), &status);
+        assert_eq!(node["metadata"]["labels"]["kubernetes.io/arch"], "arm64");
+        assert_eq!(node["spec"]["taints"], json!([{"key": "plinth.dev/static-pods-only", "effect": "NoSchedule"}]));
+        let kinds: Vec<&str> = node["status"]["conditions"].as_array().unwrap().iter().map(|c| c["type"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]);
+        assert_eq!(node["status"]["addresses"][0], json!({"type": "InternalIP", "address": "192.0.2.2"}));
+        assert_eq!(node["status"]["addresses"][1], json!({"type": "Hostname", "address": "n"}));
+    }
+
+    #[test]
+    fn a_node_that_others_made_gets_the_labels_it_lacks_and_loses_none() {
+        let mut found = labels();
+        let annotations = Words::from([(ATTACH.0.into(), ATTACH.1.into())]);
+        found.insert("topology.kubernetes.io/zone".into(), "a".into());
+        assert_eq!(labels_patch(&labels(), Some(&found), Some(&annotations)), None);
+        found.remove("kubernetes.io/arch");
+        let patch = labels_patch(&labels(), Some(&found), Some(&annotations)).unwrap();
+        assert_eq!(patch, json!({"metadata": {"labels": {"kubernetes.io/arch": "arm64"}}}));
+    }
+
+    #[test]
+    fn conditions_keep_the_time_they_changed_and_pressure_is_shown_a_while() {
+        let mut memory = Memory::default();
+        let short = Pressure { memory: true, ..Pressure::default() };
+        let mut look = |pressure, s| memory.conditions(&Facts::default(), pressure, at(s))[0].clone();
+        assert_eq!(look(Pressure::default(), 10)["status"], "False");
+        let pressed = look(short, 20);
+        assert_eq!((&pressed["status"], &pressed["lastTransitionTime"]), (&json!("True"), &json!(at(20).wall.to_string())));
+        let later = look(Pressure::default(), 100);
+        assert_eq!((&later["status"], &later["lastTransitionTime"]), (&json!("True"), &json!(at(20).wall.to_string())));
+        assert_eq!(look(Pressure::default(), 400)["status"], "False");
+    }
+
+    #[test]
+    fn only_heartbeats_are_no_change() {
+        let mut memory = Memory::default();
+        let mut status = |s| memory.status(&settings(), &Machine::default(), &Facts::default(), Pressure::default(), at(s));
+        let (first, second) = (status(1), status(2));
+        assert_ne!(first, second);
+        assert_eq!(without_heartbeats(first), without_heartbeats(second));
+    }
+}

@@ -1,0 +1,143 @@
+//! A list, and then what changes: watches with bookmarks, taken up again where they ended, and a new list when that is too old.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::Method;
+use serde::Deserialize;
+
+use super::error::{Error, Result, Status};
+use super::link::Link;
+use super::object::Object;
+use crate::clock;
+
+/// The server ends a watch after this; the kubelet asks for five to ten minutes.
+const WATCH_S: u64 = 420;
+/// A change longer than this is none that can be read.
+const LINE_BYTES: usize = 4 << 20;
+
+/// What is told of the objects that are watched.
+#[derive(Debug)]
+pub enum News {
+    /// All there are, at that version; what is not among them is gone unless it is newer.
+    All(Vec<Object>, u64),
+    /// One was made or changed.
+    Is(Object),
+    /// One is gone.
+    Gone(Object),
+}
+
+#[derive(Deserialize)]
+struct List {
+    #[serde(default)]
+    metadata: super::object::Meta,
+    #[serde(default)]
+    items: Option<Vec<Object>>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(rename = "type")]
+    kind: String,
+    object: serde_json::Value,
+}
+
+/// Watches for ever; `tell` must not wait.
+pub async fn watch(link: &Link, path: &str, selector: &str, tell: impl Fn(News)) {
+    let query = format!("{path}?fieldSelector={}", selector.replace('=', "%3D"));
+    let mut version: Option<String> = None;
+    loop {
+        link.up().await;
+        let from = match version.take() {
+            Some(version) => version,
+            None => match list(link, &query, &tell).await {
+                Ok(version) => version,
+                Err(e) => {
+                    pause(path, &e).await;
+                    continue;
+                }
+            },
+        };
+        let mut at = from;
+        let began = clock::now().mono;
+        match follow(link, &query, &mut at, &tell).await {
+            Ok(()) => version = Some(at),
+            Err(e) if e.code() == Some(410) => log::debug!("watch {path}: {e}; it is listed again"),
+            Err(e) => {
+                version = Some(at);
+                pause(path, &e).await;
+            }
+        }
+        // A server that ends watches as they begin is not asked in a circle.
+        if clock::now().mono - began < Duration::from_secs(1) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// A refusal is waited out here; trouble of the link is waited for with the link.
+async fn pause(path: &str, e: &Error) {
+    log::debug!("watch {path}: {e}");
+    if !e.is_general() {
+        log::warn!("watch {path}: {e}; it is tried again");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+async fn list(link: &Link, query: &str, tell: &impl Fn(News)) -> Result<String> {
+    let list: List = link.ask(Method::GET, query, "application/json", None).await?;
+    let version = list.metadata.version();
+    tell(News::All(list.items.unwrap_or_default(), version));
+    Ok(list.metadata.resource_version)
+}
+
+/// Until the server ends it. `at` is the last version that was told.
+async fn follow(link: &Link, query: &str, at: &mut String, tell: &impl Fn(News)) -> Result<()> {
+    let path = format!("{query}&watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}&resourceVersion={at}");
+    let mut body = link.follow(&path).await?;
+    let end = tokio::time::sleep(Duration::from_secs(WATCH_S + 15));
+    tokio::pin!(end);
+    let mut held: Vec<u8> = Vec::new();
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            // The server should have ended it long ago: whatever this is, it is begun anew.
+            () = &mut end => return Ok(()),
+        };
+        let frame = match frame {
+            None => return Ok(()),
+            Some(frame) => frame.map_err(|e| Error::Broken { what: format!("GET {query}"), why: e.to_string() })?,
+        };
+        let Some(data) = frame.data_ref() else { continue };
+        held.extend_from_slice(data);
+        while let Some(end) = memchr::memchr(b'\n', &held) {
+            let line: Vec<u8> = held.drain(..=end).collect();
+            if let Some(version) = one(&line, query, tell)? {
+                *at = version;
+            }
+        }
+        if held.len() > LINE_BYTES {
+            return Err(Error::Unread { what: format!("GET {query}"), why: format!("a change of more than {LINE_BYTES} bytes") });
+        }
+        if held.is_empty() && held.capacity() > 64 << 10 {
+            held = Vec::new();
+        }
+    }
+}
+
+fn one(line: &[u8], query: &str, tell: &impl Fn(News)) -> Result<Option<String>> {
+    let unread = |e: serde_json::Error| Error::Unread { what: format!("GET {query}"), why: e.to_string() };
+    let line: Line = serde_json::from_slice(line).map_err(unread)?;
+    if line.kind == "ERROR" {
+        let s: Status = serde_json::from_value(line.object).map_err(unread)?;
+        return Err(Error::Refused { code: s.code, reason: s.reason, message: s.message, after: Duration::ZERO });
+    }
+    let object: Object = serde_json::from_value(line.object).map_err(unread)?;
+    let version = object.metadata.resource_version.clone();
+    match line.kind.as_str() {
+        "ADDED" | "MODIFIED" => tell(News::Is(object)),
+        "DELETED" => tell(News::Gone(object)),
+        _ => {}
+    }
+    Ok(Some(version).filter(|v| !v.is_empty()))
+}

@@ -1,0 +1,104 @@
+//! What the cluster's room is lent, and what is shown of it. One way: the cluster reads, and no decision reads the cluster.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use k8s_openapi::api::core::v1::Event;
+use tokio::sync::watch;
+
+use super::State;
+use crate::clock::{self, Now};
+use crate::cluster::mirror::Published;
+use crate::cluster::{Cluster, Facts, Local};
+use crate::plan::record::EventNote;
+use crate::plan::status;
+use crate::plan::world::{Link, World};
+use crate::pod::{PodKey, Uid, WantedPod};
+use crate::runtime::node;
+use crate::socket;
+
+impl Local for State {
+    fn pods(&self, known: &BTreeMap<PodKey, Published>) -> (BTreeMap<PodKey, Published>, bool) {
+        let (world, now) = (self.world.borrow(), clock::now());
+        let mut pods = BTreeMap::new();
+        let stays = world.wanted.shutdown.is_none();
+        for (key, pod) in &world.wanted.pods {
+            pods.insert(key.clone(), published(&world, &pod.uid, stays, known.get(key), now));
+        }
+        // What is on its way out is shown to its end.
+        for (uid, seen) in &world.seen.pods {
+            if let Some(key) = seen.key.as_ref().filter(|key| seen.made_from.is_some() && !pods.contains_key(*key)) {
+                pods.insert(key.clone(), published(&world, uid, false, known.get(key), now));
+            }
+        }
+        (pods, world.wanted.complete && world.seen.listed.is_some())
+    }
+
+    fn pod(&self, key: &PodKey) -> Option<Rc<WantedPod>> {
+        self.world.borrow().wanted.pods.get(key).cloned()
+    }
+
+    fn facts(&self) -> Facts {
+        let world = self.world.borrow();
+        let written = |amounts: BTreeMap<String, crate::quantity::Amount>| {
+            let mut all: BTreeMap<String, String> = amounts.into_iter().map(|(k, v)| (k, v.units().to_string())).collect();
+            all.insert("pods".into(), self.settings.max_pods.to_string());
+            all
+        };
+        let (containerd, down) = match &world.seen.link {
+            Link::Up { version } => (Some(version.to_string()), None),
+            Link::Down { why, .. } => (None, Some(format!("container runtime is down: {why}"))),
+        };
+        let ending = world.wanted.shutdown.is_some().then(|| "node is shutting down".to_owned());
+        Facts {
+            labels: world.node.labels.clone(),
+            capacity: written(node::capacity(&self.settings)),
+            allocatable: written(node::allocatable(&self.settings)),
+            containerd,
+            not_ready: ending.or(down),
+            images: Vec::new(),
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn events(&self, after: u64, visit: &mut dyn FnMut(u64, &Event)) {
+        self.ring.borrow().visit(after, visit);
+    }
+
+    fn note(&self, key: &PodKey, why: &str) {
+        let Some(pod) = self.pod(key) else { return };
+        let note = EventNote {
+            key: key.clone(),
+            uid: pod.uid.clone(),
+            container: None,
+            reason: "FailedMirror",
+            warning: true,
+            message: format!("The pod runs, but the API server does not show it: {why}"),
+        };
+        State::note(self, vec![note], clock::now());
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+/// A pod as it is shown; what did not change is the same allocation as before.
+fn published(world: &World, uid: &Uid, wanted: bool, known: Option<&Published>, now: Now) -> Published {
+    let status = serde_json::to_value(status::pod_status(world, uid, now)).unwrap_or_default();
+    let status = match known {
+        Some(old) if *old.status == status => old.status.clone(),
+        _ => Rc::new(status),
+    };
+    Published { uid: uid.clone(), status, wanted }
+}
+
+/// What the status socket shows of it.
+pub fn joined(cluster: &Cluster) -> socket::Cluster {
+    let asked = cluster.asked();
+    socket::Cluster {
+        trouble: cluster.trouble(),
+        shown: cluster.count(),
+        asked: [("done", asked.done), ("refused", asked.refused), ("lost", asked.lost)],
+    }
+}

@@ -1,0 +1,474 @@
+//! The cluster's room against the test API server: what it makes there, and what it does when that is away, slow, full or lying.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![allow(missing_docs, reason = "test names are sentences")]
+
+mod apiserver;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use apiserver::{ApiServer, Fault};
+use k8s_openapi::api::core::v1::Event;
+use plinth::cluster::mirror::Published;
+use plinth::cluster::{Cluster, Facts, Local};
+use plinth::pod::{Origin, PodKey, Uid, WantedPod};
+use plinth::settings::Settings;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// A node whose pods are what a test says they are.
+struct Node {
+    server: ApiServer,
+    cluster: Rc<Cluster>,
+    local: Rc<Fake>,
+    dir: PathBuf,
+}
+
+struct Fake {
+    pods: RefCell<BTreeMap<PodKey, (Rc<WantedPod>, Published)>>,
+    events: RefCell<Vec<Event>>,
+    told: RefCell<Vec<String>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Local for Fake {
+    fn pods(&self, _: &BTreeMap<PodKey, Published>) -> (BTreeMap<PodKey, Published>, bool) {
+        (self.pods.borrow().iter().map(|(key, (_, shown))| (key.clone(), shown.clone())).collect(), true)
+    }
+
+    fn pod(&self, key: &PodKey) -> Option<Rc<WantedPod>> {
+        self.pods.borrow().get(key).map(|(pod, _)| pod.clone())
+    }
+
+    fn facts(&self) -> Facts {
+        let has = |map: &[(&str, &str)]| map.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Facts { labels: has(&[("kubernetes.io/hostname", "n")]), capacity: has(&[("cpu", "2"), ("pods", "110")]), ..Facts::default() }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn events(&self, after: u64, visit: &mut dyn FnMut(u64, &Event)) {
+        for (seq, event) in (1..).zip(self.events.borrow().iter()).filter(|(seq, _)| *seq > after) {
+            visit(seq, event);
+        }
+    }
+
+    fn note(&self, key: &PodKey, why: &str) {
+        self.told.borrow_mut().push(format!("{key}: {why}"));
+    }
+}
+
+fn key(namespace: &str, name: &str) -> PodKey {
+    PodKey { namespace: namespace.into(), name: format!("{name}-n").into() }
+}
+
+impl Fake {
+    /// A pod is wanted, with that hash and in that phase.
+    fn show(&self, namespace: &str, name: &str, hash: &str, phase: &str) {
+        let key = key(namespace, name);
+        let object = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": &*key.name, "namespace": namespace, "uid": hash, "annotations": {"kubernetes.io/config.hash": hash}},
+            "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "busybox"}], "tolerations": [{"operator": "Exists", "effect": "NoExecute"}]}});
+        let pod = WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap();
+        let shown = Published { uid: Uid(hash.into()), status: Rc::new(json!({"phase": phase, "podIP": "10.0.0.9"})), wanted: true };
+        self.pods.borrow_mut().insert(key, (Rc::new(pod), shown));
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    fn drop_pod(&self, namespace: &str, name: &str) {
+        self.pods.borrow_mut().remove(&key(namespace, name));
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    fn tell(&self, reason: &str, count: i32) {
+        let event = json!({"metadata": {"name": format!("web-n.{reason}"), "namespace": "default"}, "involvedObject": {"kind": "Pod", "name": "web-n"}, "reason": reason, "count": count});
+        self.events.borrow_mut().push(serde_json::from_value(event).unwrap());
+        self.changes.send_modify(|n| *n += 1);
+    }
+}
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+impl Node {
+    fn join(server: ApiServer, settings: impl FnOnce(&mut Settings)) -> Node {
+        let dir = std::env::temp_dir().join(format!("plinth-cluster-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("kubeconfig"), server.kubeconfig("system:node:n")).unwrap();
+        let mut s =
+            Settings { node_name: "n".into(), kubeconfig: Some(dir.join("kubeconfig")), data_dir: dir.clone(), ..Settings::default() };
+        s.node_lease_s = 8;
+        settings(&mut s);
+        let local = Rc::new(Fake {
+            pods: RefCell::default(),
+            events: RefCell::default(),
+            told: RefCell::default(),
+            changes: watch::Sender::new(0),
+        });
+        let cluster = Cluster::new(&Rc::new(s), local.clone()).unwrap();
+        tokio::task::spawn_local(cluster.clone().join());
+        Node { server, cluster, local, dir }
+    }
+
+    async fn until(&self, what: &str, secs: u64, mut holds: impl FnMut(&ApiServer) -> bool) {
+        let end = Instant::now() + Duration::from_secs(secs);
+        while !holds(&self.server) {
+            let known = || (self.cluster.trouble(), self.local.told.borrow().clone(), self.server.asked());
+            assert!(Instant::now() < end, "not within {secs} s: {what}\n{:#?}", known());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn until_shown(&self, name: &str, phase: &str) {
+        self.until(&format!("{name} is {phase}"), 10, |s| s.get("pods", "default", &format!("{name}-n"))["status"]["phase"] == phase).await;
+    }
+
+    /// Requests of `secs` seconds from now.
+    async fn asked_within(&self, secs: u64) -> Vec<apiserver::Asked> {
+        self.server.asked();
+        tokio::time::sleep(Duration::from_secs(secs)).await;
+        self.server.asked()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn on_a_loop(test: impl AsyncFnOnce()) {
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&rt, test());
+}
+
+fn uid(object: &Value) -> String {
+    object["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_node_joins_shows_its_pods_and_is_quiet() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.local.tell("Started", 1);
+        node.until_shown("web", "Running").await;
+        let (pod, made) = (node.server.get("pods", "default", "web-n"), node.server.get("nodes", "", "n"));
+        assert_eq!(pod["metadata"]["annotations"]["kubernetes.io/config.mirror"], "h1");
+        assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], made["metadata"]["uid"]);
+        assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 1, "{pod}");
+        assert_eq!(made["metadata"]["labels"]["kubernetes.io/hostname"], "n");
+        assert_eq!(made["status"]["declaredFeatures"], json!(["ExtendWebSocketsToKubelet"]));
+        node.until("the Lease is held", 10, |s| s.get("leases", "kube-node-lease", "n")["spec"]["holderIdentity"] == "n").await;
+        node.until("the event is there", 10, |s| s.get("events", "default", "web-n.Started")["count"] == 1).await;
+        // Nothing but the Lease, every two seconds here, and what a heartbeat may send.
+        let asked = node.asked_within(4).await;
+        assert!(asked.len() <= 4 && asked.iter().all(|a| a.path.contains("/leases/") || a.path.contains("/nodes/")), "{asked:#?}");
+        assert_eq!(node.cluster.trouble(), None);
+    });
+}
+
+#[test]
+fn a_status_is_there_soon_and_a_deleted_mirror_comes_back() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        let first = uid(&node.server.get("pods", "default", "web-n"));
+        // kubectl delete: marked, and its node lets it go.
+        node.server.edit("pods", "default", "web-n", |pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        node.until("it is back", 2, |s| {
+            let now = s.get("pods", "default", "web-n");
+            uid(&now) != first && now["metadata"]["deletionTimestamp"].is_null() && now["status"]["phase"] == "Running"
+        })
+        .await;
+        // kubectl delete --force: gone at once.
+        let second = uid(&node.server.get("pods", "default", "web-n"));
+        node.server.delete("pods", "default", "web-n");
+        node.until("it is back", 2, |s| ![String::new(), second.clone()].contains(&uid(&s.get("pods", "default", "web-n")))).await;
+    });
+}
+
+#[test]
+fn an_edit_replaces_the_mirror_and_only_that_one() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        let first = uid(&node.server.get("pods", "default", "web-n"));
+        node.server.asked();
+        node.local.show("default", "web", "h2", "Running");
+        node.until("the new one is shown", 5, |s| {
+            s.get("pods", "default", "web-n")["metadata"]["annotations"]["kubernetes.io/config.mirror"] == "h2"
+        })
+        .await;
+        let deleted: Vec<_> = node.server.asked().into_iter().filter(|a| a.method == "DELETE").collect();
+        assert_eq!(deleted.len(), 1);
+        assert_eq!(deleted[0].body["preconditions"]["uid"], first.as_str());
+        node.local.drop_pod("default", "web");
+        node.until("its mirror is gone", 5, |s| s.get("pods", "default", "web-n").is_null()).await;
+    });
+}
+
+#[test]
+fn mirrors_of_an_earlier_life_go_and_pods_of_others_stay() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        let pod = |name: &str, annotations: Value| json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name, "annotations": annotations}, "spec": {"nodeName": "n"}});
+        server.put("pods", "default", pod("old-n", json!({"kubernetes.io/config.mirror": "h0"})));
+        let foreign = uid(&server.put("pods", "default", pod("web-n", json!({}))));
+        let node = Node::join(server, |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until("the orphan is gone", 10, |s| s.get("pods", "default", "old-n").is_null()).await;
+        node.until("the foreign pod is told of", 10, |_| node.local.told.borrow().iter().any(|t| t.contains("no mirror pod"))).await;
+        let asked = node.asked_within(2).await;
+        assert!(!asked.iter().any(|a| a.path.contains("web-n") || a.method == "POST"), "{asked:#?}");
+        assert_eq!(uid(&node.server.get("pods", "default", "web-n")), foreign);
+        let why = node.cluster.lacks(&key("default", "web")).unwrap().0;
+        assert!(why.contains(&foreign), "{why}");
+        // Once it is gone, nobody has to ask.
+        node.server.delete("pods", "default", "web-n");
+        node.until_shown("web", "Running").await;
+        assert_eq!(node.cluster.lacks(&key("default", "web")), None);
+    });
+}
+
+#[test]
+fn a_missing_namespace_is_told_and_waited_for() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("later", "web", "h1", "Running");
+        node.until("it is told", 10, |_| node.local.told.borrow().iter().any(|t| t.contains("namespaces \"later\" not found"))).await;
+        assert_eq!(node.local.told.borrow().len(), 1);
+        node.server.put("namespaces", "", json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "later"}}));
+        node.until("it is shown", 10, |s| !s.get("pods", "later", "web-n").is_null()).await;
+    });
+}
+
+#[test]
+fn a_node_that_is_deleted_is_made_again_and_its_mirrors_get_the_new_owner() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        let first = uid(&node.server.get("nodes", "", "n"));
+        node.server.delete("nodes", "", "n");
+        node.until("the Node is back and owns the mirror", 10, |s| {
+            let second = uid(&s.get("nodes", "", "n"));
+            second != first
+                && !second.is_empty()
+                && s.get("pods", "default", "web-n")["metadata"]["ownerReferences"][0]["uid"] == second.as_str()
+        })
+        .await;
+        node.until("the Lease has the new owner", 10, |s| {
+            s.get("leases", "kube-node-lease", "n")["metadata"]["ownerReferences"][0]["uid"] == s.get("nodes", "", "n")["metadata"]["uid"]
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_node_is_not_made_where_others_make_it() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |s| s.register_node = false);
+        node.local.show("default", "web", "h1", "Running");
+        node.until("the Lease is held", 10, |s| !s.get("leases", "kube-node-lease", "n").is_null()).await;
+        assert!(node.server.get("nodes", "", "n").is_null());
+        assert!(node.server.list("pods").is_empty());
+        node.server.put(
+            "nodes",
+            "",
+            json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n", "labels": {"pool": "a"}}, "spec": {}}),
+        );
+        node.until_shown("web", "Running").await;
+        assert_eq!(node.server.get("nodes", "", "n")["metadata"]["labels"], json!({"pool": "a"}));
+        node.until("its status is kept", 10, |s| s.get("nodes", "", "n")["status"]["conditions"][3]["type"] == "Ready").await;
+    });
+}
+
+#[test]
+fn a_watch_that_is_too_old_or_cut_off_is_begun_anew() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        for how in ["compacted", "cut"] {
+            if how == "compacted" {
+                // Gone without a trace in the history: only a new list tells.
+                node.server.delete("pods", "default", "web-n");
+                node.server.compact();
+            } else {
+                node.server.delete("pods", "default", "web-n");
+                node.server.cut();
+            }
+            node.until_shown("web", "Running").await;
+        }
+    });
+}
+
+/// How many of the last seconds' requests came in the busiest window of five seconds, a second.
+fn rate(asked: &[apiserver::Asked]) -> f64 {
+    let within = |from: Instant| asked.iter().filter(|a| a.at >= from && a.at < from + Duration::from_secs(5)).count();
+    asked.iter().map(|a| within(a.at)).max().unwrap_or(0) as f64 / 5.0
+}
+
+#[test]
+fn whatever_is_wrong_with_the_server_it_is_asked_little_and_found_again() {
+    on_a_loop(async || {
+        let faults = [
+            Fault::Away,
+            Fault::BlackHole,
+            Fault::Stall,
+            Fault::HalfBody,
+            Fault::Code(500, None),
+            Fault::Code(503, None),
+            Fault::Code(429, Some(1)),
+            Fault::Code(401, None),
+            Fault::Garbage,
+        ];
+        let ways = faults.map(|fault| async move {
+            let node = Node::join(ApiServer::start(), |_| {});
+            node.local.show("default", "web", "h1", "Pending");
+            node.until_shown("web", "Pending").await;
+            node.server.asked();
+            node.server.fault(fault.clone());
+            node.local.show("default", "web", "h1", "Running");
+            node.local.show("default", "more", "h2", "Running");
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            let asked = node.server.asked();
+            assert!(rate(&asked) <= 5.0, "{fault:?}: {} a second\n{asked:#?}", rate(&asked));
+            node.server.fault(Fault::None);
+            let shown = |s: &ApiServer| ["web-n", "more-n"].iter().all(|p| s.get("pods", "default", p)["status"]["phase"] == "Running");
+            node.until(&format!("both are shown after {fault:?}"), 10, shown).await;
+        });
+        futures_util::future::join_all(ways).await;
+    });
+}
+
+#[test]
+fn a_server_that_flaps_is_no_reason_for_a_storm() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        node.server.asked();
+        for n in 0..10 {
+            node.server.fault(if n % 2 == 0 { Fault::Away } else { Fault::None });
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let asked = node.server.asked();
+        assert!(rate(&asked) <= 5.0, "{} a second\n{asked:#?}", rate(&asked));
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+    });
+}
+
+#[test]
+fn a_hundred_refused_mirrors_are_tried_again_four_a_second_and_all_shown_when_that_ends() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        server.webhook(Some(Box::new(|pod| match pod["metadata"]["name"].as_str() {
+            Some("web-n") => Ok(()),
+            _ => Err((403, "Forbidden", "exceeded quota: pods=0".into())),
+        })));
+        let node = Node::join(server, |_| {});
+        for i in 0..110 {
+            node.local.show("default", &format!("p{i:03}"), "h1", "Running");
+        }
+        node.until("each was refused once", 20, |_| node.local.told.borrow().len() == 110).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // In the middle of that, one that is not refused is shown at once.
+        node.server.asked();
+        node.local.show("default", "web", "h1", "Running");
+        node.until("it is shown", 2, |s| s.get("pods", "default", "web-n")["status"]["phase"] == "Running").await;
+        let asked = node.asked_within(5).await;
+        assert!(rate(&asked) <= 5.0, "{} a second", rate(&asked));
+        node.server.webhook(None);
+        node.until("all are shown", 10, |s| s.list("pods").len() == 111).await;
+    });
+}
+
+#[test]
+fn a_webhook_that_edits_mirrors_is_not_fought() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        server.webhook(Some(Box::new(|pod| {
+            pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = json!("edited");
+            pod["metadata"]["labels"]["injected"] = json!("yes");
+            Ok(())
+        })));
+        let node = Node::join(server, |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until("it is made", 10, |s| !s.get("pods", "default", "web-n").is_null()).await;
+        let asked = node.asked_within(5).await;
+        assert!(asked.iter().filter(|a| a.path.contains("/pods")).count() <= 2, "{asked:#?}");
+        assert!(node.cluster.lacks(&key("default", "web")).is_some());
+    });
+}
+
+#[test]
+fn two_plinths_of_one_name_argue_slowly() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        let other = Rc::new(Fake {
+            pods: RefCell::default(),
+            events: RefCell::default(),
+            told: RefCell::default(),
+            changes: watch::Sender::new(0),
+        });
+        other.show("default", "web", "h2", "Running");
+        let kubeconfig = Some(node.dir.join("kubeconfig"));
+        let s = Settings { node_name: "n".into(), kubeconfig, data_dir: node.dir.clone(), node_lease_s: 8, ..Settings::default() };
+        tokio::task::spawn_local(Cluster::new(&Rc::new(s), other).unwrap().join());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let asked = node.asked_within(6).await;
+        assert!(rate(&asked) <= 5.0, "{} a second\n{asked:#?}", rate(&asked));
+    });
+}
+
+#[test]
+fn a_token_that_is_renewed_in_its_file_is_used() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        let token = std::env::temp_dir().join(format!("plinth-token-{}", std::process::id()));
+        std::fs::write(&token, "one\n").unwrap();
+        server.token("one", Some("system:node:n"));
+        let config = server.kubeconfig_of_token_file(token.to_str().unwrap());
+        let node = Node::join(server, |s| std::fs::write(s.kubeconfig.as_ref().unwrap(), config).unwrap());
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        node.server.token("one", None);
+        node.server.token("two", Some("system:node:n"));
+        node.local.show("default", "web", "h1", "Running");
+        node.until("the old token is refused", 10, |_| node.cluster.trouble().is_some_and(|t| t.contains("Unauthorized"))).await;
+        std::fs::write(&token, "two\n").unwrap();
+        node.until_shown("web", "Running").await;
+        std::fs::remove_file(&token).unwrap();
+    });
+}
+
+#[test]
+fn events_are_counted_up_and_those_of_a_missing_namespace_are_lost_quietly() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.tell("BackOff", 1);
+        node.until("it is there", 10, |s| s.get("events", "default", "web-n.BackOff")["count"] == 1).await;
+        node.local.tell("BackOff", 7);
+        node.until("it is counted", 10, |s| s.get("events", "default", "web-n.BackOff")["count"] == 7).await;
+        let lost =
+            json!({"metadata": {"name": "q-n.1", "namespace": "nope"}, "involvedObject": {"kind": "Pod"}, "reason": "Started", "count": 1});
+        node.local.events.borrow_mut().push(serde_json::from_value(lost).unwrap());
+        node.local.tell("Started", 1);
+        node.until("what came after it is there", 10, |s| !s.get("events", "default", "web-n.Started").is_null()).await;
+        assert_eq!(node.cluster.trouble(), None);
+    });
+}
