@@ -55,6 +55,13 @@ pub struct Facts {
     pub images: Vec<(Vec<String>, u64)>,
 }
 
+impl Facts {
+    /// What of it is told at once when it changes.
+    fn face(&self) -> (Option<String>, Option<String>) {
+        (self.containerd.clone(), self.not_ready.clone())
+    }
+}
+
 /// What `run` lends this room. Every call returns at once.
 pub trait Local {
     /// The pods as they are shown, and whether that is all of them.

@@ -40,10 +40,11 @@ struct Memory {
 /// Keeps it for ever.
 pub async fn keep(cluster: &Cluster) {
     let (machine, mut memory) = (machine(), Memory::default());
-    let mut moved = cluster.node_moved();
+    let (mut moved, mut local) = (cluster.node_moved(), cluster.local.changes());
     loop {
         cluster.link.up().await;
         moved.mark_unchanged();
+        let (began, was) = (clock::now().mono, cluster.local.facts().face());
         let pause = match once(cluster, &machine, &mut memory).await {
             Ok(()) => cluster.settings.node_status_update,
             Err(e) if e.is_general() => continue,
@@ -52,9 +53,17 @@ pub async fn keep(cluster: &Cluster) {
                 REFUSED
             }
         };
-        tokio::select! {
-            _ = moved.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+        let due = began + pause;
+        loop {
+            tokio::select! {
+                _ = moved.changed() => break,
+                () = tokio::time::sleep(due - clock::now().mono) => break,
+                _ = local.changed() => {}
+            }
+            // Most of what changes here is pods; a containerd that goes or comes is told at once.
+            if cluster.local.facts().face() != was {
+                break;
+            }
         }
     }
 }

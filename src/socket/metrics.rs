@@ -145,7 +145,7 @@ impl Page {
             self.one("plinth_unshown_pods", "gauge", "Pods the API server does not show, or not as they are.", cluster.shown.1);
             self.head("plinth_cluster_requests_total", "counter", "Requests to the API server, by what became of them.");
             for (result, count) in cluster.asked {
-                self.sample("plinth_cluster_requests_total", &format!("{{result=\"{result}\"}}"), count);
+                self.sample("plinth_cluster_requests_total", &[("result", result)], count);
             }
         }
         self.one("plinth_layers_read", "gauge", "1 once every manifest layer was read.", u8::from(view.world.wanted.complete));

@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 #![allow(missing_docs, reason = "test names are sentences")]
 
+#[path = "../apiserver/mod.rs"]
+mod apiserver;
 mod node;
 
+mod cluster;
 mod containerd;
 mod faults;
 mod images;

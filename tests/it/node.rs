@@ -18,9 +18,14 @@ pub const IMAGE: &str = "docker.io/library/busybox:1.35";
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PLINTH: &str = env!("CARGO_BIN_EXE_plinth");
 
+/// Where what was fetched for the tests is.
+pub fn cache() -> PathBuf {
+    PathBuf::from(std::env::var("PLINTH_CACHE").unwrap_or(format!("{ROOT}/.cache")))
+}
+
 /// What a test needs beside the code; a line in the skip list says why it was not run (in CI that is a failure).
 pub fn can_run() -> bool {
-    let cache = PathBuf::from(std::env::var("PLINTH_CACHE").unwrap_or(format!("{ROOT}/.cache")));
+    let cache = cache();
     let why = if !rustix_is_root() {
         "real containerd: needs root"
     } else if !cache.join("sid/usr/bin/containerd").exists() || !cache.join("busybox.tar").exists() {
@@ -80,12 +85,12 @@ impl Node {
             env: Vec::new(),
             extra: extra.iter().map(|s| (*s).to_string()).collect(),
         };
-        let cache = std::env::var("PLINTH_CACHE").unwrap_or(format!("{ROOT}/.cache"));
-        node.script("up", &[&format!("{cache}/{suite}")]);
+        let cache = cache();
+        node.script("up", &[cache.join(suite).to_str().unwrap()]);
         for d in [&node.manifests, &node.overlay, &node.dir.join("work/archives"), &node.dir.join("work/hosts.d")] {
             fs::create_dir_all(d).unwrap();
         }
-        fs::copy(format!("{cache}/busybox.tar"), node.dir.join("work/archives/busybox.tar")).unwrap();
+        fs::copy(cache.join("busybox.tar"), node.dir.join("work/archives/busybox.tar")).unwrap();
         node
     }
 
