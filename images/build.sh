@@ -23,8 +23,10 @@ trap 'rm -rf "$tmp"' EXIT
 id() { printf '706c696e-7468-4000-8000-%012d' "$1"; }
 salt=$(printf plinth | sha256sum | cut -d' ' -f1)
 
+# Everything below DIR is as old as the source: a checkout's hour is nobody's business, and mkfs.erofs only ever makes files older.
+dated() { find "$1" -exec touch -hd "@$SOURCE_DATE_EPOCH" {} +; }
 # DIR to a compressed, read-only FILE.
-erofs() { mkfs.erofs --quiet -zlz4hc -C65536 --all-root -T "$SOURCE_DATE_EPOCH" -U "$(id "$3")" "$2" "$1" >/dev/null; }
+erofs() { dated "$1" && mkfs.erofs --quiet -zlz4hc -C65536 --all-root -T "$SOURCE_DATE_EPOCH" -U "$(id "$3")" "$2" "$1" >/dev/null; }
 # FILE to a hash tree in TREE from OFFSET on; prints the root hash.
 verity() { veritysetup format "$1" "$2" --salt="$salt" --uuid="$(id "$3")" --hash-offset="${4:-0}" | sed -n 's/^Root hash:[[:space:]]*//p'; }
 
@@ -47,7 +49,8 @@ root_hash=$(verity "$out/root.erofs" "$out/root.verity" 4)
 echo "$root_hash" >"$out/root.hash"
 
 "$here/initrd.sh" "$cache" "$init" "$tmp/initrd"
-(cd "$tmp/initrd" && find . -mindepth 1 -exec touch -hd "@$SOURCE_DATE_EPOCH" {} + && find . -mindepth 1 -printf '%P\n' | sort |
+dated "$tmp/initrd"
+(cd "$tmp/initrd" && find . -mindepth 1 -printf '%P\n' | sort |
   cpio --quiet -o -H newc -R +0:+0 --reproducible | zstd -q -19 -T1 -f -o "$out/initrd.img")
 cp "$cache"/linux-image-cloud-amd64/boot/vmlinuz-* "$out/vmlinuz"
 echo "console=ttyS0 quiet panic=10 cgroup_favordynmods=true plinth.roothash=$root_hash plinth.manifestshash=$manifests_hash ${CMDLINE-plinth.ip=dhcp}" >"$out/cmdline"
