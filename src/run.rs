@@ -129,7 +129,7 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
     }
     let end = tokio::select! {
         end = state.turn(&mut manifests, &mut events, &signals, &mut service) => end,
-        () = watch => End::Left,
+        taken = watch => return Err(taken.into()),
         () = serve => End::Left,
     };
     match end {

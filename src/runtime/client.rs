@@ -118,6 +118,11 @@ impl Client {
         api::events_client::EventsClient::new(self.channel.clone())
     }
 
+    /// What containerd says of its plugins.
+    pub fn introspection(&self) -> api::introspection_client::IntrospectionClient<Counted> {
+        api::introspection_client::IntrospectionClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES)
+    }
+
     /// Version.
     pub fn version(&self) -> api::version_client::VersionClient<Counted> {
         api::version_client::VersionClient::new(self.channel.clone())

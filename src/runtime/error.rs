@@ -40,6 +40,9 @@ pub enum Error {
     /// Something is wrong with what was asked for; a retry does not change it.
     #[error("{0}")]
     Refused(String),
+    /// What it is for belongs to another plinth.
+    #[error("{0}")]
+    Taken(String),
     /// Something did not happen yet, or not this time.
     #[error("{0}")]
     Again(String),
@@ -104,7 +107,7 @@ impl Error {
                 _ => Class::Retry,
             },
             Error::File { .. } | Error::Again(_) => Class::Retry,
-            Error::Refused(_) => Class::Refused,
+            Error::Refused(_) | Error::Taken(_) => Class::Refused,
             Error::Gone(_) => Class::Gone,
         }
     }

@@ -21,6 +21,7 @@ use tonic::{Code, Streaming};
 
 use super::client::{Client, Tried};
 use super::error::{Error, Result, Said, chain};
+use super::place::Place;
 use super::{Linked, Runtime};
 use crate::clock;
 use crate::plan::action::Event;
@@ -45,8 +46,8 @@ pub(super) struct Watched {
     pidfd: Option<Rc<Pidfd>>,
 }
 
-/// Both ends of the watch: links come and go, the pidfds stay.
-pub(super) async fn watch(rt: Rc<Runtime>, mut waits: UnboundedReceiver<Watched>, pidfds: UnboundedReceiver<Watched>) {
+/// Both ends of the watch: links come and go, the pidfds stay. Ends when the first containerd found is another plinth's.
+pub(super) async fn watch(rt: Rc<Runtime>, mut waits: UnboundedReceiver<Watched>, pidfds: UnboundedReceiver<Watched>) -> Error {
     let links = async {
         let mut pause = BACKOFF.0;
         let mut said: Rc<str> = "".into();
@@ -60,6 +61,9 @@ pub(super) async fn watch(rt: Rc<Runtime>, mut waits: UnboundedReceiver<Watched>
                 }
                 Err(e) => e,
             };
+            if matches!(error, Error::Taken(_)) && rt.held.borrow().is_none() {
+                return error;
+            }
             // One that only answered too late is silent still, and that was said.
             let late = matches!(error.code(), Some(Code::DeadlineExceeded | Code::Cancelled));
             if !late {
@@ -74,7 +78,10 @@ pub(super) async fn watch(rt: Rc<Runtime>, mut waits: UnboundedReceiver<Watched>
             pause = (pause * 2).min(BACKOFF.1);
         }
     };
-    futures_util::future::join(links, witness(rt.clone(), pidfds)).await;
+    tokio::select! {
+        error = links => error,
+        () = witness(rt.clone(), pidfds) => std::future::pending().await,
+    }
 }
 
 /// Connects, refuses what is too old, subscribes, and only then says the link is up: nothing in between is missed.
@@ -93,13 +100,15 @@ async fn open(rt: &Rc<Runtime>) -> Result<(Client, Streaming<Envelope>)> {
     if age == Age::TooOld {
         return Err(Error::Refused(format!("use containerd {version}: it is too old; plinth needs 1.7, better 2.0, or newer")));
     }
+    let place = Place::of(&client, &settings.snapshotter).await?;
+    rt.hold_namespace(&place)?;
     let events = subscribe(&client, &settings.namespace).await?;
     if age == Age::NoMirrors && !rt.warned_of_age.replace(true) {
         log::warn!(
             "containerd {version} ignores registry hosts directories: no mirrors, no plain-http registries, no own CA; 2.0 or newer has them"
         );
     }
-    rt.link.replace(Some(Linked { client: client.clone(), version: version.into(), hosts: age == Age::Current }));
+    rt.link.replace(Some(Linked { client: client.clone(), version: version.into(), place, hosts: age == Age::Current }));
     rt.tell_linked();
     Ok((client, events))
 }

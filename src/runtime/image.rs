@@ -72,6 +72,7 @@ impl Runtime {
             },
         };
         had.map_err(failed_pull)?;
+        self.unpacked();
         let local = self.archived(image).is_some();
         match self.ready(&client, image).await {
             Ok(Some(found)) => Ok(SeenImage::Ready { id: found.id.clone(), local }),

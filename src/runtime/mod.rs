@@ -3,7 +3,7 @@
 //! The loop calls `perform` once per action and polls `watch` for ever; nothing else leaves this room. It decides nothing:
 //! a failure becomes data (`Failure`) and `plan` sees its consequence, never a status code.
 //! - `client`, `error`: one connection, and what can go wrong
-//! - `alone`: no other plinth in the same run directory
+//! - `alone`: no other plinth in the same run directory; `place`: nor in the same namespace, and that layers reach the disk
 //! - `events`: the link, and who says that something ended; `silence`: that containerd hangs
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`: images, pulled, or imported from `archives`, each an `archive`; `image_mount`: as volumes
@@ -35,6 +35,7 @@ mod observe;
 pub mod oci;
 mod orphans;
 pub mod paths;
+mod place;
 mod probe;
 pub mod qos;
 pub mod sandbox;
@@ -53,6 +54,7 @@ use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::clock::Wall;
@@ -67,6 +69,7 @@ use error::{Error, Result};
 use events::Watched;
 use logs::Logs;
 use paths::Paths;
+use place::{Held, Place};
 use probe::Errand;
 use silence::Calls;
 
@@ -96,6 +99,8 @@ pub struct Runtime {
     events: UnboundedSender<Event>,
     link: RefCell<Option<Linked>>,
     calls: Rc<Calls>,
+    held: RefCell<Option<Held>>,
+    unsynced: Notify,
     known: RefCell<BTreeMap<Rc<str>, Known>>,
     waits: UnboundedSender<Watched>,
     pidfds: UnboundedSender<Watched>,
@@ -116,6 +121,7 @@ pub struct Runtime {
 struct Linked {
     client: Client,
     version: Rc<str>,
+    place: Place,
     /// 2.0 or newer: transfers honour a registry hosts directory.
     hosts: bool,
 }
@@ -155,6 +161,8 @@ impl Runtime {
             events,
             link: RefCell::new(None),
             calls: Rc::default(),
+            held: RefCell::default(),
+            unsynced: Notify::new(),
             known: RefCell::default(),
             waits,
             pidfds,
@@ -281,15 +289,21 @@ impl Runtime {
         }
     }
 
-    /// Keeps the link to containerd, turns what happens there into events, and moves the containers' output; never ends. To be called once.
-    pub async fn watch(self: Rc<Runtime>) {
+    /// Keeps the link to containerd, turns what happens there into events, and moves the containers' output. Ends only when another
+    /// plinth turns out to work in our namespace. To be called once.
+    pub async fn watch(self: Rc<Runtime>) -> Error {
         let queues = self.queues.borrow_mut().take();
         let errands = self.errands_queue.borrow_mut().take();
         if let (Some((waits, pidfds)), Some(errands)) = (queues, errands) {
             let logs = self.logs.clone();
             let (asked, silent) = (probe::serve(self.clone(), errands), silence::watch(self.clone()));
             let (archives, usage) = (archives::watch(self.clone()), volume::usage::watch(self.clone()));
-            futures_util::join!(asked, silent, archives, usage, events::watch(self, waits, pidfds), logs.run());
+            let syncs = place::watch(self.clone());
+            let others = async { _ = futures_util::join!(asked, silent, archives, usage, syncs, logs.run()) };
+            return tokio::select! {
+                error = events::watch(self, waits, pidfds) => error,
+                () = others => std::future::pending().await,
+            };
         }
         std::future::pending().await
     }

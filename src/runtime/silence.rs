@@ -93,7 +93,7 @@ impl Drop for Open {
 
 /// containerd answers it without asking anybody else: at most a write to its database.
 fn is_its_own(path: &str) -> bool {
-    let own = ["Containers/", "Images/", "Leases/", "Store/", "Version/", "Events/Publish"];
+    let own = ["Containers/", "Images/", "Leases/", "Store/", "Version/", "Introspection/", "Events/Publish"];
     own.iter().any(|part| path.rsplit('.').next().is_some_and(|name| name.starts_with(part)))
 }
 

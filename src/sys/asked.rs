@@ -1,17 +1,18 @@
-//! System calls that may wait for somebody else, a server or a program behind a file system: made in a child, with a deadline.
+//! System calls that may wait for somebody else, a server, a program behind a file system or a disk: made in a child, with a deadline.
 //!
-//! The child makes one system call on what was prepared before the fork, and leaves with its error for an exit status. One that hangs
+//! The child makes one system call (or two) on what was prepared before the fork, and leaves with its error for an exit status. One that hangs
 //! is killed; the kernel lets such calls be killed (`TASK_KILLABLE`), and where it does not, the child is reaped whenever it ends.
 #![expect(unsafe_code, reason = "fork and _exit have no safe form")]
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use nix::libc;
 use nix::unistd::ForkResult;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, statx, syncfs};
 use rustix::mount::MountFlags;
 use rustix::process::Pid;
 
@@ -46,6 +47,27 @@ pub async fn answers(path: &Path, within: Duration) -> io::Result<()> {
     in_child(within, || statx(CWD, path.as_c_str(), AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS).map(drop)).await
 }
 
+/// Writes out all that is dirty of the file system this is on. As that may take minutes, the child keeps nothing else of ours open.
+pub async fn sync(path: &Path, within: Duration) -> io::Result<()> {
+    let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    in_child(within, || {
+        keep_only(&fd);
+        syncfs(&fd)
+    })
+    .await
+}
+
+fn keep_only(fd: &OwnedFd) {
+    let own = fd.as_raw_fd().unsigned_abs();
+    // SAFETY: called in a child that uses no descriptor but this one any more.
+    unsafe {
+        if own > 0 {
+            libc::close_range(0, own - 1, 0);
+        }
+        libc::close_range(own + 1, libc::c_uint::MAX, 0);
+    }
+}
+
 async fn in_child(within: Duration, call: impl FnOnce() -> rustix::io::Result<()>) -> io::Result<()> {
     // SAFETY: the child makes one system call on memory prepared before, allocates nothing and leaves by _exit.
     let mut child = match unsafe { nix::unistd::fork() }? {
@@ -74,7 +96,6 @@ async fn in_child(within: Duration, call: impl FnOnce() -> rustix::io::Result<()
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::os::fd::AsRawFd;
 
     fn run<T>(future: impl Future<Output = T>) -> T {
         let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -87,6 +108,7 @@ mod tests {
             assert!(answers(Path::new("/proc"), Duration::from_secs(5)).await.is_ok());
             let gone = answers(Path::new("/no/such/path"), Duration::from_secs(5)).await.unwrap_err();
             assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+            sync(&std::env::temp_dir(), Duration::from_secs(60)).await.unwrap();
             let wish = Wish { source: "none", target: Path::new("/proc"), kind: "nosuchfs", read_only: false, options: "" };
             if rustix::process::geteuid().is_root() {
                 assert_eq!(mount(wish, Duration::from_secs(5)).await.unwrap_err().raw_os_error(), Some(libc::ENODEV));

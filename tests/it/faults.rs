@@ -158,8 +158,21 @@ fn a_pod_that_is_over_waits_for_nothing() {
     n.shutdown();
 }
 
+/// A second plinth that must not be: its log, once it has ended with 1.
+fn refused(n: &Node, other: &[String]) -> String {
+    let mut second = n.second("other.sock", other);
+    let end = Instant::now() + Duration::from_secs(20);
+    while second.try_wait().unwrap().is_none() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = second.kill();
+    let log = fs::read_to_string(n.dir.join("second.log")).unwrap();
+    assert_eq!(second.wait().unwrap().code(), Some(1), "{log}");
+    log
+}
+
 #[test]
-fn a_second_plinth_on_the_same_run_directory_is_refused() {
+fn a_second_plinth_on_the_same_run_directory_or_namespace_is_refused() {
     if !can_run() {
         return;
     }
@@ -167,17 +180,22 @@ fn a_second_plinth_on_the_same_run_directory_is_refused() {
     n.put("a.yaml", &script("a", FOREVER));
     n.start();
     n.until_ready("a");
-    let mut second = n.second("other.sock");
-    let end = Instant::now() + Duration::from_secs(60);
-    while second.try_wait().unwrap().is_none() && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let _ = second.kill();
-    assert_eq!(second.wait().unwrap().code(), Some(1));
-    let log = fs::read_to_string(n.dir.join("second.log")).unwrap();
+    let log = refused(&n, &[]);
     assert!(log.contains(&format!("use {}: another plinth works in it", n.path("run"))), "{log}");
+    let own = ["runDir", "dataDir"].map(|dir| format!("{dir}={}", n.path(&format!("work/{dir}"))));
+    let first = n.pid();
+    let taken = format!("use containerd namespace `plinth`: another plinth (pid {first}) works in it");
+    let log = refused(&n, &own);
+    assert!(log.contains(&taken), "{log}");
+    n.containerd("kill");
+    n.containerd("start");
+    n.until("plinth is linked again", 20, |n| n.ctr(&["tasks", "list"]).contains("RUNNING") && n.plinth(&["status"]).stderr.is_empty());
+    let log = refused(&n, &own);
+    assert!(log.contains(&taken), "held over a restart of containerd: {log}");
+    assert_eq!(n.restarts("a"), 0);
     n.kill();
     n.start();
     n.until_ready("a");
+    assert_eq!(n.restarts("a"), 0);
     n.shutdown();
 }

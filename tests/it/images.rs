@@ -179,6 +179,7 @@ fn an_archive_that_comes_ends_the_back_off() {
     n.until("it starts at once", 10, |n| n.ready("a"));
     archive(&n, "localhost/never:1", "never.tar");
     n.until("so does the other", 10, |n| n.ready("b"));
+    n.until("and its layers are on the disk", 60, |n| n.log().contains("what was unpacked is on the disk: "));
     n.shutdown();
 }
 

@@ -165,14 +165,15 @@ impl Node {
         self.until("plinth's socket answers", 10, |n| n.get("/healthz").is_some());
     }
 
-    /// Another `plinth run` with the same settings but its socket; it writes `second.log`.
-    pub fn second(&self, socket: &str) -> Child {
+    /// Another `plinth run` with the same settings but its socket and these; it writes `second.log`.
+    pub fn second(&self, socket: &str, other: &[String]) -> Child {
         let log = File::create(self.dir.join("second.log")).unwrap();
         let holder = fs::read_to_string(self.dir.join("holder.pid")).unwrap();
         Command::new("nsenter")
             .args(["--target", holder.trim(), "--mount", "--net", "--", PLINTH, "run"])
             .args(self.settings())
             .args(["--set", &format!("socket={}", self.path(socket))])
+            .args(other.iter().flat_map(|s| ["--set", s]))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

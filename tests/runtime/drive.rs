@@ -91,7 +91,7 @@ impl Drive {
     pub async fn up(&mut self) {
         let (tell, events) = unbounded_channel();
         let runtime = Runtime::new(Rc::new(self.settings.clone()), tell).unwrap();
-        self.watch = Some(tokio::task::spawn_local(runtime.clone().watch()));
+        self.watch = Some(tokio::task::spawn_local(futures_util::FutureExt::map(runtime.clone().watch(), drop)));
         self.runtime = Some(runtime);
         self.events = Some(events);
         self.until(|e| matches!(e, Event::Link(Link::Up { .. }))).await;
