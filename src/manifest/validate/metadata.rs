@@ -18,8 +18,7 @@ pub fn check(pod: &Pod, wrong: &mut Wrong) {
     let namespace = meta.namespace.as_deref().unwrap_or_default();
     wrong.shape("metadata.namespace", namespace, names::label(namespace));
     if let Some(prefix) = meta.generate_name.as_deref().filter(|p| !p.is_empty()) {
-        // A generated name goes on after the prefix, so it may end in a dash.
-        wrong.shape("metadata.generateName", prefix, names::subdomain(&format!("{}a", prefix.trim_end_matches('-'))));
+        wrong.shape("metadata.generateName", prefix, names::prefix(prefix));
     }
     wrong.at_least("metadata.generation", meta.generation, 0);
     labels("metadata.labels", meta.labels.as_ref(), wrong);

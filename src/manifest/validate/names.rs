@@ -53,6 +53,26 @@ pub fn subdomain(s: &str) -> Vec<String> {
     out
 }
 
+/// A search domain by the relaxed rule of 1.34: underscores within, and one before. One trailing dot is fine, a lone one is the root.
+pub fn search(s: &str) -> Vec<String> {
+    let bare = s.strip_suffix('.').unwrap_or(s);
+    let label = |l: &str| shaped(l.strip_prefix('_').unwrap_or(l), lower, |b| lower(b) || matches!(b, b'-' | b'_'));
+    let mut out = Vec::new();
+    too_long(bare, 253, "", &mut out);
+    if s != "." && !bare.split('.').all(label) {
+        out.push(SUBDOMAIN.to_owned());
+    }
+    out
+}
+
+/// What a generated name begins with; it goes on, so it may end in a dash.
+pub fn prefix(s: &str) -> Vec<String> {
+    match s.strip_suffix('-').and_then(|begun| begun.char_indices().next_back()) {
+        Some((last, _)) => subdomain(&format!("{}a", s.get(..last).unwrap_or_default())),
+        None => subdomain(s),
+    }
+}
+
 /// `[prefix/]name`: keys of labels and annotations, resources, conditions.
 pub fn qualified(s: &str) -> Vec<String> {
     let mut out = Vec::new();
@@ -177,6 +197,8 @@ mod tests {
         }
         assert!(label_value("").is_empty() && label_value("a_B.c").is_empty() && !label_value("a b").is_empty());
         assert!(port("http-1").is_empty() && !port("80").is_empty() && !port("a--b").is_empty() && port("abcdefghijklmnop").len() == 1);
+        assert!(search("_a._tcp.b.").is_empty() && search("a_b").is_empty() && !search("a_").is_empty() && !search("__a").is_empty());
+        assert!(prefix("a-").is_empty() && prefix(&"a".repeat(253)).is_empty() && !prefix("a.").is_empty() && !prefix("-").is_empty());
         assert!(ip("10.0.0.1").is_empty() && ip("::1").is_empty() && !ip("010.0.0.1").is_empty() && !ip("::ffff:1.2.3.4").is_empty());
         assert!(variable("my.var-x").is_empty() && !variable("a=b").is_empty());
         assert!(descending("a/..b").is_empty() && !descending("a/../b").is_empty() && !descending_unreserved("..data").is_empty());

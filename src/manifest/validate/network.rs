@@ -75,11 +75,7 @@ fn resolver(config: &PodDNSConfig, wrong: &mut Wrong) {
         );
     }
     for (at, search) in each(at, "searches", config.searches.as_ref()) {
-        // One trailing dot is fine, a lone dot is the root, and underscores are taken since 1.34.
-        let bare = search.strip_suffix('.').unwrap_or(search);
-        if search != "." {
-            wrong.shape(&at, search, names::subdomain(&bare.replace('_', "a")));
-        }
+        wrong.shape(&at, search, names::search(search));
     }
     for (at, option) in each(at, "options", config.options.as_ref()) {
         if option.name.as_deref().unwrap_or_default().is_empty() {
