@@ -30,7 +30,7 @@ def group(power, name):
     uid = power.pods()[name]["uid"]
     path = power.said(f"cd /sys/fs/cgroup && find . -type d -name pod{uid}").strip()
     text = power.said(f"cd /sys/fs/cgroup/{path} && grep -H '' cpu.weight */cpu.weight cpu.max */cpu.max memory.max */memory.max */memory.swap.max"
-                      " */memory.oom.group */pids.max */hugetlb.2MB.max; for c in */; do for p in $(head -n1 $c/cgroup.procs); do"
+                      " */memory.oom.group */pids.max hugetlb.2MB.max */hugetlb.2MB.max; for c in */; do for p in $(head -n1 $c/cgroup.procs); do"
                       " echo $c/oom_score_adj:$(cat /proc/$p/oom_score_adj); done; done || true")
     files = dict(line.split(":", 1) for line in text.splitlines())
     own, containers = {k: v for k, v in files.items() if "/" not in k}, {}
@@ -75,13 +75,13 @@ def the_groups_are_the_kubelets(power, total):
         c={"cpu.weight": weight(100), "cpu.max": "10000 100000", "memory.max": str(32 * MI), "oom_score_adj": "-997", **no_huge})
     is_("burstable", "kubepods/burstable/podUID", {"cpu.weight": weight(50), "cpu.max": "max 100000", "memory.max": str(40 * MI)},
         c={"cpu.weight": weight(50), "cpu.max": "max 100000", "memory.max": str(40 * MI), "oom_score_adj": score(20 * MI), **no_huge})
-    is_("besteffort", "kubepods/besteffort/podUID", {"cpu.weight": "1", **unlimited},
+    is_("besteffort", "kubepods/besteffort/podUID", {"cpu.weight": "1", **unlimited, **no_huge},
         c={"cpu.weight": "1", **unlimited, "oom_score_adj": "1000", **no_huge})
     is_("half", "kubepods/burstable/podUID", {"cpu.weight": "1", **unlimited},
         c={"memory.max": str(24 * MI), "oom_score_adj": score(8 * MI)}, d={"memory.max": "max", "oom_score_adj": "999"})
     is_("whole", "kubepods/burstable/podUID", {"cpu.weight": weight(100), "cpu.max": "20000 100000", "memory.max": str(48 * MI)},
         c={"cpu.max": "20000 100000", "memory.max": str(48 * MI), "oom_score_adj": score(24 * MI)})
-    is_("huge", "kubepods/podUID", {"memory.max": str(16 * MI)}, c={"hugetlb.2MB.max": str(4 * MI), "oom_score_adj": "-997"})
+    is_("huge", "kubepods/podUID", {"memory.max": str(16 * MI), "hugetlb.2MB.max": str(4 * MI)}, c={"hugetlb.2MB.max": str(4 * MI), "oom_score_adj": "-997"})
     ok("groups, limits, weights, huge pages and OOM scores are the kubelet's")
 
     read = lambda path: power.said(f"cat /sys/fs/cgroup/kubepods/{path}").strip()

@@ -15,7 +15,7 @@ const PERIOD_US: i64 = 100_000;
 const QUOTA_MIN_US: i64 = 1_000;
 
 /// A setting that the kernel refuses or does not know is left at its default.
-pub fn write(dir: &Path, (file, value): &(&'static str, String)) {
+pub fn write(dir: &Path, (file, value): &(&str, String)) {
     // Without O_CREAT: a file the kernel does not have is not found, whatever else is wrong.
     let written = OpenOptions::new().write(true).open(dir.join(file)).and_then(|mut f| f.write_all(value.as_bytes()));
     if let Err(e) = written
@@ -34,6 +34,20 @@ pub fn limit(h: &Hierarchy, dir: &Path, pod: &WantedPod) {
     for setting in limits(h, pod) {
         write(dir, &setting);
     }
+    // The kernel tells which sizes it has by its files.
+    for file in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let file = file.file_name().to_string_lossy().into_owned();
+        if let Some(bytes) = huge_pages(h, &file, pod) {
+            write(dir, &(&*file, bytes.to_string()));
+        }
+    }
+}
+
+/// What the pod may have of huge pages of the size that this file is for: nothing of one it does not ask for, like the kubelet.
+fn huge_pages(h: &Hierarchy, file: &str, pod: &WantedPod) -> Option<i64> {
+    let size = file.strip_prefix("hugetlb.")?.strip_suffix(if h.unified { ".max" } else { ".limit_in_bytes" })?;
+    let resource = format!("hugepages-{}i", size.strip_suffix('B').filter(|s| !s.contains('.'))?);
+    Some(pod_amount(pod.object.spec.as_ref()?, Which::Limits, &resource).map_or(0, |a| a.units()))
 }
 
 /// The burstable class has the shares of its pods together, so that one pod's requests mean the same in either class. The kubelet sums
@@ -93,5 +107,17 @@ mod tests {
         assert_eq!(text(&v1, &guaranteed), "cpu.shares=512 cpu.cfs_period_us=100000 cpu.cfs_quota_us=50000 memory.limit_in_bytes=67108864");
         assert_eq!(text(&v2, &guaranteed), "cpu.weight=20 cpu.max=50000 100000 memory.max=67108864");
         assert_eq!(text(&v1, &pod(json!({}))), "cpu.shares=2");
+    }
+
+    #[test]
+    fn huge_pages_are_those_asked_for() {
+        let h = |unified| Hierarchy { root: "/x".into(), unified };
+        let asks = pod(json!({ "limits": { "hugepages-2Mi": "4Mi", "memory": "64Mi" } }));
+        assert_eq!(huge_pages(&h(true), "hugetlb.2MB.max", &asks), Some(4 << 20));
+        assert_eq!(huge_pages(&h(false), "hugetlb.2MB.limit_in_bytes", &asks), Some(4 << 20));
+        assert_eq!(huge_pages(&h(true), "hugetlb.1GB.max", &asks), Some(0));
+        for other in ["hugetlb.2MB.rsvd.max", "hugetlb.2MB.current", "memory.max"] {
+            assert_eq!(huge_pages(&h(true), other, &asks), None, "{other}");
+        }
     }
 }
