@@ -45,6 +45,8 @@ manifests_hash=$(verity "$out/manifests.erofs" "$out/manifests.erofs" 2 "$manife
 "$here/spdx.py" "$here/packages" "$cache/versions" "$plinth" "$init" "$SOURCE_DATE_EPOCH" >"$out/plinth.spdx.json"
 install -D -m 644 "$out/plinth.spdx.json" "$tmp/root/usr/share/doc/plinth/plinth.spdx.json"
 erofs "$tmp/root" "$out/root.erofs" 3
+# A larger one of an earlier build would keep its end.
+rm -f "$out/root.verity"
 root_hash=$(verity "$out/root.erofs" "$out/root.verity" 4)
 echo "$root_hash" >"$out/root.hash"
 
