@@ -1,6 +1,7 @@
 #!/bin/bash
 # Boots an image in QEMU on this terminal: serial console, the guest's port 8080 on the host's loopback. Ctrl-a x leaves.
-# The disk is a copy: what the machine writes is kept in OUT/boot.img and gone with the next `make image`.
+# The disk is a copy: what the machine writes is kept in OUT/boot.img and gone with the next `make image`. It is not worth this machine's
+# own syncs (cache=unsafe).
 # Usage: boot.sh OUT     PORT=8080  MEMORY=512 (MiB)  APPEND="words"
 set -euo pipefail
 out=${1:?} port=${PORT:-8080}
@@ -19,5 +20,5 @@ echo "boot.sh: http://127.0.0.1:$port/ is the web pod once it is Ready; Ctrl-a x
 exec qemu-system-x86_64 -machine q35 -accel $accel -cpu $cpu -smp 2 -m "${MEMORY:-512}" -nodefaults -display none \
   -chardev stdio,id=c,mux=on,signal=off -serial chardev:c -mon chardev=c \
   -kernel "$out/vmlinuz" -initrd "$out/initrd.img" -append "$(cat "$out/cmdline") ${APPEND:-}" \
-  -drive "file=$out/boot.img,if=virtio,format=raw,discard=unmap" -device virtio-rng-pci -device i6300esb -action watchdog=reset \
+  -drive "file=$out/boot.img,if=virtio,format=raw,discard=unmap,cache=unsafe" -device virtio-rng-pci -device i6300esb -action watchdog=reset \
   -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$port-:8080" -device virtio-net-pci,netdev=net
