@@ -114,13 +114,14 @@ fn is_signal(name: &str) -> bool {
         "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     let Some(rest) = name.strip_prefix("SIG") else { return false };
-    let offset = |s: Option<&str>, most: u8| {
-        s.is_some_and(|s| s.is_empty() || s.get(1..).and_then(|n| n.parse().ok()).is_some_and(|n: u8| n <= most))
+    let offset = |s: Option<&str>, sign: char, most: u8| {
+        let number = s.and_then(|s| s.strip_prefix(sign)).filter(|n| !n.starts_with(['0', '+']));
+        s == Some("") || number.and_then(|n| n.parse().ok()).is_some_and(|n: u8| n <= most)
     };
     NAMES.contains(&rest)
         || matches!(rest, "IOT" | "CLD" | "POLL")
-        || offset(rest.strip_prefix("RTMIN"), 15)
-        || offset(rest.strip_prefix("RTMAX"), 14)
+        || offset(rest.strip_prefix("RTMIN"), '+', 15)
+        || offset(rest.strip_prefix("RTMAX"), '-', 14)
 }
 
 /// Init containers that end: nothing that needs them to stay.
@@ -202,6 +203,23 @@ fn ports(at: &str, c: &Container, on_host: bool, host_ports: &mut BTreeSet<Strin
                 wrong.duplicate(format!("{at}.hostPort"), &taken);
             }
             host_ports.insert(taken);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_signal;
+
+    #[test]
+    fn signals_have_the_names_of_the_api() {
+        for good in ["SIGTERM", "SIGIOT", "SIGRTMIN", "SIGRTMIN+15", "SIGRTMAX-14", "SIGRTMAX"] {
+            assert!(is_signal(good), "{good}");
+        }
+        for bad in
+            ["", "TERM", "15", "sigterm", "SIG", "SIGRTMIN+16", "SIGRTMIN+0", "SIGRTMIN+01", "SIGRTMIN-1", "SIGRTMAX+1", "SIGRTMAX-15"]
+        {
+            assert!(!is_signal(bad), "{bad}");
         }
     }
 }
