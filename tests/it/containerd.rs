@@ -1,9 +1,9 @@
-//! containerd itself: one that hangs.
+//! containerd itself: one that is too old, one that hangs.
 
 use std::fs;
 use std::process::Command;
 
-use crate::node::{FOREVER, Node, container, script};
+use crate::node::{FOREVER, Node, can_run_on, container, script};
 
 /// A signal to the node's containerd.
 fn signal(n: &Node, name: &str) {
@@ -73,5 +73,26 @@ fn a_containerd_that_hangs_and_is_restarted_costs_nothing_either() {
     n.until("it is over", 20, |n| !header(n).contains("containerd"));
     n.until_ready("a");
     assert_eq!(n.restarts("a"), 0);
+    n.shutdown();
+}
+
+#[test]
+fn a_containerd_older_than_1_7_is_named_and_a_newer_one_taken_in_its_place() {
+    if !can_run_on("bookworm") {
+        return;
+    }
+    let mut n = Node::with("bookworm", &[]);
+    n.put("a.yaml", &script("a", FOREVER));
+    n.start();
+    let too_old = "use containerd 1.6.20~ds1: it is too old; plinth needs 1.7, better 2.0, or newer";
+    n.until("status says so", 20, |n| header(n).contains(too_old));
+    assert!(n.said(&["why", "a"]).contains(too_old) && log(&n).contains(too_old), "{}", n.log());
+    assert_eq!(n.ctr(&["containers", "list", "-q"]), "", "nothing was asked of it");
+    n.containerd("kill");
+    let newer = fs::canonicalize(n.dir.join("containerd")).unwrap().with_file_name("sid");
+    fs::remove_file(n.dir.join("containerd")).unwrap();
+    std::os::unix::fs::symlink(newer, n.dir.join("containerd")).unwrap();
+    n.containerd("start");
+    n.until_ready("a");
     n.shutdown();
 }

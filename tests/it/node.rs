@@ -25,10 +25,15 @@ pub fn cache() -> PathBuf {
 
 /// What a test needs beside the code; a line in the skip list says why it was not run (in CI that is a failure).
 pub fn can_run() -> bool {
+    can_run_on("sid")
+}
+
+/// The same with another suite's containerd.
+pub fn can_run_on(suite: &str) -> bool {
     let cache = cache();
     let why = if !rustix_is_root() {
         "real containerd: needs root"
-    } else if !cache.join("sid/usr/bin/containerd").exists() || !cache.join("busybox.tar").exists() {
+    } else if !cache.join(suite).join("usr/bin/containerd").exists() || !cache.join("busybox.tar").exists() {
         "real containerd: not fetched; run `make test`"
     } else {
         return true;
