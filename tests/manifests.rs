@@ -56,7 +56,10 @@ fn check_reads_directories_and_says_what_is_wrong_where() {
     assert_eq!(check(&[path]).0, 0, "a warning refuses nothing");
     assert_eq!(check(&["--strict", path]).0, 4, "unless asked for");
     assert_eq!(check(&[&format!("{path}/b.yaml~")]).0, 4, "a named file is read whatever it is called");
-    assert_eq!(check(&[&format!("{path}/none.yaml")]).0, 4);
+    let (code, text) = check(&[&format!("{path}/none.yaml"), &format!("{path}/a.yaml")]);
+    assert_eq!(code, 1, "what cannot be read is no invalid manifest");
+    assert!(text.contains("none.yaml: cannot be read: No such file"), "{text}");
+    assert_eq!(check(&[&format!("{path}/none.yaml"), &format!("{path}/b.yaml~")]).0, 4, "but one beside it is");
     assert_eq!(check(&[]).0, 2);
     assert_eq!(check(&["-o", "xml", path]).0, 2);
     fs::remove_dir_all(&dir).unwrap();

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 
 use super::args::Args;
-use super::{Fail, INVALID};
+use super::{FAILED, Fail, INVALID};
 use crate::manifest::identity::Source;
 use crate::manifest::parse::{self, Context, Parsed};
 use crate::manifest::yaml;
@@ -32,7 +32,8 @@ struct FileEntry<'a> {
     warnings: &'a [Finding],
 }
 
-/// Checks what the arguments name and prints what it found; the exit status: 0 all accepted, 2 usage, 4 something refused.
+/// Checks what the arguments name and prints what it found; the exit status: 0 all accepted, 1 something could not
+/// be read, 2 usage, 4 something refused for what it says.
 pub fn run(args: &[String]) -> u8 {
     super::verb("check", args, act)
 }
@@ -47,12 +48,23 @@ fn act(args: &Args) -> Result<u8, Fail> {
     if node_name.is_empty() {
         return Err(Fail::usage("the node name is empty: give one with --node-name"));
     }
-    let paths = args.operands.iter().map(Path::new).flat_map(files);
-    let checked: Vec<(PathBuf, Parsed)> = paths.map(|path| (path.clone(), check(&path, &node_name))).collect();
+    let mut unread = 0;
+    let mut checked = Vec::new();
+    for path in args.operands.iter().map(Path::new).flat_map(files) {
+        let bytes = read(&path);
+        unread += usize::from(bytes.is_err());
+        let parsed = check(bytes, &path, &node_name);
+        checked.push((path, parsed));
+    }
     let strict = args.has("strict");
     let refused = |p: &Parsed| !p.errors.is_empty() || strict && !p.warnings.is_empty();
     super::print(&if json { as_json(&checked, refused) } else { as_text(&checked, refused, strict) })?;
-    Ok(if checked.iter().any(|(_, p)| refused(p)) { INVALID } else { 0 })
+    Ok(match checked.iter().filter(|(_, p)| refused(p)).count() {
+        0 => 0,
+        // Nothing is known of them but that.
+        bad if bad == unread => FAILED,
+        _ => INVALID,
+    })
 }
 
 /// What the kubelet calls the node when nobody names it: the host name in lower case.
@@ -78,8 +90,8 @@ fn is_manifest(path: &Path) -> bool {
     !hidden && matches!(extension, "yaml" | "yml" | "json") && path.is_file()
 }
 
-fn check(path: &Path, node_name: &str) -> Parsed {
-    match read(path) {
+fn check(bytes: io::Result<Vec<u8>>, path: &Path, node_name: &str) -> Parsed {
+    match bytes {
         Ok(bytes) => parse::file(&bytes, &Context { node_name, source: Source::File, layer: "".into(), path }),
         Err(e) => {
             let finding = Finding { message: format!("cannot be read: {e}"), ..Finding::default() };
