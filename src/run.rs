@@ -25,7 +25,7 @@ use crate::plan::record::{self, EventNote, EventRing};
 use crate::plan::step::earlier;
 use crate::plan::world::{Limits, Link, SeenPod, World};
 use crate::plan::{apply, plan, probe, status};
-use crate::pod::{FileReport, PodKey, Uid, WantedPod};
+use crate::pod::{FileReport, ImageRef, PodKey, Uid, WantedPod};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
 use crate::runtime::{Job, Runtime, net, node};
@@ -192,12 +192,17 @@ impl State {
         service.ready();
         let mut adopted = false;
         let mut wake = None;
+        let mut collecting = clock::now().mono + self.settings.image_gc.period;
         loop {
             if !adopted && self.world.borrow().seen.listed.is_some() {
                 adopted = true;
                 manifests.adopt(&self.running());
                 self.read(manifests);
                 tokio::task::spawn_local(self.runtime.clone().collect_addresses(self.known()));
+            }
+            if collecting <= clock::now().mono {
+                collecting = clock::now().mono + self.settings.image_gc.period;
+                self.named_images().into_iter().for_each(|named| drop(tokio::task::spawn_local(self.runtime.clone().collect_images(named))));
             }
             let due = wake.is_some_and(|due| due <= clock::now().mono);
             if due {
@@ -226,7 +231,7 @@ impl State {
                 Some(event) = events.recv() => self.happened(event),
                 () = manifests.changed() => self.read(manifests),
                 () = self.asking.notified() => self.asked.take().into_iter().for_each(|e| self.happened(e)),
-                () = until(earlier(stuck, earlier(wake, probe))) => {}
+                () = until(earlier(Some(collecting), earlier(stuck, earlier(wake, probe)))) => {}
                 () = service.beat() => {}
                 signal = signals.next() => match signal {
                     Ok(Signal::SIGHUP) => { manifests.rescan(); self.read(manifests); }
@@ -382,6 +387,18 @@ impl State {
     fn known(&self) -> BTreeSet<Uid> {
         let world = self.world.borrow();
         world.wanted.pods.values().map(|p| &p.uid).chain(world.seen.pods.keys()).cloned().collect()
+    }
+
+    /// The images that manifests name, and those of pods that are there; `None` while not all of either is known.
+    fn named_images(&self) -> Option<BTreeSet<ImageRef>> {
+        let world = self.world.borrow();
+        let known = world.wanted.complete && world.seen.listed.is_some() && world.wanted.shutdown.is_none();
+        let made = world.seen.pods.values().filter_map(|p| p.made_from.as_ref());
+        let images = |p: &Rc<WantedPod>| {
+            let own = p.containers.iter().map(|c| c.image.clone());
+            own.chain(p.volume_images.iter().map(|v| v.image.clone())).collect::<Vec<_>>()
+        };
+        known.then(|| world.wanted.pods.values().chain(made).flat_map(images).collect())
     }
 
     /// What the pods that are there were made from: they stand in for manifests that are broken since before we started.

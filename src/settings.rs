@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::plan::garbage::Rule;
+
 /// Where log lines go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogTarget {
@@ -125,6 +127,8 @@ pub struct Settings {
     pub pull_stall: Duration,
     /// Pulls at once.
     pub max_parallel_pulls: usize,
+    /// When unused images are removed.
+    pub image_gc: Rule,
     /// CNI configuration lists.
     pub cni_conf_dir: PathBuf,
     /// CNI plugins, in order of search.
@@ -206,6 +210,7 @@ impl Default for Settings {
             registry_hosts_dir: "/etc/containerd/certs.d".into(),
             pull_stall: Duration::from_secs(60),
             max_parallel_pulls: 1,
+            image_gc: Rule::default(),
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from).to_vec(),
             cni_cache_dir: "/var/lib/plinth/cni".into(),
@@ -300,6 +305,10 @@ impl Settings {
             "no manifest layer is left: name one with --manifests".into()
         } else if self.shutdown_critical > self.shutdown_grace {
             "shutdownGracePeriodCriticalPods is a part of shutdownGracePeriod and cannot be more".into()
+        } else if self.image_gc.high_percent > 100 || self.image_gc.low_percent >= self.image_gc.high_percent {
+            "imageGCLowThresholdPercent must be less than imageGCHighThresholdPercent, and that at most 100".into()
+        } else if self.image_gc.period < Duration::from_secs(1) {
+            "imageGCPeriod must be at least 1s".into()
         } else if self.rescan < Duration::from_millis(100) {
             "rescan (fileCheckFrequency) must be at least 100ms".into()
         } else if self.log_max_files < 2 {

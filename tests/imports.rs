@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("socket", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     ("cluster", &["sys", "clock", "pod", "quantity", "plan", "settings"]),
     // Settings are YAML, and the reader of YAML with places is the manifests'.
-    ("settings", &["sys", "pod", "quantity", "manifest"]),
+    ("settings", &["sys", "pod", "plan", "quantity", "manifest"]),
     ("log", &["settings"]),
 ];
 

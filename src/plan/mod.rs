@@ -20,6 +20,7 @@ pub mod action;
 pub mod admit;
 pub mod apply;
 pub mod backoff;
+pub mod garbage;
 pub mod image;
 mod memory;
 pub mod order;

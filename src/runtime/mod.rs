@@ -6,7 +6,7 @@
 //! - `alone`: no other plinth in the same run directory; `place`: nor in the same namespace, and that layers reach the disk
 //! - `events`: the link, and who says that something ended; `silence`: that containerd hangs
 //! - `observe`: what is there; `labels`: what is written on it
-//! - `image`: images, pulled, or imported from `archives`, each an `archive`; `image_mount`: as volumes
+//! - `image`: images, pulled, or imported from `archives`, each an `archive`; `image_mount`: as volumes; `collect`: removed
 //! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
 //! - `probe`: how containers are, and their hooks; `session`: commands and terminals held from outside; `exec`: what both stand on
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
@@ -16,6 +16,7 @@ mod archive;
 mod archives;
 pub mod cgroup;
 pub mod client;
+mod collect;
 pub mod dns;
 pub mod downward;
 pub mod error;
@@ -108,6 +109,7 @@ pub struct Runtime {
     errands: UnboundedSender<Errand>,
     errands_queue: RefCell<Option<UnboundedReceiver<Errand>>>,
     sessions: session::Sessions,
+    ages: RefCell<collect::Ages>,
     warned_of_age: Cell<bool>,
     kept: RefCell<image::Kept>,
     archives: archives::Archives,
@@ -170,6 +172,7 @@ impl Runtime {
             errands,
             errands_queue: RefCell::new(Some(errands_queue)),
             sessions: session::Sessions::new(),
+            ages: RefCell::default(),
             warned_of_age: Cell::new(false),
             kept: RefCell::default(),
             archives: archives::Archives::default(),

@@ -45,7 +45,7 @@ fn kubelet_configuration_is_taken_as_it_is() {
         + "staticPodPath: /etc/kubernetes/manifests\nfileCheckFrequency: 1m30s\ncontainerLogMaxSize: 20Mi\ncontainerLogMaxFiles: 3\n\
            clusterDNS: [10.96.0.10, 'fd00::a']\nclusterDomain: cluster.local\nresolvConf: /run/resolv.conf\nmaxPods: 42\n\
            shutdownGracePeriod: 40s\nshutdownGracePeriodCriticalPods: 15s\nallowedUnsafeSysctls: ['net.*']\nseccompDefault: true\n\
-           maxParallelImagePulls: 4\nserializeImagePulls: false\ncrashLoopBackOff: {maxContainerRestartPeriod: 20s}\n\
+           maxParallelImagePulls: 4\nimageGCHighThresholdPercent: 70\nimageGCLowThresholdPercent: 60\nimageMinimumGCAge: 1m\nimageMaximumGCAge: 24h\nserializeImagePulls: false\ncrashLoopBackOff: {maxContainerRestartPeriod: 20s}\n\
            containerRuntimeEndpoint: unix:///run/c.sock\npodLogsDir: /var/log/p\n";
     let s = ok(&[&text], &[]);
     assert_eq!(s.layers, [Path::new("/etc/kubernetes/manifests")]);
@@ -53,6 +53,8 @@ fn kubelet_configuration_is_taken_as_it_is() {
     assert_eq!((s.cluster_dns.len(), &*s.cluster_domain, &*s.resolv_conf), (2, "cluster.local", Path::new("/run/resolv.conf")));
     assert_eq!((s.shutdown_grace, s.shutdown_critical), (Duration::from_secs(40), Duration::from_secs(15)));
     assert_eq!((s.crash_cap, s.max_parallel_pulls, s.seccomp_default), (Duration::from_secs(20), 4, true));
+    let gc = s.image_gc;
+    assert_eq!((gc.high_percent, gc.low_percent, gc.min_age, gc.max_age), (70, 60, Duration::from_secs(60), Duration::from_secs(86_400)));
     assert_eq!((&*s.containerd, &*s.pod_logs_dir), (Path::new("/run/c.sock"), Path::new("/var/log/p")));
     assert_eq!(s.warnings, Vec::<String>::new());
 }

@@ -85,9 +85,19 @@ pub fn usage(hierarchies: &[Hierarchy], group: &Path) -> Usage {
             });
             all.processes = number("pids.current");
         } else {
-            let own = |file: &str, own: Option<u64>| number(file).or(own);
-            all.cpu_ns = own("cpuacct.usage", all.cpu_ns);
-            all.processes = own("pids.current", all.processes);
+            // Mounted under the names of its controllers: `cpu,cpuacct`.
+            let has = |controller: &str| {
+                h.root.file_name().and_then(|n| n.to_str()).is_some_and(|names| names.split(',').any(|n| n == controller))
+            };
+            if has("cpuacct") {
+                all.cpu_ns = number("cpuacct.usage");
+            }
+            if has("pids") {
+                all.processes = number("pids.current");
+            }
+            if !has("memory") {
+                continue;
+            }
             if let (Some(used), Some(stat)) = (number("memory.usage_in_bytes"), read("memory.stat")) {
                 // Without a limit it is the largest number of pages there is.
                 let limit = field(&stat, "hierarchical_memory_limit").filter(|l| *l < 1 << 62);
@@ -161,7 +171,7 @@ mod tests {
     fn group(files: &[(&str, &str)]) -> PathBuf {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let root = std::env::temp_dir().join(format!("plinth-usage-{}-{n}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("plinth-usage-{}-{n}/cpuacct,memory,pids", std::process::id()));
         std::fs::create_dir_all(root.join("g")).unwrap();
         files.iter().for_each(|(name, text)| std::fs::write(root.join("g").join(name), text).unwrap());
         root
@@ -199,7 +209,7 @@ mod tests {
         for (root, unified) in [(v2, true), (v1, false)] {
             assert_eq!(usage(&[Hierarchy { root: root.clone(), unified }], Path::new("/g")), expected);
             assert_eq!(usage(&[Hierarchy { root: root.clone(), unified }], Path::new("/none")), Usage::default());
-            std::fs::remove_dir_all(root).unwrap();
+            std::fs::remove_dir_all(root.parent().unwrap()).unwrap();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::node::{FOREVER, Node, can_run, container, script};
+use crate::node::{FOREVER, IMAGE, Node, can_run, container, script};
 
 fn waiting(n: &Node, pod: &str) -> (String, String) {
     let p = n.pod(pod).unwrap_or_default();
@@ -230,4 +230,32 @@ fn a_pull_that_stalls_keeps_no_edit_no_removal_and_no_shutdown_waiting() {
     n.shutdown();
     // A pull that stalls is given up after a minute: the shutdown does not wait for that.
     assert!(t.elapsed() < std::time::Duration::from_secs(40), "the shutdown took {:?}", t.elapsed());
+}
+
+#[test]
+fn on_a_full_disk_images_that_nobody_names_go_and_no_others() {
+    if !can_run() {
+        return;
+    }
+    // Any disk is full by this measure, and it is looked at every second.
+    let full = ["imageGCHighThresholdPercent=1", "imageGCLowThresholdPercent=0", "imageMinimumGCAge=0s", "imageGCPeriod=1s"];
+    let mut n = Node::with("sid", &full);
+    let (other, archive) = ("docker.io/library/other:1", n.path("work/archives/other.tar"));
+    let made = concat!(env!("CARGO_MANIFEST_DIR"), "/images/busybox-archive.sh");
+    n.exec(&[made, &archive, other, "{\"Cmd\":[\"true\"]}"]);
+    n.start();
+    n.put("keep.yaml", &script("keep", FOREVER));
+    let text = script("other", FOREVER).replace(IMAGE, other);
+    n.put("other.yaml", &text);
+    n.until_ready("keep");
+    n.until_ready("other");
+    let images = |n: &Node| n.ctr(&["images", "list", "-q"]);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(images(&n).contains(other) && images(&n).contains(IMAGE), "{}", images(&n));
+    n.remove("other.yaml");
+    n.until("the image nobody names is gone", 30, |n| n.gone("other") && !images(n).contains(other));
+    assert!(images(&n).contains(IMAGE), "{}", images(&n));
+    n.put("other.yaml", &text);
+    n.until_ready("other");
+    n.shutdown();
 }

@@ -7,6 +7,17 @@ use std::path::Path;
 use crate::node::{FOREVER, IMAGE, Node, can_run, container, pod, script};
 
 /// Container id of every pod's container: what must not change over a crash.
+impl Node {
+    /// Waits, without plinth, until so many tasks have stopped.
+    fn until_stopped(&mut self, count: usize) {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while self.ctr(&["tasks", "list"]).matches("STOPPED").count() < count {
+            assert!(std::time::Instant::now() < end, "{}", self.ctr(&["tasks", "list"]));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
 fn ids(n: &Node, pods: &[&str]) -> BTreeMap<String, String> {
     pods.iter().map(|p| ((*p).to_string(), container(&n.pod(p).unwrap(), "c")["containerID"].as_str().unwrap().to_string())).collect()
 }
@@ -238,5 +249,41 @@ fn one_end_restarts_all_containers_in_the_same_sandbox() {
     n.remove("r.yaml");
     n.until("it is gone", 15, |n| n.gone("r"));
     assert!(std::fs::read_to_string(&kept).unwrap().ends_with("USR1\n"));
+    n.shutdown();
+}
+
+#[test]
+fn a_container_killed_while_plinth_is_down_is_told_as_it_was() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    n.start();
+    n.put("again.yaml", &script("again", FOREVER));
+    n.put("over.yaml", &crate::node::pod("over", "hostNetwork: true\n  restartPolicy: Never", FOREVER));
+    let hungry = "while [ ! -e /go ]; do sleep 0.1; done; exec tail /dev/zero";
+    n.put("oom.yaml", &(script("oom", hungry) + "    resources: {limits: {memory: 32Mi}}\n"));
+    for pod in ["again", "over", "oom"] {
+        n.until_ready(pod);
+    }
+    let id = |n: &Node, pod: &str| container(&n.pod(pod).unwrap(), "c")["containerID"].as_str().unwrap().replace("containerd://", "");
+    let ids: Vec<String> = ["again", "over", "oom"].iter().map(|p| id(&n, p)).collect();
+    let tasks = n.ctr(&["tasks", "list"]);
+    let pid = |id: &str| tasks.lines().find(|l| l.contains(id)).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+    n.kill();
+    n.exec(&["kill", "-9", &pid(&ids[0]), &pid(&ids[1])]);
+    n.ctr(&["tasks", "exec", "--exec-id", "go", &ids[2], "touch", "/go"]);
+    n.until_stopped(3);
+    n.start();
+    let last = |n: &Node, pod: &str| n.pod(pod).map(|p| container(&p, "c")["lastState"]["terminated"].clone()).unwrap_or_default();
+    n.until("it runs again", 30, |n| n.restarts("again") == 1 && n.ready("again"));
+    assert_eq!((&last(&n, "again")["exitCode"], &last(&n, "again")["reason"]), (&137.into(), &"Error".into()));
+    n.until("the one that is not to run again has failed", 30, |n| n.pod("over").is_some_and(|p| p["status"]["phase"] == "Failed"));
+    let over = n.pod("over").unwrap();
+    assert_eq!(container(&over, "c")["state"]["terminated"]["exitCode"], 137);
+    let why = n.said(&["why", "over"]);
+    assert!(why.contains("Error") && why.contains("137"), "{why}");
+    n.until("the kernel's reason is known", 30, |n| n.restarts("oom") >= 1);
+    assert_eq!((&last(&n, "oom")["exitCode"], &last(&n, "oom")["reason"]), (&137.into(), &"OOMKilled".into()));
     n.shutdown();
 }

@@ -28,7 +28,7 @@ use crate::clock;
 use crate::plan::world::{Exit, SeenContainer};
 
 /// Starting and deleting a task ask its shim, which asks an OCI runtime; on a loaded machine that takes its time. Giving up does not stop it.
-const START: Duration = Duration::from_secs(60);
+pub(super) const START: Duration = Duration::from_secs(60);
 /// The kubelet's exit code of a container whose start failed (CRI: `errorStartExitCode`).
 const START_ERROR: u32 = 128;
 
