@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use containerd_client::services::v1::{DeleteImageRequest, ListImagesRequest, PluginsRequest};
+use containerd_client::services::v1::{DeleteImageRequest, ListImagesRequest};
 use tonic::Code;
 
 use super::Runtime;
@@ -13,6 +13,7 @@ use super::client::{Client, Tried, Unless};
 use super::error::{Result, chain};
 use super::labels::{Labels, OURS};
 use super::observe::records;
+use super::place::Place;
 use crate::clock::{self, Moment};
 use crate::plan::garbage::{self, Image};
 use crate::pod::ImageRef;
@@ -80,10 +81,8 @@ impl Runtime {
 
     /// How much of the snapshots' file system is used, percent, if it can be seen from here.
     async fn fullness(&self, client: &Client) -> Result<Option<u8>> {
-        let filters = vec![format!("type==io.containerd.snapshotter.v1,id=={}", self.settings.snapshotter)];
-        let plugins = client.introspection().plugins(client.ask(PluginsRequest { filters })).await.tried("ask for the root of", "containerd")?;
-        let root = plugins.plugins.first().and_then(|p| p.exports.get("root").cloned());
-        let disk = root.and_then(|root| rustix::fs::statvfs(root.as_str()).ok()).filter(|d| d.f_blocks > 0);
+        let root = Place::of(client, &self.settings.snapshotter).await?.layers;
+        let disk = root.and_then(|root| rustix::fs::statvfs(root).ok()).filter(|d| d.f_blocks > 0);
         Ok(disk.map(|d| 100 - u8::try_from(u128::from(d.f_bavail) * 100 / u128::from(d.f_blocks)).unwrap_or(100).min(100)))
     }
 }
