@@ -202,7 +202,9 @@ impl State {
             }
             if collecting <= clock::now().mono {
                 collecting = clock::now().mono + self.settings.image_gc.period;
-                self.named_images().into_iter().for_each(|named| drop(tokio::task::spawn_local(self.runtime.clone().collect_images(named))));
+                self.named_images()
+                    .into_iter()
+                    .for_each(|named| drop(tokio::task::spawn_local(self.runtime.clone().collect_images(named))));
             }
             let due = wake.is_some_and(|due| due <= clock::now().mono);
             if due {

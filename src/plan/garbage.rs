@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_takes_the_longest_unused_first_down_to_the_lower_mark() {
-        let images = [image("young", false, 60, 60), image("b", false, 900, 300), image("a", false, 900, 600), image("used", true, 900, 900)];
+        let images =
+            [image("young", false, 60, 60), image("b", false, 900, 300), image("a", false, 900, 600), image("used", true, 900, 900)];
         let rule = Rule::default();
         assert_eq!(id(&images, Some(85), false, &rule).unwrap(), "a");
         assert_eq!(id(&images, Some(81), true, &rule).unwrap(), "a");
