@@ -165,6 +165,7 @@ fn a_node_joins_shows_its_pods_and_is_quiet() {
         assert_eq!(made["metadata"]["labels"]["kubernetes.io/hostname"], "n");
         assert_eq!(made["status"]["declaredFeatures"], json!(["ExtendWebSocketsToKubelet"]));
         node.until("the Lease is held", 10, |s| s.get("leases", "kube-node-lease", "n")["spec"]["holderIdentity"] == "n").await;
+        node.until("the node's own event is there", 10, |s| s.list("events").iter().any(|e| e["reason"] == "NodeReady")).await;
         node.until("the event is there", 10, |s| s.get("events", "default", "web-n.Started")["count"] == 1).await;
         // Nothing but the Lease, every two seconds here, and what a heartbeat may send.
         let asked = node.asked_within(4).await;

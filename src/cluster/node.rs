@@ -33,6 +33,8 @@ struct Memory {
     pressed: [Option<Moment>; 3],
     /// Since when each condition is as it is.
     since: BTreeMap<&'static str, (bool, Wall)>,
+    /// Which conditions were told as events, and as what.
+    told: BTreeMap<String, bool>,
     /// The status last sent, without its heartbeats, to which uid, and when.
     sent: Option<(String, Value, Moment)>,
 }
@@ -108,9 +110,34 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
     if !memory.sent.as_ref().is_some_and(is_fresh) {
         let patch = json!({"metadata": {"uid": uid}, "status": replaced(status)});
         let _: Value = link.ask(Method::PATCH, &format!("{path}/status"), STRATEGIC, Some(&patch)).await?;
+        for (reason, message) in memory.news(&settings.node_name, &bare) {
+            let event = event(&settings.node_name, &reason, &message, now.wall);
+            // One that is lost is no loss: the condition says the same.
+            let _ = link.ask::<Value>(Method::POST, "/api/v1/namespaces/default/events", "application/json", Some(&event)).await;
+        }
         memory.sent = Some((uid.clone(), bare, now.mono));
     }
     Ok(())
+}
+
+/// An event of the node itself, as a kubelet's.
+fn event(node: &str, reason: &str, message: &str, now: Wall) -> Value {
+    let at = now.to_string();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": format!("{node}.{reason}.{:x}", now.0).to_lowercase(), "namespace": "default"},
+        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node},
+        "reason": reason,
+        "message": message,
+        "type": "Normal",
+        "source": {"component": "plinth", "host": node},
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+        "reportingComponent": "plinth",
+        "reportingInstance": node,
+    })
 }
 
 /// Addresses that are gone go: two of one type would otherwise be merged into one.
@@ -196,6 +223,23 @@ impl Memory {
             // exec, attach and portForward come over WebSockets (KEP-4006).
             "declaredFeatures": ["ExtendWebSocketsToKubelet"],
         })
+    }
+
+    /// What is to be told of a status that was sent: the beginning, and each condition that changed, in the kubelet's words.
+    fn news(&mut self, node: &str, status: &Value) -> Vec<(String, String)> {
+        let mut news = Vec::new();
+        if self.told.is_empty() {
+            news.push(("Starting".to_owned(), "Starting plinth.".to_owned()));
+        }
+        for c in status.get("conditions").and_then(Value::as_array).into_iter().flatten() {
+            let text = |key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default();
+            let holds = text("status") == "True";
+            if self.told.insert(text("type").to_owned(), holds) != Some(holds) {
+                let reason = text("reason").replacen("Kubelet", "Node", 1);
+                news.push((reason.clone(), format!("Node {node} status is now: {reason}")));
+            }
+        }
+        news
     }
 
     /// In the kubelet's order and words.
@@ -303,6 +347,20 @@ mod tests {
         let later = look(Pressure::default(), 100);
         assert_eq!((&later["status"], &later["lastTransitionTime"]), (&json!("True"), &json!(at(20).wall.to_string())));
         assert_eq!(look(Pressure::default(), 400)["status"], "False");
+    }
+
+    #[test]
+    fn events_tell_the_beginning_and_then_what_changed() {
+        let mut memory = Memory::default();
+        let mut told = |not_ready: Option<&str>, s| {
+            let facts = Facts { not_ready: not_ready.map(str::to_owned), ..Facts::default() };
+            let status = memory.status(&settings(), &Machine::default(), &facts, Pressure::default(), at(s));
+            memory.news("n", &status).into_iter().map(|(reason, _)| reason).collect::<Vec<_>>()
+        };
+        let all = ["Starting", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
+        assert_eq!(told(None, 1), all);
+        assert!(told(None, 2).is_empty());
+        assert_eq!(told(Some("container runtime is down"), 3), ["NodeNotReady"]);
     }
 
     #[test]
