@@ -4,9 +4,9 @@
 bench.py PLINTH CONTAINERD-DIR [--quick]     as root; ../shared/bench/podbench.py does the timing from outside
 The floor, `ctr run -d`, is measured against the same containerd in turns with ours, a few starts each, so that whatever else the machine
 does hits both alike; what is shown is the median over all turns. The floor of the log is the CRI plugin of the same containerd under the
-same flood, on a second node. Takes about six minutes, at most eight; --quick, for trying bench.py itself, two.
+same flood, on a second node. Takes about seven minutes, at most nine; --quick, for trying bench.py itself, two.
 """
-import json, os, re, shutil, statistics, subprocess, sys, tempfile, time
+import json, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 sys.dont_write_bytecode = True
 import cri
@@ -19,6 +19,7 @@ IMAGE = "docker.io/library/busybox:1.35"
 # Of three values podbench's minimum, median and maximum are all there are: nothing is lost by its summing up.
 TURNS, EACH, BATCH, IDLE_S, LOG_S = (1, 3, 20, 5, 5) if quick else (4, 3, 20, 30, 30)
 TURNS_S = 220
+PROBED = 100
 PAUSE = "localhost/pause:1"
 LINE = "x" * 87
 node = tempfile.mkdtemp(prefix="plbench-", dir="/tmp")
@@ -159,9 +160,9 @@ def values(runs, key):
     return [r[key][k] for r in runs for k in which.get(r[key]["n"], ())]
 
 
-def put(manifests, name, command, **spec):
+def put(manifests, name, command, more={}, **spec):
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"hostNetwork": True, "terminationGracePeriodSeconds": 1,
-           "containers": [{"name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": command}], **spec}}
+           "containers": [{"name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": command, **more}], **spec}}
     json.dump(pod, open(f"{manifests}/.{name}", "w"))
     os.rename(f"{manifests}/.{name}", f"{manifests}/{name}.json")
 
@@ -247,6 +248,64 @@ def log_cri():
     return got
 
 
+# One port takes connections and never says a word, the other answers.
+SERVERS = """
+import asyncio
+async def mute(reader, writer):
+    await reader.read()
+    writer.close()
+async def well(reader, writer):
+    if await reader.readline():
+        writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 0\\r\\n\\r\\n")
+    writer.close()
+async def main():
+    await asyncio.start_server(mute, "127.0.0.1", 9001, backlog=512)
+    await asyncio.start_server(well, "127.0.0.1", 9002, backlog=512)
+    print("up", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+def ask(path):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(30)
+    s.connect(f"{node}/plinth.sock")
+    s.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    answer = b"".join(iter(lambda: s.recv(1 << 16), b""))
+    s.close()
+    return answer
+
+
+def latency(manifests):
+    """ms of every answer to /v1/status while 100 pods are probed twice a second, and half of the probes hang."""
+    servers = subprocess.Popen(["nsenter", "-t", holder(), "-n", sys.executable, "-c", SERVERS], stdout=subprocess.PIPE)
+    servers.stdout.readline()
+    try:
+        for k in range(PROBED):
+            probe = {"httpGet": {"host": "127.0.0.1", "port": 9001 + k % 2}, "periodSeconds": 1, "failureThreshold": 1000000}
+            put(manifests, f"probed{k}", ["sleep", "100000"], {"livenessProbe": probe, "readinessProbe": probe})
+        end = time.monotonic() + 120
+        while ask("/metrics").count(b"\nkubelet_running_pods %d\n" % PROBED) == 0 and time.monotonic() < end:
+            time.sleep(0.5)
+        time.sleep(5)
+        took = []
+        for _ in range(1000):
+            began = time.perf_counter()
+            ask("/v1/status")
+            took.append((time.perf_counter() - began) * 1000)
+            time.sleep(0.01)
+    finally:
+        for k in range(PROBED):
+            os.unlink(f"{manifests}/probed{k}.json")
+        end = time.monotonic() + 60
+        while list(shims()) and time.monotonic() < end:
+            time.sleep(0.2)
+        servers.terminate()
+        servers.wait()
+    return sorted(took)
+
+
 def report(pid, manifests):
     floors, floor_batches, host, cni = [], [], [], []
     for turn in range(TURNS):
@@ -260,6 +319,7 @@ def report(pid, manifests):
         floor_batches.append(floor_batch(BATCH))
     mem = node_memory(pid, manifests)
     log, theirs = log_ours(pid, manifests), log_cri()
+    answers = latency(manifests)
 
     fl, batch_floor = statistics.median(floors), statistics.median(floor_batches)
     middle = lambda runs, key: statistics.median(values(runs, key)) if values(runs, key) else None
@@ -285,6 +345,8 @@ def report(pid, manifests):
     row("manifest removed -> process gone, median", "66–1,500 ms", "", "≤ 60 ms", stop, "ms", stop <= 60)
     timed("crash -> first restart, median", "552 ms", fl, 1.1, middle(host, "restart_ms"))
     timed(f"{BATCH} pods at once -> all running", "2.2 s", batch_floor, 1.2, batch)
+    late = answers[len(answers) * 99 // 100]
+    row(f"status beside {PROBED} probed pods, half hang, p99", "", "", "≤ 10 ms", late, "ms", late <= 10)
     row(f"resident memory, {BATCH} pods", "84 MB", "", "≤ 8 MB", idle["Rss"] / 1024, "MB", idle["Rss"] <= 8192)
     row(f"whole node, {mem['pods']} pods, proportional", "251 MB", "", "≤ 100 MB", whole, "MB", whole <= 100 and mem["pods"] == BATCH)
     row(f"idle CPU, {BATCH} pods", "1.6–2.1 %", "", "≤ 0.05 %", idle["cpu_pct"], "%", idle["cpu_pct"] <= 0.05)
@@ -307,6 +369,7 @@ def report(pid, manifests):
     for name, r in (("plinth", log), ("CRI logger", theirs)):
         print(f"log: {name} kept {r['kept']} of {r['sent']} lines, {r['rate']:.0f} lines/s over {LOG_S} s{'' if r['ended'] else ' (never ended)'}, {r['ms']:.0f} ms CPU for 524 MB")
     print(f"{len(floors)} floors, {len(values(host, 'start_ms'))} + {len(values(cni, 'start_ms'))} starts, {len(values(host, 'restart_ms'))} restarts; took {time.monotonic() - began:.0f} s")
+    print(f"status: {statistics.median(answers):.1f} ms in the middle, {late:.1f} for 99 of 100, {answers[-1]:.1f} at most")
     print("raw: " + json.dumps({"floor_ms": [round(x) for x in floors], "floor_batch_ms": [round(x) for x in floor_batches], "start_ms": [round(x) for x in values(host, "start_ms")],
           "cni_start_ms": [round(x) for x in values(cni, "start_ms")], "restart_ms": [round(x) for x in values(host, "restart_ms")], "stop_ms": [round(x) for x in values(host, "stop_ms")],
           "batch_ms": [round(r["batch_ms"]["max"]) for r in host], "idle": idle, "memory_kb": mem}))
