@@ -10,6 +10,7 @@ mod node;
 
 mod cluster;
 mod containerd;
+mod extremes;
 mod faults;
 mod images;
 mod isolation;

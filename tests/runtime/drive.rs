@@ -171,10 +171,15 @@ impl Drive {
     }
 
     pub async fn create(&self, pod: &Rc<WantedPod>, attempt: u32) -> SeenContainer {
+        self.try_create(pod, attempt).await.unwrap_or_else(|failure| panic!("{failure:?}"))
+    }
+
+    pub async fn try_create(&self, pod: &Rc<WantedPod>, attempt: u32) -> Result<SeenContainer, Failure> {
         let seen = self.look(pod).await;
         let action = Action::CreateContainer { uid: pod.uid.clone(), name: "c".into(), attempt };
         match self.perform(action, Some(pod), seen).await {
-            Outcome::Done(Effect::Container(c)) => *c,
+            Outcome::Done(Effect::Container(c)) => Ok(*c),
+            Outcome::Failed(failure) => Err(failure),
             other => panic!("{other:?}"),
         }
     }
@@ -189,10 +194,8 @@ impl Drive {
     /// As `plan` would: again after a failure, and after a look.
     pub async fn create_in_the_end(&self, pod: &Rc<WantedPod>, attempt: u32) -> SeenContainer {
         for _ in 0..20 {
-            let seen = self.look(pod).await;
-            let action = Action::CreateContainer { uid: pod.uid.clone(), name: "c".into(), attempt };
-            if let Outcome::Done(Effect::Container(c)) = self.perform(action, Some(pod), seen).await {
-                return *c;
+            if let Ok(c) = self.try_create(pod, attempt).await {
+                return c;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

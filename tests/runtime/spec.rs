@@ -143,3 +143,53 @@ fn a_terminal_is_a_terminal() {
         assert_eq!(said(&mut d, "tty", spec).await, ["terminal xterm", "the end"]);
     });
 }
+
+/// What a container mounts by subPath is what lay in the volume, whatever another container makes of the path meanwhile.
+#[test]
+fn a_sub_path_swapped_for_a_link_in_a_loop_never_leads_out() {
+    inside("spec::a_sub_path_swapped_for_a_link_in_a_loop_never_leads_out", "sid", async |mut d: Drive| {
+        d.up().await;
+        d.image(PullPolicy::IfNotPresent).await;
+        let (shared, secret) = (d.dir.join("work/shared"), d.dir.join("work/secret"));
+        std::fs::create_dir_all(shared.join("d")).unwrap();
+        std::fs::create_dir_all(&secret).unwrap();
+        std::fs::write(secret.join("canary"), "out of bounds").unwrap();
+        let volumes = json!([{ "name": "v", "hostPath": { "path": shared } }]);
+        let swap = format!("cd /v; while :; do mv d e; ln -s {} d; rm d; mkdir -p e; mv e d; done 2>/dev/null", secret.display());
+        let swapper = json!({ "hostNetwork": true, "volumes": volumes,
+            "containers": [container(&swap, json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }] }))] });
+        let swapper = d.sandbox_with("swapper", swapper).await;
+        let swapping = d.create(&swapper, 0).await;
+        d.start(&swapper, &swapping.id).await;
+        let mount = json!({ "volumeMounts": [{ "name": "v", "mountPath": "/s", "subPath": "d" }] });
+        let victim = json!({ "hostNetwork": true, "volumes": volumes, "containers": [container("exit 0", mount)] });
+        let victim = d.sandbox_with("victim", victim).await;
+        let pin = d.dir.join(format!("data/pods/{}/volume-subpaths/v/c/0", victim.uid));
+        let (mut made, mut refused) = (0, 0);
+        for attempt in 0..60 {
+            match d.try_create(&victim, attempt).await {
+                Ok(c) => {
+                    made += 1;
+                    assert!(!pin.join("canary").exists(), "attempt {attempt} is led out of its volume");
+                    d.end(&victim, &c.id).await;
+                    let action = plinth::plan::action::Action::DeleteContainer { uid: victim.uid.clone(), id: c.id.clone() };
+                    d.done(action, Some(&victim)).await;
+                }
+                Err(failure) => {
+                    refused += 1;
+                    assert!(failure.message.contains("subPath") || failure.message.contains("shared/d"), "{}", failure.message);
+                }
+            }
+            // The next attempt opens it anew.
+            d.shell(&format!("while umount {0} 2>/dev/null; do :; done", pin.display()));
+        }
+        println!("{made} made, {refused} refused");
+        d.done(plinth::plan::action::Action::DeleteSandbox { uid: victim.uid.clone(), keep: false }, Some(&victim)).await;
+        d.drain();
+        d.done(plinth::plan::action::Action::Kill { uid: swapper.uid.clone(), id: swapping.id.clone() }, Some(&swapper)).await;
+        d.until_exited(&swapper, &swapping.id).await;
+        d.end(&swapper, &swapping.id).await;
+        d.gone(&swapper, &swapping.id).await;
+        assert!(secret.join("canary").exists());
+    });
+}

@@ -59,6 +59,16 @@ pub fn create(paths: &Paths, pod: &WantedPod) {
     }
 }
 
+/// Makes the pod's group again where somebody removed it: a container that is made now still gets its pod's limits.
+pub fn restore(paths: &Paths, pod: &WantedPod) {
+    let group = pod_group(paths, pod);
+    let hierarchies = kernel::hierarchies();
+    let is_there = |h: &Hierarchy| under(&h.root, &group).is_dir();
+    if !hierarchies.iter().all(is_there) {
+        create(paths, pod);
+    }
+}
+
 /// Groups inside the pod's for the first process of its PID namespace; where they cannot be made it stays where it is.
 pub fn create_pause(paths: &Paths, pod: &WantedPod) -> Vec<PathBuf> {
     let group = pod_group(paths, pod).join("pause");

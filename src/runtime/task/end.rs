@@ -35,6 +35,8 @@ impl Runtime {
         let mut exit = match (&labels.exit, &task) {
             (Some(exit), _) => exit.clone(),
             (None, Some(t)) if t.status() == Status::Created => {
+                // The shim waits ten seconds for the output of a process that lives, and this one waits to be started.
+                self.signal(id, true).await?;
                 self.logs.abandon(&target(&labels, id));
                 self.clear(&client, id).await?;
                 return Ok(self.seen(&record, &labels, None));
