@@ -1,6 +1,6 @@
 //! What may go wrong around a pod that is none of its doing, and pods that are a crowd: each ends in a state one would expect.
 
-use crate::node::{FOREVER, IMAGE, Node, can_run, container, pod};
+use crate::node::{FOREVER, IMAGE, Node, can_run, condition, container, pod};
 
 #[test]
 fn a_host_path_that_vanishes_while_mounted_is_a_new_one_for_the_next_attempt() {
@@ -134,14 +134,15 @@ fn a_hundred_and_ten_pods_at_once_all_run_and_the_next_is_refused() {
     }
     let mut n = Node::up();
     for i in 0..110 {
-        n.put(&format!("p{i}.yaml"), &pod(&format!("p{i}"), "hostNetwork: true", FOREVER));
+        n.put(&format!("p{i}.yaml"), &pod(&format!("p{i}"), "hostNetwork: true", "exec sleep 100000"));
     }
     n.start();
-    let ready = |n: &Node| n.get("/metrics").unwrap_or_default().lines().any(|l| l == "kubelet_running_pods 110");
-    n.until("all run", 240, |n| {
-        ready(n) || n.said_or_nothing(&["status", "-o", "name"]).lines().count() == 110 && (0..110).all(|i| n.ready(&format!("p{i}")))
-    });
-    n.put("z.yaml", &pod("z", "hostNetwork: true", FOREVER));
+    let ready = |n: &Node| {
+        let list: serde_json::Value = serde_json::from_str(&n.get("/pods").unwrap_or_default()).unwrap_or_default();
+        list["items"].as_array().map_or(0, |items| items.iter().filter(|p| condition(p, "Ready")).count())
+    };
+    n.until("all run", 240, |n| ready(n) == 110);
+    n.put("z.yaml", &pod("z", "hostNetwork: true", "exec sleep 100000"));
     n.until("one more is refused", 30, |n| n.pod("z").is_some_and(|p| p["status"]["reason"] == "OutOfpods"));
     n.remove("p0.yaml");
     n.until("and taken when there is room", 60, |n| n.ready("z"));
