@@ -172,6 +172,21 @@ fn a_pre_stop_hook_that_never_ends_is_cut_off_by_the_grace() {
 }
 
 #[test]
+fn a_post_start_hook_that_never_ends_holds_its_container_back_and_no_removal() {
+    let Some(mut n) = Node::started() else { return };
+    n.put("e.yaml", &probed("e", 3, "lifecycle:\n  postStart: {exec: {command: [sleep, '7000']}}", FOREVER));
+    let sleeps = |n: &Node| n.exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"]).contains("sleep 7000");
+    n.until("the hook runs", 60, sleeps);
+    let state = |n: &Node| container(&n.pod("e").unwrap(), "c")["state"]["waiting"]["reason"].clone();
+    assert_eq!(state(&n), "ContainerCreating", "as the kubelet shows it");
+    n.remove("e.yaml");
+    n.until("it is gone", 60, |n| n.gone("e"));
+    assert!(!sleeps(&n), "the hook outlived its container");
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
 fn a_pod_that_is_past_its_deadline_has_failed_and_stays_so() {
     let Some(mut n) = Node::started() else { return };
     // The image is there by then: what is counted is the pod.
