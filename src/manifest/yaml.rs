@@ -203,6 +203,8 @@ mod tests {
     #[test]
     fn what_is_no_yaml_is_named_with_its_place() {
         assert_eq!(error("a:\n\tb: 2\n").0, 2);
+        assert_eq!(error("a:\n  \tb: 2\n").2, "YAML: a tab before what begins a line: indent with spaces");
+        assert!(read(b"a:\tb\nc: [\n  d,\n\te,\n\t{e: f}]\ng: |\n  x\n  \ty\n").errors.is_empty());
         assert_eq!(error("a: \u{1}").1, 4);
         assert_eq!(error("a: *x").0, 1);
         assert_eq!(error("a: &x [*x]").2, "an anchor contains itself");

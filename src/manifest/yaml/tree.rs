@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag};
+use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, StructureStyle, Tag};
 
 use super::Documents;
 use super::caps::{Budget, Fault, MAX_DEPTH, MAX_DOCUMENTS, MAX_ERRORS, too_deep};
@@ -42,6 +42,9 @@ pub struct Pair {
 }
 
 struct Reader<'a> {
+    text: &'a str,
+    /// Open collections in brackets or braces.
+    flow: usize,
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     frames: Vec<Frame>,
     anchors: HashMap<usize, Node>,
@@ -60,7 +63,16 @@ impl<'a> Reader<'a> {
             block_nesting_limit: MAX_DEPTH + 10,
         };
         let parser = Parser::new_from_str_with_options(text, options);
-        Reader { parser, frames: Vec::new(), anchors: HashMap::new(), budget: Budget::default(), warnings: Vec::new(), recoverable: false }
+        Reader {
+            text,
+            flow: 0,
+            parser,
+            frames: Vec::new(),
+            anchors: HashMap::new(),
+            budget: Budget::default(),
+            warnings: Vec::new(),
+            recoverable: false,
+        }
     }
 
     fn documents(mut self, out: &mut Documents) {
@@ -72,6 +84,7 @@ impl<'a> Reader<'a> {
                 Err(fault) => {
                     out.errors.push(fault.place.finding("", fault.message));
                     self.frames.clear();
+                    self.flow = 0;
                     let more = self.recoverable && out.errors.len() < MAX_ERRORS && self.parser.proceed_next_document().unwrap_or(false);
                     if !more {
                         break;
@@ -93,7 +106,11 @@ impl<'a> Reader<'a> {
         let Some(next) = self.parser.next_event() else { return Ok(None) };
         self.recoverable = false;
         match next {
-            Ok((event, span)) => Ok(Some((event, place_of(&span.start)))),
+            Ok((event, span)) => {
+                let place = place_of(&span.start);
+                self.no_tab_before(&event, &span.start, place)?;
+                Ok(Some((event, place)))
+            }
             Err(e) => {
                 let place = place_of(e.marker());
                 if *e.kind() == ErrorKind::RecursionLimitExceeded {
@@ -103,6 +120,24 @@ impl<'a> Reader<'a> {
                 Err(Fault { message: format!("YAML: {}", e.info()), place })
             }
         }
+    }
+
+    /// YAML 1.1 wants spaces before what begins a line, except within brackets; the parser is of a milder version.
+    fn no_tab_before(&mut self, event: &Event<'_>, start: &Marker, place: Place) -> Result<(), Fault> {
+        let (opens, closes) = match event {
+            Event::SequenceStart(style, ..) | Event::MappingStart(style, ..) => (self.flow > 0 || *style == StructureStyle::Flow, false),
+            Event::SequenceEnd | Event::MappingEnd => (false, self.flow > 0),
+            Event::Scalar(..) | Event::Alias(..) => (false, false),
+            _ => return Ok(()),
+        };
+        let before = start.byte_offset().and_then(|at| self.text.get(..at)).unwrap_or_default();
+        let indent = before.rsplit('\n').next().unwrap_or_default();
+        if self.flow == 0 && indent.contains('\t') && indent.trim_matches([' ', '\t']).is_empty() {
+            self.recoverable = true;
+            return Err(Fault { message: "YAML: a tab before what begins a line: indent with spaces".into(), place });
+        }
+        self.flow = self.flow + usize::from(opens) - usize::from(closes);
+        Ok(())
     }
 
     /// The next document's root; `None` at the end of the stream.
