@@ -39,8 +39,10 @@ use crate::sys::signal::Signals;
 
 /// Actions in flight are given this long to end before the process does: ending in the middle is harmless, but dull is better.
 const LAST_ACTIONS: Duration = Duration::from_secs(2);
-/// A shutdown that containerd keeps from its end is given up so long after its grace: KILLs and deletions were still to come.
+/// A shutdown that an absent containerd keeps from its end is given up so long after its grace: KILLs and deletions were still to come.
 const LAST_KILLS: Duration = Duration::from_secs(5);
+/// And so long after where containerd answers, but cannot delete what is dead: its disk is full. Long enough for many pods on a slow disk.
+const LAST_DELETIONS: Duration = Duration::from_secs(60);
 /// A socket that is taken is tried this often again, with this pause: two seconds in all.
 const TAKEN_TRIES: u32 = 40;
 const TAKEN_PAUSE: Duration = Duration::from_millis(50);
@@ -75,7 +77,7 @@ enum End {
     Left,
     /// `plinth shutdown`: every pod is gone.
     Stopped,
-    /// `plinth shutdown`, but containerd is away: nothing more can be done in its time.
+    /// `plinth shutdown`, but containerd is away or cannot do its part: nothing more can be done in its time.
     Stuck,
 }
 
@@ -136,7 +138,7 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
         End::Left => log::info!("ending; the pods run on and are adopted by the next start"),
         End::Stopped => log::info!("every pod is stopped; ending"),
         End::Stuck => log::error!(
-            "ending, but not every pod is stopped: containerd did not answer in time; what still runs is adopted by the next start"
+            "ending, but not every pod is stopped and gone: containerd did not do it in time; what is left is adopted by the next start"
         ),
     }
     Ok(())
@@ -426,11 +428,11 @@ impl State {
         world.wanted.shutdown.is_some() && world.all_gone()
     }
 
-    /// A shutdown waits for containerd to come back, but no longer than its own time and what the last KILLs may take.
+    /// A shutdown waits for containerd to come back, or to do what it failed at, but the machine's own end does not wait for ever.
     fn is_stuck_from(&self) -> Option<Moment> {
         let world = self.world.borrow();
-        let shutdown = world.wanted.shutdown.as_ref().filter(|_| matches!(world.seen.link, Link::Down { .. }))?;
-        Some(shutdown.deadline + LAST_KILLS)
+        let last = if matches!(world.seen.link, Link::Down { .. }) { LAST_KILLS } else { LAST_DELETIONS };
+        Some(world.wanted.shutdown.as_ref()?.deadline + last)
     }
 }
 
