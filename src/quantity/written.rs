@@ -61,7 +61,7 @@ impl Written {
 
     /// The sum, in this one's form.
     pub fn plus(self, other: Written) -> Written {
-        Written { nanos: (self.nanos + other.nanos).clamp(-MOST, MOST), form: self.form }
+        Written { nanos: self.nanos.saturating_add(other.nanos).clamp(-MOST, MOST), form: self.form }
     }
 
     /// Rounded up to thousandths, as API defaulting does to every resource list.

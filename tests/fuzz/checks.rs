@@ -105,7 +105,7 @@ pub fn quantity(bytes: &[u8]) {
     assert_eq!(back.to_string(), again, "{text:?}: the written form is canonical");
     let milli = written.rounded_to_milli();
     assert!(milli.nanos().abs() >= written.nanos().abs() && (milli.nanos() - written.nanos()).abs() < 1_000_000, "{text:?}");
-    assert_eq!(written.plus(written).nanos(), 2 * written.nanos(), "{text:?}");
+    assert_eq!(written.plus(written).nanos(), written.nanos().saturating_mul(2).clamp(-MOST_NANOS, MOST_NANOS), "{text:?}");
     assert!(i128::from(amount.units()) * 1000 >= i128::from(amount.milli()) || amount.milli() == i64::MAX, "{text:?}");
 }
 
@@ -125,7 +125,9 @@ fn exact(text: &str) -> Option<i128> {
     let top = digits.checked_mul(1024i128.pow(u32::try_from(binary).ok()?))?;
     let power = 10i128.checked_pow(shift.unsigned_abs())?;
     let nanos = if shift < 0 { top / power + i128::from(top % power != 0) } else { top.checked_mul(power)? };
-    Some(nanos.min(CAP) * if text.starts_with('-') { -1 } else { 1 })
+    Some(nanos.min(if binary > 0 { CAP } else { MOST_NANOS }) * if text.starts_with('-') { -1 } else { 1 })
 }
 
+/// Where binary suffixes are capped, as Kubernetes does, and where all others are.
+const MOST_NANOS: i128 = 10i128.pow(38);
 const CAP: i128 = i64::MAX as i128 * 1_000_000_000;
