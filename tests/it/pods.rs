@@ -129,7 +129,7 @@ fn a_crashing_container_restarts_with_the_kubelets_back_off() {
         let why = n.said_or_nothing(&["why", "x"]);
         why.contains("exited 3") && why.contains("back-off ")
     });
-    n.until("the second restart comes after 10 s", 15, |n| n.restarts("x") == 2);
+    n.until("the second restart comes after 10 s", 15, |n| n.restarts("x") >= 2);
     n.shutdown();
 }
 
