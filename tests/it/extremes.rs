@@ -69,13 +69,13 @@ fn a_pod_survives_a_stranger_who_removes_its_cgroups() {
     n.until_ready("g");
     let root = format!("plinth-{}", n.dir.file_name().unwrap().to_str().unwrap());
     let uid = n.pod("g").unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
-    let groups = || {
+    let groups = |n: &Node| {
         // Groups of other nodes come and go meanwhile: only its own are gone through.
         let found =
             n.exec(&["sh", "-c", &format!("find /sys/fs/cgroup/{root} /sys/fs/cgroup/*/{root} -name 'pod{uid}' 2>/dev/null || true")]);
         found.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    let before = groups();
+    let before = groups(&n);
     assert!(!before.is_empty());
     // Its processes are taken to the top of the hierarchy, and what they were in is removed.
     for group in &before {
@@ -87,10 +87,10 @@ fn a_pod_survives_a_stranger_who_removes_its_cgroups() {
             format!("while [ -d {group} ]; do {{ {move_out}; find {group} -depth -type d -exec rmdir {{}} +; }} 2>/dev/null; done");
         n.exec(&["sh", "-c", &script]);
     }
-    assert!(groups().is_empty());
+    assert!(groups(&n).is_empty());
     n.exec(&["touch", &n.path(&format!("run/pods/{uid}/shm/end"))]);
     n.until("its container is restarted", 60, |n| n.ready("g") && n.restarts("g") == 1);
-    let (mut again, mut before) = (groups(), before);
+    let (mut again, mut before) = (groups(&n), before);
     again.sort();
     before.sort();
     assert_eq!(again, before, "in cgroups that were made again");
