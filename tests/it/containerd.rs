@@ -96,22 +96,3 @@ fn a_containerd_older_than_1_7_is_named_and_a_newer_one_taken_in_its_place() {
     n.until_ready("a");
     n.shutdown();
 }
-
-#[test]
-fn a_containerd_that_forgot_everything_gets_its_pods_anew_and_none_twice() {
-    let Some(mut n) = Node::started() else { return };
-    n.put("a.yaml", &script("a", "trap 'exit 0' TERM; : wiped-once; while :; do sleep 0.1; done"));
-    n.put("b.yaml", &crate::node::pod("b", "hostname: b", FOREVER));
-    n.until_ready("a");
-    n.until_ready("b");
-    let since = |n: &Node| container(&n.pod("a").unwrap(), "c")["state"]["running"]["startedAt"].clone();
-    let before = since(&n);
-    n.containerd("wipe");
-    n.containerd("start");
-    n.until("both are made anew", 120, |n| n.ready("a") && n.ready("b") && header(n).is_empty() && since(n) != before);
-    // A shell that is about to run a command is there twice for a moment.
-    n.until("what containerd forgot does not run beside what is new", 30, |n| {
-        n.exec(&["sh", "-c", "grep -lz '^trap.*wiped-[o]nce' /proc/[0-9]*/cmdline 2>/dev/null | wc -l"]).trim() == "1"
-    });
-    n.shutdown();
-}
