@@ -16,7 +16,7 @@ build: ## the static binary, target/<host>/release/plinth
 demo: build $(cache)/sid $(cache)/busybox.tar ## three pods on a private containerd, looked at and cleaned up; KEEP=1 leaves them running
 	@images/demo.sh $(release) $(cache)/sid $(if $(KEEP),--keep)
 
-test: $(cache)/sid $(cache)/trixie $(cache)/bookworm $(cache)/kubectl $(cache)/registry $(cache)/busybox.tar ## every test there is here, and what was skipped
+test: $(cache)/sid $(cache)/trixie $(cache)/bookworm $(cache)/kubectl $(cache)/registry $(cache)/busybox.tar ## every test but the boots in QEMU, and what was skipped
 	@tests/run.sh
 
 sim: ## N seeds of the simulation: make sim N=10000
