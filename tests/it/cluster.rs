@@ -50,15 +50,20 @@ fn run(pod: &Value) -> (Value, Value, Value) {
     (c["containerID"].clone(), c["restartCount"].clone(), c["state"]["running"]["startedAt"].clone())
 }
 
+/// A node whose pod `a` is shown as Ready at its API server.
+fn with_a_shown() -> Option<(Node, ApiServer)> {
+    can_run().then(|| {
+        let (mut n, server) = joined();
+        n.put("a.yaml", &script("a", FOREVER));
+        n.start();
+        n.until("it is shown as Ready", 30, |_| is_ready(&shown(&server, "a")));
+        (n, server)
+    })
+}
+
 #[test]
 fn pods_are_shown_at_the_api_server_as_they_are() {
-    if !can_run() {
-        return;
-    }
-    let (mut n, server) = joined();
-    n.put("a.yaml", &script("a", FOREVER));
-    n.start();
-    n.until("it is shown as Ready", 30, |_| is_ready(&shown(&server, "a")));
+    let Some((mut n, server)) = with_a_shown() else { return };
     let (here, there) = (n.pod("a").unwrap(), shown(&server, "a"));
     assert_eq!(run(&here), run(&there));
     assert_eq!(there["metadata"]["annotations"]["kubernetes.io/config.mirror"], here["metadata"]["uid"]);
@@ -88,13 +93,7 @@ fn pods_are_shown_at_the_api_server_as_they_are() {
 
 #[test]
 fn nothing_that_is_wrong_with_the_api_server_reaches_a_pod() {
-    if !can_run() {
-        return;
-    }
-    let (mut n, server) = joined();
-    n.put("a.yaml", &script("a", FOREVER));
-    n.start();
-    n.until("it is shown as Ready", 30, |_| is_ready(&shown(&server, "a")));
+    let Some((mut n, server)) = with_a_shown() else { return };
     let before = run(&n.pod("a").unwrap());
     let faults = [Fault::BlackHole, Fault::Away, Fault::Code(500, None), Fault::Stall, Fault::Garbage, Fault::Code(401, None)];
     for (i, fault) in faults.into_iter().enumerate() {

@@ -173,12 +173,8 @@ fn refused(n: &Node, other: &[String]) -> String {
 
 #[test]
 fn a_second_plinth_on_the_same_run_directory_or_namespace_is_refused() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
+    let Some(mut n) = Node::started() else { return };
     n.put("a.yaml", &script("a", FOREVER));
-    n.start();
     n.until_ready("a");
     let log = refused(&n, &[]);
     assert!(log.contains(&format!("use {}: another plinth works in it", n.path("run"))), "{log}");

@@ -122,12 +122,8 @@ fn containerd_absent_at_start_is_waited_for() {
 
 #[test]
 fn a_shutdown_without_containerd_ends_in_its_time_and_says_what_is_left() {
-    if !can_run() {
-        return;
-    }
-    let mut n = Node::up();
+    let Some(mut n) = Node::started() else { return };
     n.put("a.yaml", &script("a", FOREVER));
-    n.start();
     n.until_ready("a");
     n.containerd("kill");
     n.until("it is away", 5, |n| n.said_or_nothing(&["why", "a"]).contains("containerd"));
