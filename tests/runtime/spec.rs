@@ -39,7 +39,7 @@ fn host_namespaces_are_the_hosts_and_others_are_the_pods() {
         d.up().await;
         let of_host = d.shell("for n in net ipc uts; do readlink /proc/self/ns/$n; done; echo $$");
         let host: Vec<&str> = of_host.lines().collect();
-        let script = "for n in net ipc uts; do readlink /proc/self/ns/$n; done; ls -d /proc/[0-9]* | wc -l; echo the end";
+        let script = "for n in net ipc uts; do readlink /proc/self/ns/$n; done; set -- /proc/[0-9]*; echo $#; echo the end";
         let spec = |more: Value| {
             let mut s = json!({ "containers": [container(script, json!({}))] });
             s.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
