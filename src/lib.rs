@@ -36,7 +36,7 @@
 //!
 //! ## Rooms
 //!
-//! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity` know nobody, `session` only `pod`, `watch` only `sys` and
+//! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity`, `dial` know nobody, `session` only `pod`, `watch` only `sys` and
 //! `clock`; `plan` may use `pod`, `clock`; `manifest`, `runtime`, `cluster`, `socket` may use those and `plan`'s types, never one another; `run`, `cli`
 //! and `main` may use everything. Unsafe code stands in `sys` alone. One thread, always: nothing here uses a blocking pool, a child's blocking wait, or the resolver of libc.
 //!
@@ -61,6 +61,7 @@
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod dial;
 pub mod log;
 pub mod manifest;
 pub mod plan;

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::error::{Error, Result};
-use super::retry::jitter;
 use crate::clock;
 
 const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -23,7 +22,7 @@ pub async fn renew(cluster: &Cluster) {
             Ok(lease) => {
                 held = Some(lease);
                 // A little early, so that a fleet does not renew as one.
-                tokio::time::sleep(jitter(period, clock::now().mono)).await;
+                tokio::time::sleep(clock::jitter(period, clock::now().mono)).await;
             }
             Err(e) if e.is_general() => {}
             Err(e) => {

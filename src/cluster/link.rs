@@ -20,10 +20,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::dial::{Dialer, Stream};
+use super::dial::Dialer;
 use super::error::{Error, Result, Status};
 use super::retry::Retry;
 use crate::clock;
+use crate::dial::Stream;
 
 /// A request that is not answered within this has failed.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@
 //! than an event. Every wait is for an answer of the server's, and nobody else waits for it.
 //! - `mirror`: which mirror pods to make, delete, patch (pure); `object`: what is sent and read (pure); `publish`: does it
 //! - `node`, `machine`: the Node object; `lease`: the Lease; `events`: events
-//! - `link`: the one connection and its pauses; `dial`: how it is made; `resolve`: names; `watch`: lists and watches; `retry`: delays
+//! - `link`: the one connection and its pauses; `dial`: how it is made; `watch`: lists and watches; `retry`: delays
 //!
 //! Not by the `kube` crate: with rustls it adds 5.1 MB to the binary, where tokio-rustls under the hyper that is here adds 0.9 MB,
 //! and its connector looks names up in a blocking pool, which is a second thread.
@@ -19,7 +19,6 @@ pub mod mirror;
 mod node;
 pub mod object;
 mod publish;
-mod resolve;
 pub mod retry;
 mod watch;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Moment;
+use crate::clock::{Moment, jitter};
 
 /// The first delay after a failure, ms.
 const FIRST_MS: u64 = 400;
@@ -38,16 +38,6 @@ impl Retry {
     pub fn succeed(&mut self) {
         *self = Retry::default();
     }
-}
-
-/// Up to a fifth less, so that a fleet that lost its server does not come back as one.
-pub fn jitter(delay: Duration, now: Moment) -> Duration {
-    let mut x = now.0 ^ u64::from(std::process::id()) << 32;
-    // splitmix64: neighbouring moments give unlike numbers.
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let part = u32::try_from((x >> 33) % 200).unwrap_or(0);
-    delay - delay * part / 1000
 }
 
 #[cfg(test)]

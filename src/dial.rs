@@ -1,0 +1,104 @@
+//! A connection to a server that is named by a setting: name, TCP, TLS. One thread, no pool, no proxy; keeps nothing.
+//!
+//! Not hyper-util's connector: it looks names up in a blocking pool, which is a second thread.
+
+mod resolve;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// Name, TCP and TLS together take no longer.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Where distributions keep the certificates of public authorities.
+const SYSTEM: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// What TLS and plain TCP have in common.
+pub trait Io: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
+/// A connection.
+pub struct Stream {
+    /// Its bytes.
+    pub io: Box<dyn Io>,
+    /// The server speaks HTTP/2 on it.
+    pub h2: bool,
+}
+
+/// How TLS is spoken, and the name the server's certificate is checked against.
+pub type Tls = (Arc<ClientConfig>, ServerName<'static>);
+
+/// Connects, or says why not; without `tls` the connection is plain. Addresses are tried in the order they are found in.
+pub async fn dial(host: &str, port: u16, tls: Option<Tls>, resolv_conf: &Path) -> Result<Stream, String> {
+    let dialled = tokio::time::timeout(CONNECT, dial_all(host, port, tls, resolv_conf)).await;
+    dialled.unwrap_or_else(|_| Err(format!("no connection within {} s", CONNECT.as_secs())))
+}
+
+async fn dial_all(host: &str, port: u16, tls: Option<Tls>, resolv_conf: &Path) -> Result<Stream, String> {
+    let ips = resolve::lookup(host, resolv_conf).await.map_err(|e| e.to_string())?;
+    let mut last = String::new();
+    // One address that drops packets must not use up the time of the next.
+    let share = CONNECT / u32::try_from(ips.len().max(1)).unwrap_or(1);
+    for ip in ips {
+        let tcp = match tokio::time::timeout(share, TcpStream::connect((ip, port))).await {
+            Ok(Ok(tcp)) => tcp,
+            Ok(Err(e)) => {
+                last = format!("{ip}: {e}");
+                continue;
+            }
+            Err(_) => {
+                last = format!("{ip}: no answer");
+                continue;
+            }
+        };
+        let _ = tcp.set_nodelay(true);
+        let Some((config, name)) = tls else { return Ok(Stream { io: Box::new(tcp), h2: false }) };
+        let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| e.to_string())?;
+        let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        return Ok(Stream { io: Box::new(tls), h2 });
+    }
+    Err(last)
+}
+
+/// TLS that believes these authorities (PEM; `None`: the system's), and shows this certificate with its key (PEM) where it is asked to.
+pub fn tls(authority: Option<&[u8]>, certificate: Option<(&[u8], &[u8])>) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    let system;
+    let pem = match authority {
+        Some(pem) => pem,
+        None => {
+            system = SYSTEM.iter().find_map(|path| std::fs::read(path).ok()).ok_or("no authority is named, and the system has none")?;
+            &system
+        }
+    };
+    for cert in certificates(pem)? {
+        // Of a bundle, what cannot be used is passed over.
+        let _ = roots.add(cert);
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate of an authority in what is named as such".into());
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots);
+    match certificate {
+        None => Ok(builder.with_no_client_auth()),
+        Some((cert, key)) => {
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("client key: {e}"))?;
+            builder.with_client_auth_cert(certificates(cert)?, key).map_err(|e| format!("client certificate: {e}"))
+        }
+    }
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| format!("read a certificate: {e}"))
+}
