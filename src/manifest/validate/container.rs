@@ -158,17 +158,8 @@ fn restart_rules(at: &str, c: &Container, wrong: &mut Wrong) {
         let at = format!("{at}.exitCodes");
         wrong.one_of(format!("{at}.operator"), &codes.operator, &["In", "NotIn"]);
         let values = codes.values.as_deref().unwrap_or_default();
-        if values.is_empty() {
-            wrong.required(format!("{at}.values"), "must have at least one value");
-        }
         if values.len() > MAX_EXIT_CODES {
             wrong.too_many(format!("{at}.values"), values.len(), MAX_EXIT_CODES);
-        }
-        let mut seen = BTreeSet::new();
-        for (at, value) in each(&at, "values", codes.values.as_ref()) {
-            if !seen.insert(value) {
-                wrong.duplicate(at, value);
-            }
         }
     }
 }

@@ -86,7 +86,11 @@ fn fibre(at: &str, s: &FCVolumeSource, wrong: &mut Wrong) {
     let field = format!("{at}.targetWWNs");
     match (any(&s.target_wwns), any(&s.wwids)) {
         (false, false) => wrong.required(field, "must specify either targetWWNs or wwids, but not both"),
-        (true, true) => wrong.invalid(field, &s.target_wwns, "targetWWNs and wwids can not be specified simultaneously"),
+        (true, true) => wrong.invalid(
+            field,
+            s.target_wwns.iter().flatten().collect::<Vec<_>>(),
+            "targetWWNs and wwids can not be specified simultaneously",
+        ),
         (false, true) => return,
         (true, false) => {}
     }
@@ -141,7 +145,7 @@ fn ceph(at: &str, v: &Volume, wrong: &mut Wrong) {
 
 fn cloud(at: &str, v: &Volume, wrong: &mut Wrong) {
     let mut partition = |kind: &str, n: Option<i32>| {
-        if n.is_some_and(|n| !(0..=255).contains(&n)) {
+        if let Some(n) = n.filter(|n| !(0..=255).contains(n)) {
             wrong.invalid(format!("{at}.{kind}.partition"), n, "must be between 1 and 255, inclusive");
         }
     };

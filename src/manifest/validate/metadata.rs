@@ -70,7 +70,11 @@ fn finalizers(finalizers: Option<&Vec<String>>, wrong: &mut Wrong) {
         }
     }
     if named("orphan") && named("foregroundDeletion") {
-        wrong.invalid("metadata.finalizers", finalizers, "finalizer orphan and foregroundDeletion cannot be both set");
+        wrong.invalid(
+            "metadata.finalizers",
+            finalizers.into_iter().flatten().collect::<Vec<_>>(),
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        );
     }
 }
 

@@ -118,6 +118,3 @@ fn each<'a, T>(at: &str, field: &str, items: Option<&'a Vec<T>>) -> impl Iterato
 fn blank(text: Option<&str>) -> bool {
     text.unwrap_or_default().is_empty()
 }
-
-#[cfg(test)]
-mod tests;

@@ -90,7 +90,8 @@ fn sysctls(s: &PodSecurityContext, spec: &PodSpec, wrong: &mut Wrong) {
             continue;
         }
         if !is_sysctl(name) {
-            let why = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*([a-z0-9][-_a-z0-9\\*]*)?[a-z0-9\\*]$";
+            let why =
+                "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
             wrong.invalid(at.as_str(), name, why);
         }
         if !seen.insert(name) {
