@@ -129,6 +129,7 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
         // A task of its own, which nobody waits for: it ends with the loop.
         tokio::task::spawn_local(cluster.join());
     }
+    joined::serve_kubelet(&state);
     let end = tokio::select! {
         end = state.turn(&mut manifests, &mut events, &signals, &mut service) => end,
         taken = watch => return Err(taken.into()),

@@ -18,6 +18,7 @@ mod kubelet;
 mod node;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,6 +61,89 @@ impl Taint {
     }
 }
 
+/// The kubelet API: where it listens, and whom it lets in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Api {
+    /// `enableServer`: else it is off, whatever the rest says.
+    pub enabled: bool,
+    /// `address`.
+    pub address: IpAddr,
+    /// `port`; 0: not set.
+    pub port: u16,
+    /// `tlsCertFile`, with `tlsPrivateKeyFile`; `None`: a certificate that nobody signed, made at each start.
+    pub cert_file: Option<PathBuf>,
+    /// `tlsPrivateKeyFile`.
+    pub key_file: Option<PathBuf>,
+    /// `authentication.x509.clientCAFile`: whose certificates are believed.
+    pub client_ca_file: Option<PathBuf>,
+    /// `authentication.anonymous.enabled` was set: which it never is here.
+    pub anonymous_asked: bool,
+    /// `authentication.webhook.enabled`: bearer tokens are shown to the API server.
+    pub tokens: bool,
+    /// `authentication.webhook.cacheTTL`.
+    pub token_ttl: Duration,
+    /// `authorization.mode` is `AlwaysAllow`: who is known may do anything.
+    pub always_allow: bool,
+    /// `authorization.webhook.cacheAuthorizedTTL`.
+    pub allowed_ttl: Duration,
+    /// `authorization.webhook.cacheUnauthorizedTTL`.
+    pub denied_ttl: Duration,
+    /// `streamingConnectionIdleTimeout`.
+    pub idle: Duration,
+}
+
+impl Default for Api {
+    fn default() -> Api {
+        let s = Duration::from_secs;
+        Api {
+            enabled: true,
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            port: 0,
+            cert_file: None,
+            key_file: None,
+            client_ca_file: None,
+            anonymous_asked: false,
+            tokens: true,
+            token_ttl: s(120),
+            always_allow: false,
+            allowed_ttl: s(300),
+            denied_ttl: s(30),
+            idle: s(4 * 3600),
+        }
+    }
+}
+
+impl Api {
+    /// The kubelet's.
+    const PORT: u16 = 10250;
+
+    /// Where it listens; `None`: it is off. To name those who may come in is to want it, as in a kubeadm's configuration, which
+    /// leaves the port out.
+    pub fn listens(&self) -> Option<SocketAddr> {
+        let port = if self.port == 0 { self.client_ca_file.as_ref().map(|_| Api::PORT) } else { Some(self.port) };
+        port.filter(|_| self.enabled).map(|port| SocketAddr::new(self.address, port))
+    }
+
+    /// What of it cannot be meant so. None of it keeps a pod from running.
+    fn warnings(&self, joined: bool) -> Vec<String> {
+        let mut out = Vec::new();
+        if self.listens().is_some() {
+            if self.anonymous_asked {
+                out.push("kubelet API: nobody is let in without a name here; anonymous authentication stays off".to_owned());
+            }
+            if self.client_ca_file.is_none() && !(self.tokens && joined) {
+                out.push(
+                    "kubelet API: it listens, but can let nobody in: set clientCAFile, or a kubeconfig to have tokens reviewed".into(),
+                );
+            }
+            if self.cert_file.is_some() != self.key_file.is_some() {
+                out.push("kubelet API: tlsCertFile and tlsPrivateKeyFile go together; it serves nobody with one of them".into());
+            }
+        }
+        out
+    }
+}
+
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -92,7 +176,7 @@ pub struct Settings {
     /// Node name: suffix of pod names, lower case.
     pub node_name: String,
     /// Node IPs, primary first; found from the default route when empty.
-    pub node_ips: Vec<std::net::IpAddr>,
+    pub node_ips: Vec<IpAddr>,
     /// What must survive a reboot: pod directories, volumes, CNI results. `/var/lib/plinth`.
     pub data_dir: PathBuf,
     /// What must not: pins, FIFOs, socket. `/run/plinth`.
@@ -140,7 +224,7 @@ pub struct Settings {
     /// Parent cgroup of `kubepods`, `/` for the root.
     pub cgroup_root: String,
     /// `clusterDNS`.
-    pub cluster_dns: Vec<std::net::IpAddr>,
+    pub cluster_dns: Vec<IpAddr>,
     /// `clusterDomain`.
     pub cluster_domain: String,
     /// `resolvConf`: the node's resolv.conf; empty: none.
@@ -179,6 +263,8 @@ pub struct Settings {
     pub node_status_report: Duration,
     /// `nodeLeaseDurationSeconds`; the Lease is renewed four times in it.
     pub node_lease_s: u32,
+    /// The kubelet API.
+    pub api: Api,
     /// Log level: error, warn, info, debug.
     pub log_level: log::LevelFilter,
     /// Where the log goes.
@@ -236,6 +322,7 @@ impl Default for Settings {
             node_status_update: Duration::from_secs(10),
             node_status_report: Duration::from_secs(300),
             node_lease_s: 40,
+            api: Api::default(),
             log_level: log::LevelFilter::Info,
             log_target: LogTarget::Stderr,
             warnings: Vec::new(),
@@ -264,6 +351,7 @@ impl Settings {
             set.apply(&mut settings)?;
         }
         settings.warnings.extend(given.warnings.into_iter().chain(words.warnings));
+        settings.warnings.extend(settings.api.warnings(settings.kubeconfig.is_some()));
         let mut seen = std::collections::BTreeSet::new();
         settings.warnings.retain(|w| seen.insert(w.clone()));
         settings.complete();

@@ -152,6 +152,16 @@ fn uid(object: &Value) -> String {
 }
 
 #[test]
+fn a_node_says_where_its_kubelet_api_is_and_what_it_speaks() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |s| s.api.port = 1250);
+        let status = |s: &ApiServer| s.get("nodes", "", "n")["status"].take();
+        node.until("it is there", 10, |s| status(s)["daemonEndpoints"]["kubeletEndpoint"]["Port"] == 1250).await;
+        assert_eq!(status(&node.server)["declaredFeatures"], json!(["ExtendWebSocketsToKubelet"]));
+    });
+}
+
+#[test]
 fn a_node_joins_shows_its_pods_and_is_quiet() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |_| {});
@@ -163,7 +173,8 @@ fn a_node_joins_shows_its_pods_and_is_quiet() {
         assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], made["metadata"]["uid"]);
         assert_eq!(pod["spec"]["tolerations"].as_array().unwrap().len(), 1, "{pod}");
         assert_eq!(made["metadata"]["labels"]["kubernetes.io/hostname"], "n");
-        assert_eq!(made["status"]["declaredFeatures"], json!(["ExtendWebSocketsToKubelet"]));
+        // Nothing listens here.
+        assert_eq!(made["status"]["declaredFeatures"], json!([]));
         node.until("the Lease is held", 10, |s| s.get("leases", "kube-node-lease", "n")["spec"]["holderIdentity"] == "n").await;
         node.until("the node's own event is there", 10, |s| s.list("events").iter().any(|e| e["reason"] == "NodeReady")).await;
         node.until("the event is there", 10, |s| s.get("events", "default", "web-n.Started")["count"] == 1).await;

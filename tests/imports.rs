@@ -19,6 +19,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("manifest", &["watch", "dial", "sys", "clock", "pod", "quantity", "plan", "settings"]),
     ("runtime", &["watch", "sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     ("socket", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
+    // It gives others the socket's answers.
+    ("kubelet", &["clock", "pod", "session", "settings", "socket"]),
     ("cluster", &["dial", "sys", "clock", "pod", "quantity", "plan", "settings"]),
     // Settings are YAML, and the reader of YAML with places is the manifests'.
     ("settings", &["sys", "pod", "plan", "quantity", "manifest"]),

@@ -4,6 +4,7 @@
 //! than an event. Every wait is for an answer of the server's, and nobody else waits for it.
 //! - `mirror`: which mirror pods to make, delete, patch (pure); `object`: what is sent and read (pure); `publish`: does it
 //! - `node`, `machine`: the Node object; `lease`: the Lease; `events`: events
+//! - `review`: what others may do here, asked for the kubelet API
 //! - `link`: the one connection and its pauses; `dial`: how it is made; `watch`: lists and watches; `retry`: delays
 //!
 //! Not by the `kube` crate: with rustls it adds 5.1 MB to the binary, where tokio-rustls under the hyper that is here adds 0.9 MB,
@@ -20,6 +21,7 @@ mod node;
 pub mod object;
 mod publish;
 pub mod retry;
+mod review;
 mod watch;
 
 use std::cell::{Cell, RefCell};

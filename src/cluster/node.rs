@@ -220,8 +220,9 @@ impl Memory {
             },
             "images": facts.images.iter().map(|(names, bytes)| json!({"names": names, "sizeBytes": bytes})).collect::<Vec<_>>(),
             "features": {"supplementalGroupsPolicy": true},
-            // exec, attach and portForward come over WebSockets (KEP-4006).
-            "declaredFeatures": ["ExtendWebSocketsToKubelet"],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": settings.api.listens().map_or(0, |at| at.port())}},
+            // exec, attach and portForward come over WebSockets (KEP-4006), where they come at all.
+            "declaredFeatures": settings.api.listens().map(|_| "ExtendWebSocketsToKubelet").into_iter().collect::<Vec<_>>(),
         })
     }
 

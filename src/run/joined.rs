@@ -3,19 +3,25 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use futures_util::future::LocalBoxFuture;
 use k8s_openapi::api::core::v1::Event;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::State;
 use crate::clock::{self, Now};
 use crate::cluster::mirror::Published;
 use crate::cluster::{Cluster, Facts, Local};
+use crate::kubelet;
 use crate::plan::record::EventNote;
 use crate::plan::status;
 use crate::plan::world::{Link, World};
 use crate::pod::{PodKey, Uid, WantedPod};
 use crate::runtime::node;
 use crate::socket;
+
+/// Nobody can be asked.
+const ALONE: &str = "no API server is configured";
 
 impl Local for State {
     fn pods(&self, known: &BTreeMap<PodKey, Published>) -> (BTreeMap<PodKey, Published>, bool) {
@@ -91,6 +97,31 @@ fn published(world: &World, uid: &Uid, wanted: bool, known: Option<&Published>, 
         _ => Rc::new(status),
     };
     Published { uid: uid.clone(), status, wanted }
+}
+
+impl kubelet::Judge for State {
+    fn review(&self, token: String) -> LocalBoxFuture<'static, Result<Value, String>> {
+        let cluster = self.cluster.borrow().upgrade();
+        Box::pin(async move { cluster.ok_or(ALONE)?.review_token(&token).await.map_err(|e| e.to_string()) })
+    }
+
+    fn allows(&self, spec: Value) -> LocalBoxFuture<'static, Result<bool, String>> {
+        let cluster = self.cluster.borrow().upgrade();
+        Box::pin(async move { cluster.ok_or(ALONE)?.review_access(spec).await.map_err(|e| e.to_string()) })
+    }
+}
+
+/// Serves the kubelet API, where that is configured, for as long as the loop turns.
+pub fn serve_kubelet(state: &Rc<State>) {
+    let settings = &state.settings;
+    let Some(at) = settings.api.listens() else { return };
+    match kubelet::tls::Tls::new(&settings.api, &settings.node_name, &settings.node_ips) {
+        Ok(tls) => {
+            let door = Rc::new(kubelet::Door::new(settings, state.clone(), state.clone()));
+            tokio::task::spawn_local(kubelet::serve(at, door, tls));
+        }
+        Err(e) => log::error!("serve the kubelet API: {e}; pods run on without it"),
+    }
 }
 
 /// What the status socket shows of it.

@@ -63,7 +63,13 @@ pub fn flags(args: &[String]) -> Result<Arguments, SettingsError> {
         let value = match value {
             Some(value) => value,
             // Go's boolean flags take no second word.
-            None if matches!(meant, Meant::Key("seccompDefault" | "registerNode")) => "true",
+            None if matches!(
+                meant,
+                Meant::Key("seccompDefault" | "registerNode" | "enableServer" | "anonymousAuth" | "authenticationTokenWebhook")
+            ) =>
+            {
+                "true"
+            }
             None => args
                 .next()
                 .map(String::as_str)

@@ -104,9 +104,12 @@ fn kubelets<'a>(entries: impl Iterator<Item = &'a Entry>, root: &Node, path: &Pa
     for entry in entries.filter(|e| !is_zero(&e.node.value)) {
         if let Some((_, key)) = kubelet::FIELDS.iter().find(|(field, _)| *field == &*entry.key) {
             set(settings, key, &input(&entry.node, path), &at(path, entry.node.place))?;
-        } else if &*entry.key == "crashLoopBackOff" {
-            if let Some(node) = entry.node.get("maxContainerRestartPeriod").filter(|n| !is_zero(&n.value)) {
-                set(settings, "maxContainerRestartPeriod", &input(node, path), &at(path, node.place))?;
+        } else if kubelet::NESTED.iter().any(|(names, _)| names.first() == Some(&&*entry.key)) {
+            for (names, key) in kubelet::NESTED.iter().filter(|(names, _)| names.first() == Some(&&*entry.key)) {
+                let found = names.iter().skip(1).try_fold(&entry.node, |node, name| node.get(name));
+                if let Some(node) = found.filter(|n| !is_zero(&n.value)) {
+                    set(settings, key, &input(node, path), &at(path, node.place))?;
+                }
             }
         } else if &*entry.key == "serializeImagePulls" {
             if root.get("maxParallelImagePulls").is_none_or(|n| is_zero(&n.value)) && !input(&entry.node, path).flag().unwrap_or(true) {
@@ -115,7 +118,9 @@ fn kubelets<'a>(entries: impl Iterator<Item = &'a Entry>, root: &Node, path: &Pa
         } else if kubelet::WITHOUT_EFFECT.contains(&&*entry.key) {
             idle.push(&entry.key);
         } else {
-            let known: Vec<&str> = kubelet::FIELDS.iter().map(|(field, _)| *field).chain(kubelet::WITHOUT_EFFECT.iter().copied()).collect();
+            let nested = kubelet::NESTED.iter().filter_map(|(names, _)| names.first());
+            let fields = kubelet::FIELDS.iter().map(|(field, _)| field).chain(nested);
+            let known: Vec<&str> = fields.chain(kubelet::WITHOUT_EFFECT).copied().collect();
             settings.warnings.push(format!("{}: {}", at(path, entry.place), unknown(&entry.key, &known)));
         }
     }

@@ -115,9 +115,14 @@ impl Input<'_> {
         self.each(|i| i.path())
     }
 
+    /// An IP address.
+    pub fn ip(&self) -> Result<IpAddr, Wrong> {
+        self.word()?.parse().map_err(|_| self.expected("an IP address"))
+    }
+
     /// IP addresses.
     pub fn ips(&self) -> Result<Vec<IpAddr>, Wrong> {
-        self.each(|i| i.word()?.parse().map_err(|_| i.expected("an IP address")))
+        self.each(|i| i.ip())
     }
 
     /// Taints: mappings, or `key=value:Effect` as the kubelet's flag has them.

@@ -58,6 +58,19 @@ pub const KEYS: &[(&str, Set)] = &[
     ("nodeStatusUpdateFrequency", |s, i| i.duration().map(|v| s.node_status_update = v)),
     ("nodeStatusReportFrequency", |s, i| i.duration().map(|v| s.node_status_report = v)),
     ("nodeLeaseDurationSeconds", |s, i| at_least_one(i).map(|v| s.node_lease_s = u32::try_from(v).unwrap_or(u32::MAX))),
+    ("enableServer", |s, i| i.flag().map(|v| s.api.enabled = v)),
+    ("address", |s, i| i.ip().map(|v| s.api.address = v)),
+    ("port", |s, i| i.count().map(|v| s.api.port = v)),
+    ("tlsCertFile", |s, i| i.path_or_none().map(|v| s.api.cert_file = v)),
+    ("tlsPrivateKeyFile", |s, i| i.path_or_none().map(|v| s.api.key_file = v)),
+    ("clientCAFile", |s, i| i.path_or_none().map(|v| s.api.client_ca_file = v)),
+    ("anonymousAuth", |s, i| i.flag().map(|v| s.api.anonymous_asked = v)),
+    ("authenticationTokenWebhook", |s, i| i.flag().map(|v| s.api.tokens = v)),
+    ("authenticationTokenWebhookCacheTTL", |s, i| i.duration().map(|v| s.api.token_ttl = v)),
+    ("authorizationMode", |s, i| mode(i).map(|v| s.api.always_allow = v)),
+    ("authorizationWebhookCacheAuthorizedTTL", |s, i| i.duration().map(|v| s.api.allowed_ttl = v)),
+    ("authorizationWebhookCacheUnauthorizedTTL", |s, i| i.duration().map(|v| s.api.denied_ttl = v)),
+    ("streamingConnectionIdleTimeout", |s, i| i.duration().map(|v| s.api.idle = v)),
     ("logLevel", |s, i| level(i).map(|v| s.log_level = v)),
     ("logTarget", |s, i| target(i).map(|v| s.log_target = v)),
 ];
@@ -80,6 +93,15 @@ fn runtime_class(i: &Input<'_>) -> Result<RuntimeClass, Wrong> {
 fn at_least_one(i: &Input<'_>) -> Result<usize, Wrong> {
     let n: usize = i.count()?;
     if n == 0 { Err("expected at least 1, found 0".into()) } else { Ok(n) }
+}
+
+/// Whether it is `AlwaysAllow`.
+fn mode(i: &Input<'_>) -> Result<bool, Wrong> {
+    match i.word()?.as_str() {
+        "AlwaysAllow" => Ok(true),
+        "Webhook" => Ok(false),
+        other => Err(format!("expected Webhook or AlwaysAllow, found `{other}`")),
+    }
 }
 
 fn level(i: &Input<'_>) -> Result<log::LevelFilter, Wrong> {

@@ -29,6 +29,24 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("nodeStatusUpdateFrequency", "nodeStatusUpdateFrequency"),
     ("nodeStatusReportFrequency", "nodeStatusReportFrequency"),
     ("nodeLeaseDurationSeconds", "nodeLeaseDurationSeconds"),
+    ("enableServer", "enableServer"),
+    ("address", "address"),
+    ("port", "port"),
+    ("tlsCertFile", "tlsCertFile"),
+    ("tlsPrivateKeyFile", "tlsPrivateKeyFile"),
+    ("streamingConnectionIdleTimeout", "streamingConnectionIdleTimeout"),
+];
+
+/// Its fields of fields, likewise.
+pub const NESTED: &[(&[&str], &str)] = &[
+    (&["crashLoopBackOff", "maxContainerRestartPeriod"], "maxContainerRestartPeriod"),
+    (&["authentication", "x509", "clientCAFile"], "clientCAFile"),
+    (&["authentication", "webhook", "enabled"], "authenticationTokenWebhook"),
+    (&["authentication", "webhook", "cacheTTL"], "authenticationTokenWebhookCacheTTL"),
+    (&["authentication", "anonymous", "enabled"], "anonymousAuth"),
+    (&["authorization", "mode"], "authorizationMode"),
+    (&["authorization", "webhook", "cacheAuthorizedTTL"], "authorizationWebhookCacheAuthorizedTTL"),
+    (&["authorization", "webhook", "cacheUnauthorizedTTL"], "authorizationWebhookCacheUnauthorizedTTL"),
 ];
 
 /// Flags under another name than the key's; of the kubelet and short forms of ours.
@@ -47,9 +65,6 @@ pub const FLAGS_WITHOUT_EFFECT: &[&str] = &["manifesturl", "manifesturlheader"];
 
 /// The other fields of KubeletConfiguration v1beta1.
 pub const WITHOUT_EFFECT: &[&str] = &[
-    "address",
-    "authentication",
-    "authorization",
     "cgroupDriver",
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
@@ -61,13 +76,11 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "cpuManagerPolicy",
     "cpuManagerPolicyOptions",
     "cpuManagerReconcilePeriod",
-    "crashLoopBackOff",
     "enableContentionProfiling",
     "enableControllerAttachDetach",
     "enableDebugFlagsHandler",
     "enableDebuggingHandlers",
     "enableProfilingHandler",
-    "enableServer",
     "enableSystemLogHandler",
     "enableSystemLogQuery",
     "enforceNodeAllocatable",
@@ -109,7 +122,6 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "podCIDR",
     "podPidsLimit",
     "podsPerCore",
-    "port",
     "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
     "qosReserved",
@@ -128,16 +140,13 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "singleProcessOOMKill",
     "staticPodURL",
     "staticPodURLHeader",
-    "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
     "systemReserved",
     "systemReservedCgroup",
-    "tlsCertFile",
     "tlsCipherSuites",
     "tlsCurvePreferences",
     "tlsMinVersion",
-    "tlsPrivateKeyFile",
     "topologyManagerPolicy",
     "topologyManagerPolicyOptions",
     "topologyManagerScope",

@@ -69,7 +69,7 @@ fn what_kubeadm_writes_is_accepted() {
     let s = ok(&[&text], &[]);
     assert_eq!((s.rescan, s.shutdown_grace), (Duration::from_secs(20), Duration::from_secs(30)));
     assert_eq!(s.warnings.len(), 1, "{:?}", s.warnings);
-    assert!(s.warnings[0].ends_with("without effect here: authentication, cgroupDriver, healthzPort"), "{:?}", s.warnings);
+    assert!(s.warnings[0].ends_with("without effect here: cgroupDriver, healthzPort"), "{:?}", s.warnings);
 }
 
 #[test]
@@ -186,4 +186,23 @@ fn tables_are_maps_in_files_and_pairs_in_flags() {
     let e = error(&[&(OURS.to_owned() + "runtimeClasses: {kata: {shin: x}}")], &[]);
     assert!(e.contains("kata: there is no `shin` here, only shim, ociRuntime"), "{e}");
     assert!(error(&[], &["--node-labels", "zone"]).contains("expected key=value, found `zone`"));
+}
+
+#[test]
+fn the_kubelet_api_is_off_until_it_is_configured() {
+    assert_eq!(ok(&[], &[]).api.listens(), None);
+    let kubeadm = "authentication: {anonymous: {enabled: false}, webhook: {cacheTTL: 0s, enabled: true}, x509: {clientCAFile: /pki/ca.crt}}\n\
+        authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 7s}}\nstreamingConnectionIdleTimeout: 0s\n";
+    let s = ok(&[&(KUBELET.to_owned() + kubeadm)], &[]);
+    assert_eq!(s.api.listens().unwrap().to_string(), "0.0.0.0:10250");
+    assert_eq!((s.api.tokens, s.api.always_allow, s.api.idle), (true, false, Duration::from_secs(4 * 3600)));
+    assert_eq!((s.api.allowed_ttl, s.api.denied_ttl), (Duration::from_secs(300), Duration::from_secs(7)));
+    assert_eq!(s.warnings, Vec::<String>::new());
+    let off = KUBELET.to_owned() + kubeadm + "enableServer: false\n";
+    assert_eq!(ok(&[&off], &[]).api.listens(), None);
+    let s = ok(&[], &["--port=1250", "--address", "::1", "--kubeconfig=/k", "--tls-cert-file=/c", "--tls-private-key-file=/k"]);
+    assert_eq!((s.api.listens().unwrap().to_string(), s.warnings), ("[::1]:1250".into(), Vec::new()));
+    let s = ok(&[], &["--port=1250", "--anonymous-auth", "--tls-cert-file=/c", "--authorization-mode", "AlwaysAllow"]);
+    assert!(s.api.always_allow && s.warnings.len() == 3, "{:?}", s.warnings);
+    assert!(error(&[], &["--authorization-mode=ABAC"]).contains("expected Webhook or AlwaysAllow"));
 }

@@ -4,11 +4,8 @@
 //! nobody else: every limit below is per connection, and the last slots are kept for root.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,11 +13,11 @@ use futures_util::stream::FuturesUnordered;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 use super::listen::Listener;
+use super::patient::Patient;
 use super::remote::{self, Peer};
 use super::{Backend, routes};
 
@@ -113,62 +110,8 @@ async fn converse(bounds: Bounds, stream: UnixStream, root: bool, backend: Rc<dy
     }
     let Some((upgrade, request)) = peer.upgrade.take() else { return };
     // A terminal may be looked at for as long as one likes: from here on neither a stall nor an age is an offence.
-    let Ok(parts) = upgrade.await.map(|u| u.downcast::<TokioIo<Patient>>()) else { return };
+    let Ok(parts) = upgrade.await.map(|u| u.downcast::<TokioIo<Patient<UnixStream>>>()) else { return };
     if let Ok(parts) = parts {
-        remote::carry(parts.io.into_inner().stream, &parts.read_buf, backend.session(request)).await;
-    }
-}
-
-/// A stream whose writes fail when the peer takes nothing for [`Bounds::stall`].
-struct Patient {
-    stream: UnixStream,
-    stall: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl Patient {
-    fn new(stream: UnixStream, stall: Duration) -> Patient {
-        Patient { stream, stall, stalled: None }
-    }
-
-    fn judge(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if result.is_ready() {
-            self.stalled = None;
-            return result;
-        }
-        let stall = self.stall;
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.judge(cx, result)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.judge(cx, result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        remote::carry(parts.io.into_inner().into_inner(), &parts.read_buf, backend.session(request), None).await;
     }
 }

@@ -1,6 +1,6 @@
 //! The status socket: HTTP/1.1 on a unix socket, answered from the loop's own data. Contents:
 //! - `listen`: the socket file: mode, group, one plinth at a time
-//! - `http`: connections and their limits
+//! - `http`: connections and their limits; `patient`: one of them, about streams
 //! - `routes`: path to answer; `query`: what follows the `?`
 //! - `wire`: our own kinds, versioned; `rows`: a pod in one line; `why`: a pod explained; `pods`: `v1.PodList`
 //! - `remote`: `/exec` and `/attach`, carried over WebSocket; `logs`: `/containerLogs`; `follow`: bodies that go on; `metrics`: Prometheus text;
@@ -13,6 +13,7 @@ pub mod http;
 pub mod listen;
 pub mod logs;
 pub mod metrics;
+pub mod patient;
 pub mod pods;
 pub mod query;
 pub mod remote;
@@ -23,7 +24,7 @@ pub mod why;
 pub mod wire;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::pin::Pin;

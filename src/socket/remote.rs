@@ -5,7 +5,7 @@
 //! (plinth's own), 255 and a channel: that channel ends. Server: 1 output, 2 error output, 3 a `v1.Status`, last of all.
 //! (k8s.io/apimachinery `remotecommand`, KEP-4006.)
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
@@ -168,14 +169,17 @@ pub fn limits() -> WebSocketConfig {
         .max_frame_size(Some(MESSAGE_BYTES))
 }
 
-/// Carries a session over a connection that was turned, until either ends. `before`: what was read of it already.
-pub async fn carry(stream: impl AsyncRead + AsyncWrite + Unpin, before: &[u8], session: Session) {
+/// Carries a session over a connection that was turned, until either ends. `before`: what was read of it already; `idle`: it ends where
+/// neither side says anything for so long.
+pub async fn carry(stream: impl AsyncRead + AsyncWrite + Unpin, before: &[u8], session: Session, idle: Option<Duration>) {
     let socket = WebSocketStream::from_partially_read(stream, before.to_vec(), Role::Server, Some(limits())).await;
     let (mut to, mut from) = socket.split();
     let Session { mut stdin, control, mut output, end } = session;
+    let last = Cell::new(Instant::now());
     let up = async {
         while let Some(Ok(message)) = from.next().await {
             let Message::Binary(bytes) = message else { continue };
+            last.set(Instant::now());
             match heard(bytes) {
                 // A process that does not read holds up its client, and one that reads no more is spared the rest.
                 Some(Heard::Input(bytes)) => match &stdin {
@@ -189,13 +193,16 @@ pub async fn carry(stream: impl AsyncRead + AsyncWrite + Unpin, before: &[u8], s
         }
     };
     let down = async {
-        let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
+        let mut ping = tokio::time::interval_at(Instant::now() + PING, PING);
         loop {
             let message = tokio::select! {
-                said = output.recv() => match said {
-                    Some(Output::Stdout(bytes)) => on(STDOUT, &bytes),
-                    Some(Output::Stderr(bytes)) => on(STDERR, &bytes),
-                    None => break,
+                said = output.recv() => {
+                    last.set(Instant::now());
+                    match said {
+                        Some(Output::Stdout(bytes)) => on(STDOUT, &bytes),
+                        Some(Output::Stderr(bytes)) => on(STDERR, &bytes),
+                        None => break,
+                    }
                 },
                 _ = ping.tick() => Message::Ping(Bytes::new()),
             };
@@ -210,9 +217,18 @@ pub async fn carry(stream: impl AsyncRead + AsyncWrite + Unpin, before: &[u8], s
     let told = tokio::select! {
         () = &mut up => false,
         told = down => told,
+        () = idle_since(&last, idle) => false,
     };
     if told {
         let _ = tokio::time::timeout(LINGER, up).await;
+    }
+}
+
+/// Returns when nothing has happened for so long.
+pub async fn idle_since(last: &Cell<Instant>, idle: Option<Duration>) {
+    let Some(idle) = idle else { return std::future::pending().await };
+    while last.get().elapsed() < idle {
+        tokio::time::sleep_until(last.get() + idle).await;
     }
 }
 

@@ -58,6 +58,7 @@ pub fn answer<B>(request: &mut Request<B>, peer: &Peer, backend: &Rc<dyn Backend
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["readyz"] => show(backend, |view| readyz(view, query.is_set("verbose"))),
         ["pods"] | ["pods", ""] => show(backend, |view| json_bytes(pods::list(view))),
+        ["runningpods"] | ["runningpods", ""] => show(backend, |view| json(&pods::running(view))),
         ["metrics"] => once(METRICS, metrics_page(backend.clone())),
         ["metrics", "probes"] => show(backend, |view| full(StatusCode::OK, METRICS, metrics::probes(view))),
         ["metrics", "resource"] => {
@@ -92,7 +93,8 @@ async fn metrics_page(backend: Rc<dyn Backend>) -> Bytes {
 fn is_known(path: &[&str]) -> bool {
     matches!(
         path,
-        ["healthz" | "readyz" | "pods" | "metrics"]
+        ["healthz" | "readyz" | "pods" | "runningpods" | "metrics"]
+            | ["pods" | "runningpods", ""]
             | ["metrics", "probes" | "resource"]
             | ["stats", "summary"]
             | ["v1", "status" | "manifests" | "events"]
@@ -214,7 +216,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn unknown() -> Response<Body> {
     text(
         StatusCode::NOT_FOUND,
-        "404 page not found: /healthz /readyz /pods /metrics /metrics/probes /metrics/resource /stats/summary /v1/status /v1/manifests /v1/events /v1/why/{ns}/{pod} \
+        "404 page not found: /healthz /readyz /pods /runningpods /metrics /metrics/probes /metrics/resource /stats/summary /v1/status /v1/manifests /v1/events /v1/why/{ns}/{pod} \
          /containerLogs/{ns}/{pod}/{container} /exec/{ns}/{pod}/{container} /attach/{ns}/{pod}/{container}, POST /v1/shutdown\n",
     )
 }
@@ -232,7 +234,8 @@ fn full(code: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respons
     answer
 }
 
-fn text(code: StatusCode, body: &str) -> Response<Body> {
+/// A plain answer.
+pub fn text(code: StatusCode, body: &str) -> Response<Body> {
     full(code, TEXT, body.to_owned())
 }
 

@@ -1,0 +1,268 @@
+//! The server on a real socket with real certificates, over the status socket's world of the test's own making.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+use super::http::{Bounds, serve_within};
+use super::tls::Tls;
+use super::*;
+use crate::session::{End, Output};
+use crate::socket::remote::{Told, told};
+use crate::socket::tests::{Fake, Scratch};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Knows some tokens, and who may do what; counts what it is asked. It can be away.
+#[derive(Default)]
+struct Bench {
+    tokens: BTreeMap<&'static str, &'static str>,
+    allowed: Vec<(&'static str, &'static str, &'static str)>,
+    asked: RefCell<Vec<String>>,
+    away: Cell<bool>,
+}
+
+impl Judge for Bench {
+    fn review(&self, token: String) -> LocalBoxFuture<'static, Result<Value, String>> {
+        self.asked.borrow_mut().push(format!("token {token}"));
+        let user = self.tokens.get(&*token).map(|name| json!({"authenticated": true, "user": {"username": name, "groups": ["g"]}}));
+        let answer = if self.away.get() { Err("away".into()) } else { Ok(user.unwrap_or_default()) };
+        Box::pin(async { answer })
+    }
+
+    fn allows(&self, spec: Value) -> LocalBoxFuture<'static, Result<bool, String>> {
+        assert_eq!((&spec["resourceAttributes"]["name"], &spec["resourceAttributes"]["resource"]), (&json!("n1"), &json!("nodes")));
+        let text = |at: &str| spec.pointer(at).unwrap().as_str().unwrap().to_owned();
+        let (user, verb, sub) = (text("/user"), text("/resourceAttributes/verb"), text("/resourceAttributes/subresource"));
+        self.asked.borrow_mut().push(format!("{user} {verb} {sub}"));
+        let allowed = self.allowed.contains(&(user.as_str(), verb.as_str(), sub.as_str()));
+        let answer = if self.away.get() { Err("away".into()) } else { Ok(allowed) };
+        Box::pin(async move { answer })
+    }
+}
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate and its key, PEM.
+    fn sign(&self, name: &str, group: &str) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
+    }
+}
+
+struct Place {
+    at: SocketAddr,
+    ca: Authority,
+    dir: PathBuf,
+    fake: Rc<Fake>,
+    bench: Rc<Bench>,
+}
+
+impl Place {
+    /// A connection of somebody, or of nobody; an error is TLS's.
+    async fn dial(&self, who: Option<(rcgen::Certificate, KeyPair)>) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.0.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let config = match who {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                builder.with_client_auth_cert(vec![cert.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap()
+            }
+        };
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(self.at).await.unwrap()).await
+    }
+
+    /// The answer's code and body.
+    async fn ask(&self, who: Option<(rcgen::Certificate, KeyPair)>, request: &str, headers: &str) -> (u16, String) {
+        let mut stream = self.dial(who).await.unwrap();
+        stream.write_all(format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let text = String::from_utf8(answer).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    async fn by_token(&self, token: &str, request: &str) -> (u16, String) {
+        self.ask(None, request, &format!("authorization: Bearer {token}\r\n")).await
+    }
+}
+
+fn serving<F: Future<Output = ()>>(bench: Bench, bounds: Bounds, test: impl FnOnce(Rc<Place>) -> F) {
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let scratch = Scratch::new();
+    rt.block_on(async {
+        let (ca, dir) = (Authority::new(), scratch.0.clone());
+        fs::write(dir.join("ca.crt"), ca.0.pem()).unwrap();
+        let file = |name: &str| Some(dir.join(name));
+        let api = Api { cert_file: file("tls.crt"), key_file: file("tls.key"), client_ca_file: file("ca.crt"), ..Api::default() };
+        let settings = Settings { node_name: "n1".into(), api, ..Settings::default() };
+        let (fake, bench) = (Fake::new(), Rc::new(bench));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = Rc::new(Place { at: listener.local_addr().unwrap(), ca, dir: dir.clone(), fake: fake.clone(), bench: bench.clone() });
+        put_certificate(&place);
+        let door = Rc::new(Door::new(&settings, fake, bench));
+        let tls = Tls::new(&settings.api, "n1", &[]).unwrap();
+        tokio::select! {
+            () = serve_within(bounds, listener, door, tls) => unreachable!(),
+            done = tokio::time::timeout(PATIENCE, test(place)) => done.expect("in time"),
+        }
+    });
+}
+
+fn put_certificate(place: &Place) {
+    let (cert, key) = place.ca.sign("n1", "system:nodes");
+    fs::write(place.dir.join("tls.crt"), cert.pem()).unwrap();
+    fs::write(place.dir.join("tls.key"), key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn nobody_comes_in_without_a_name_or_without_leave() {
+    let tokens = BTreeMap::from([("good", "alice")]);
+    let bench = Bench { tokens, allowed: vec![("alice", "get", "proxy"), ("alice", "get", "metrics")], ..Bench::default() };
+    serving(bench, Bounds::default(), |place| async move {
+        let unauthorized = (401, "Unauthorized".to_owned());
+        assert_eq!(place.ask(None, "GET /pods", "").await, unauthorized);
+        assert_eq!(place.ask(None, "GET /healthz", "authorization: Basic Z29vZA==\r\n").await, unauthorized);
+        for _ in 0..3 {
+            assert_eq!(place.by_token("bad", "GET /pods").await, unauthorized);
+            assert_eq!(place.by_token("good", "GET /pods").await.0, 200);
+        }
+        assert_eq!(*place.bench.asked.borrow(), ["token bad", "token good", "alice get pods", "alice get proxy"], "each is asked once");
+        let (code, why) = place.by_token("good", "POST /pods").await;
+        assert_eq!((code, &*why), (403, "Forbidden (user=alice, verb=create, resource=nodes, subresource(s)=[pods proxy])\n"));
+        assert_eq!(place.by_token("good", "GET /stats/summary").await.0, 403);
+        assert!(place.by_token("good", "GET /metrics/resource").await.1.contains("pod_memory_working_set_bytes"));
+        assert_eq!(place.by_token("good", "GET /containerLogs/default/web-n1/main").await.0, 200);
+        for path in ["/v1/status", "/v1/why/default/web-n1", "/readyz", "/run/a/b/c", "//pods", "/"] {
+            assert_eq!(place.by_token("good", &format!("GET {path}")).await, (404, "404 page not found\n".into()), "{path}");
+        }
+    });
+}
+
+#[test]
+fn without_an_api_server_certificates_of_masters_are_enough() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        place.bench.away.set(true);
+        assert_eq!(place.by_token("good", "GET /pods").await.0, 401);
+        let user = place.ca.sign("kube-apiserver", "ops");
+        let (code, why) = place.ask(Some(user), "GET /healthz", "").await;
+        assert_eq!((code, &*why), (500, "Authorization error (user=kube-apiserver, verb=get, resource=nodes, subresource=healthz)"));
+        let (code, pods) = place.ask(Some(place.ca.sign("admin", "system:masters")), "GET /runningpods/", "").await;
+        assert!(code == 200 && pods.contains("web-n1") && !pods.contains("crash-n1"), "{pods}");
+        // Whoever the client CA did not sign is refused before he says a word.
+        let mut stranger = match place.dial(Some(Authority::new().sign("admin", "system:masters"))).await {
+            Ok(stream) => stream,
+            Err(_) => return,
+        };
+        assert!(stranger.read(&mut [0]).await.is_err());
+    });
+}
+
+#[test]
+fn certificates_are_read_anew_and_broken_ones_change_nothing() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        let shown = || async { place.dial(None).await.unwrap().get_ref().1.peer_certificates().unwrap()[0].to_vec() };
+        let first = shown().await;
+        assert_eq!(shown().await, first);
+        put_certificate(&place);
+        let second = shown().await;
+        assert_ne!(second, first);
+        fs::write(place.dir.join("tls.crt"), "rubbish").unwrap();
+        assert_eq!(shown().await, second);
+        fs::remove_file(place.dir.join("tls.key")).unwrap();
+        assert_eq!(shown().await, second);
+        put_certificate(&place);
+        assert_ne!(shown().await, second);
+    });
+}
+
+#[test]
+fn a_certificate_is_made_where_none_is_given() {
+    let (chain, _) = tls::self_signed("n1", &["192.0.2.7".parse().unwrap()]).unwrap();
+    let cert = webpki::EndEntityCert::try_from(&chain[0]).unwrap();
+    for name in ["n1", "192.0.2.7"] {
+        cert.verify_is_valid_for_subject_name(&ServerName::try_from(name).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn who_says_nothing_or_is_one_too_many_is_shut_out() {
+    let bounds = Bounds { clients: 2, introduced: Duration::from_secs(1), ..Bounds::default() };
+    serving(Bench::default(), bounds, |place| async move {
+        // Without TLS, without a word, and without a name.
+        let mut mute = TcpStream::connect(place.at).await.unwrap();
+        let mut silent = place.dial(None).await.unwrap();
+        let mut third = TcpStream::connect(place.at).await.unwrap();
+        assert!(matches!(third.read(&mut [0]).await, Ok(0) | Err(_)), "there is no third place");
+        assert!(matches!(mute.read(&mut [0]).await, Ok(0) | Err(_)));
+        assert!(matches!(silent.read(&mut [0]).await, Ok(0) | Err(_)));
+        let mut stranger = place.dial(None).await.unwrap();
+        for _ in 0..3 {
+            stranger.write_all(b"GET /pods HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        }
+        let mut all = Vec::new();
+        let _ = stranger.read_to_end(&mut all).await;
+        assert_eq!(String::from_utf8(all).unwrap().matches("401 Unauthorized").count(), 3);
+    });
+}
+
+#[test]
+fn a_session_is_carried_over_tls() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        let path = "/exec/default/web-n1/main?command=cat&input=1&output=1";
+        for protocol in ["v5.channel.k8s.io", "v4.channel.k8s.io"] {
+            let mut request = format!("ws://n1{path}").into_client_request().unwrap();
+            request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+            let tls = place.dial(Some(place.ca.sign("admin", "system:masters"))).await.unwrap();
+            let (mut client, _) = client_async(request, tls).await.unwrap();
+            while place.fake.sessions.borrow().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let (request, served) = place.fake.sessions.borrow_mut().remove(0);
+            assert_eq!((request.command, request.stdin, request.stderr), (Some(vec!["cat".to_owned()]), true, false));
+            client.send(Message::Binary(b"\0hello".as_slice().into())).await.unwrap();
+            assert_eq!(served.stdin.unwrap().recv().await.unwrap(), "hello");
+            served.output.send(Output::Stdout("hello".into())).await.unwrap();
+            drop(served.output);
+            served.end.send(End::Exited(3)).unwrap();
+            let mut heard = Vec::new();
+            while let Some(Ok(Message::Binary(bytes))) = client.next().await {
+                heard.push(told(bytes).unwrap());
+            }
+            assert_eq!(heard, [Told::Output(Output::Stdout("hello".into())), Told::End(End::Exited(3))]);
+        }
+    });
+}
