@@ -10,14 +10,23 @@ pub fn plain(text: &str) -> Option<Value> {
         "" | "~" | "null" | "Null" | "NULL" => Some(Value::Null),
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Some(Value::Bool(true, text.into())),
         "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Some(Value::Bool(false, text.into())),
-        ".nan" | ".NaN" | ".NAN" => return None,
-        _ if matches!(text.strip_prefix(['+', '-']).unwrap_or(text), ".inf" | ".Inf" | ".INF") => return None,
+        _ if infinite(text).is_some() => return None,
         _ => None,
     };
     Some(known.unwrap_or_else(|| match number(text) {
         Some(n) => Value::Number(n, text.into()),
         None => Value::Text(text.into()),
     }))
+}
+
+/// What is no finite number, in the words it has as a key.
+pub fn infinite(text: &str) -> Option<&'static str> {
+    match text {
+        ".nan" | ".NaN" | ".NAN" => Some(".nan"),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Some(".inf"),
+        "-.inf" | "-.Inf" | "-.INF" => Some("-.inf"),
+        _ => None,
+    }
 }
 
 /// A number by go-yaml's rules. Timestamps and base-60 numbers are none, so they stay text; `08` is no octal and becomes the float 8.

@@ -4,6 +4,7 @@
 //! an error, not the machine. `tree` makes the values. Never looks at what a value means.
 
 mod caps;
+mod older;
 mod tree;
 
 use std::borrow::Cow;
@@ -192,9 +193,9 @@ mod tests {
 
     #[test]
     fn keys_become_text() {
-        let node = root("{1: a, yes: b, 0x10: c, 1.5: d, n: e}\n".trim_start_matches(' ').replace('{', " - {").as_str());
+        let node = root("- {1: a, yes: b, 0x10: c, 1.5: d, n: e, .Inf: f, -.inf: g, .NaN: h}\n");
         let Value::List(items) = &node.value else { unreachable!() };
-        for key in ["1", "true", "16", "1.5", "false"] {
+        for key in ["1", "true", "16", "1.5", "false", ".inf", "-.inf", ".nan"] {
             assert!(items[0].get(key).is_some(), "{key}");
         }
         assert!(error("? [a]\n: b\n").2.contains("cannot be a key"));
@@ -205,6 +206,18 @@ mod tests {
         assert_eq!(error("a:\n\tb: 2\n").0, 2);
         assert_eq!(error("a:\n  \tb: 2\n").2, "YAML: a tab before what begins a line: indent with spaces");
         assert!(read(b"a:\tb\nc: [\n  d,\n\te,\n\t{e: f}]\ng: |\n  x\n  \ty\n").errors.is_empty());
+        for bad in ["a: b\n\t\nc: d\n", "a: 'b'\n  \t\nc: d\n", "a: b\n\t# c\nd: e\n", "-\ta\n", "a:\n\t\n  b\n"] {
+            assert!(error(bad).2.contains("a tab before"), "{bad:?}");
+        }
+        for good in ["a: b\n  \t\nc: d\n", "a: [b]\t# c\nd: \"e\n \t\n f\"\n", "--- \ta\n", "a: |\n  b\n\n  \t\nc: d\n", "a: [\n\t\nb]\n"] {
+            assert_eq!(read(good.as_bytes()).errors, [], "{good:?}");
+        }
+        for (bad, what) in [("a: \"b\\/\"\n", "no such escape"), ("a: [b?c]\n", "within brackets"), ("a: b\u{2028}\n", "`\\u2028`")] {
+            assert!(error(bad).2.contains(what), "{bad:?}: {}", error(bad).2);
+        }
+        assert!(error("a: b # \u{85}\nc: d\n").2.contains("`\\u0085` before this"));
+        assert!(error("a: b\n# \u{2029}").2.contains("before this"));
+        assert!(read("a: \"b\u{2028}\\\\/?\"\nc: '?\u{85}'\nd?: ?e\n".as_bytes()).errors.is_empty());
         assert_eq!(error("a: \u{1}").1, 4);
         assert_eq!(error("a: *x").0, 1);
         assert_eq!(error("a: &x [*x]").2, "an anchor contains itself");

@@ -106,7 +106,7 @@ pub fn quantity(bytes: &[u8]) {
     let milli = written.rounded_to_milli();
     assert!(milli.nanos().abs() >= written.nanos().abs() && (milli.nanos() - written.nanos()).abs() < 1_000_000, "{text:?}");
     assert_eq!(written.plus(written).nanos(), written.nanos().saturating_mul(2).clamp(-MOST_NANOS, MOST_NANOS), "{text:?}");
-    assert!(i128::from(amount.units()) * 1000 >= i128::from(amount.milli()) || amount.milli() == i64::MAX, "{text:?}");
+    assert!(i128::from(amount.units()) * 1000 >= i128::from(amount.milli()) || matches!(amount.milli(), i64::MIN | i64::MAX), "{text:?}");
 }
 
 /// In billionths, rounded away from nothing and capped, by plain arithmetic; `None` where that overflows.

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, StructureStyle, Tag};
+use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag};
 
 use super::Documents;
 use super::caps::{Budget, Fault, MAX_DEPTH, MAX_DOCUMENTS, MAX_ERRORS, too_deep};
+use super::older::Older;
 use crate::manifest::scalar;
 use crate::manifest::value::{Entry, Node, Number, Place, Value, short};
 use crate::pod::Finding;
@@ -42,9 +43,7 @@ pub struct Pair {
 }
 
 struct Reader<'a> {
-    text: &'a str,
-    /// Open collections in brackets or braces.
-    flow: usize,
+    older: Older<'a>,
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     frames: Vec<Frame>,
     anchors: HashMap<usize, Node>,
@@ -64,8 +63,7 @@ impl<'a> Reader<'a> {
         };
         let parser = Parser::new_from_str_with_options(text, options);
         Reader {
-            text,
-            flow: 0,
+            older: Older::new(text),
             parser,
             frames: Vec::new(),
             anchors: HashMap::new(),
@@ -84,7 +82,7 @@ impl<'a> Reader<'a> {
                 Err(fault) => {
                     out.errors.push(fault.place.finding("", fault.message));
                     self.frames.clear();
-                    self.flow = 0;
+                    self.older.reset();
                     let more = self.recoverable && out.errors.len() < MAX_ERRORS && self.parser.proceed_next_document().unwrap_or(false);
                     if !more {
                         break;
@@ -108,7 +106,9 @@ impl<'a> Reader<'a> {
         match next {
             Ok((event, span)) => {
                 let place = place_of(&span.start);
-                self.no_tab_before(&event, &span.start, place)?;
+                self.recoverable = true;
+                self.older.check(&event, &span)?;
+                self.recoverable = false;
                 Ok(Some((event, place)))
             }
             Err(e) => {
@@ -120,24 +120,6 @@ impl<'a> Reader<'a> {
                 Err(Fault { message: format!("YAML: {}", e.info()), place })
             }
         }
-    }
-
-    /// YAML 1.1 wants spaces before what begins a line, except within brackets; the parser is of a milder version.
-    fn no_tab_before(&mut self, event: &Event<'_>, start: &Marker, place: Place) -> Result<(), Fault> {
-        let (opens, closes) = match event {
-            Event::SequenceStart(style, ..) | Event::MappingStart(style, ..) => (self.flow > 0 || *style == StructureStyle::Flow, false),
-            Event::SequenceEnd | Event::MappingEnd => (false, self.flow > 0),
-            Event::Scalar(..) | Event::Alias(..) => (false, false),
-            _ => return Ok(()),
-        };
-        let before = start.byte_offset().and_then(|at| self.text.get(..at)).unwrap_or_default();
-        let indent = before.rsplit('\n').next().unwrap_or_default();
-        if self.flow == 0 && indent.contains('\t') && indent.trim_matches([' ', '\t']).is_empty() {
-            self.recoverable = true;
-            return Err(Fault { message: "YAML: a tab before what begins a line: indent with spaces".into(), place });
-        }
-        self.flow = self.flow + usize::from(opens) - usize::from(closes);
-        Ok(())
     }
 
     /// The next document's root; `None` at the end of the stream.
@@ -152,7 +134,12 @@ impl<'a> Reader<'a> {
                         continue;
                     }
                     self.budget.spend(1, place)?;
-                    let node = Node { place, value: resolve(text, style, tag.as_deref(), place)? };
+                    let infinite = tag.is_none() && matches!(style, ScalarStyle::Plain) && self.wants_key();
+                    let value = match scalar::infinite(&text).filter(|_| infinite) {
+                        Some(name) => Value::Text(name.into()),
+                        None => resolve(text, style, tag.as_deref(), place)?,
+                    };
+                    let node = Node { place, value };
                     self.keep(anchor, &node, place)?;
                     node
                 }
@@ -237,7 +224,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn place_of(mark: &Marker) -> Place {
+/// A place as the parser has it.
+pub fn place_of(mark: &Marker) -> Place {
     let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
     Place { line: number(mark.line()), column: number(mark.col() + 1) }
 }
