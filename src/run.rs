@@ -34,6 +34,7 @@ use crate::settings::Settings;
 use crate::socket::logs::Output;
 use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
 use crate::sys::cgroup::Usage;
+use crate::sys::memory;
 use crate::sys::notify::ServiceManager;
 use crate::sys::signal::Signals;
 
@@ -46,6 +47,10 @@ const LAST_DELETIONS: Duration = Duration::from_secs(60);
 /// A socket that is taken is tried this often again, with this pause: two seconds in all.
 const TAKEN_TRIES: u32 = 40;
 const TAKEN_PAUSE: Duration = Duration::from_millis(50);
+/// So long after the last plan, memory that is held and not used is given back: a burst of work is over, and the next is not yet there.
+const QUIET: Duration = Duration::from_secs(2);
+/// And this often without a plan: questions over the socket hold some too.
+const QUIET_AGAIN: Duration = Duration::from_secs(60);
 /// Events kept for `plinth events`; 20 pods that crash for ever need about 5 each.
 const EVENTS_KEPT: usize = 1000;
 
@@ -195,6 +200,7 @@ impl State {
         service.ready();
         let mut adopted = false;
         let mut wake = None;
+        let mut quiet = None;
         let mut collecting = clock::now().mono + self.settings.image_gc.period;
         loop {
             if !adopted && self.world.borrow().seen.listed.is_some() {
@@ -218,6 +224,15 @@ impl State {
                 wake = self.start(&mut in_flight);
                 self.changes.send_modify(|n| *n = n.wrapping_add(1));
                 service.status(&self.world.borrow());
+                quiet = Some(clock::now().mono + QUIET);
+            }
+            if quiet.is_some_and(|due| due <= clock::now().mono) {
+                quiet = Some(clock::now().mono + QUIET_AGAIN);
+                if in_flight.is_empty()
+                    && let Err(e) = memory::give_back()
+                {
+                    log::debug!("give memory back: {e}");
+                }
             }
             let probe = self.probe();
             if self.is_stopped() {
@@ -236,7 +251,7 @@ impl State {
                 Some(event) = events.recv() => self.happened(event),
                 () = manifests.changed() => self.read(manifests),
                 () = self.asking.notified() => self.asked.take().into_iter().for_each(|e| self.happened(e)),
-                () = until(earlier(Some(collecting), earlier(stuck, earlier(wake, probe)))) => {}
+                () = until(earlier(Some(collecting), earlier(stuck, earlier(quiet, earlier(wake, probe))))) => {}
                 () = service.beat() => {}
                 signal = signals.next() => match signal {
                     Ok(Signal::SIGHUP) => { manifests.rescan(); self.read(manifests); }

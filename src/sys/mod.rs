@@ -3,6 +3,7 @@
 pub mod asked;
 pub mod cgroup;
 pub mod fifo;
+pub mod memory;
 pub mod mounts;
 pub mod namespaces;
 pub mod notify;

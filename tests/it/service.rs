@@ -230,6 +230,20 @@ fn sighup_sees_what_inotify_cannot() {
 }
 
 #[test]
+fn memory_that_only_the_start_needed_is_given_back() {
+    let Some(mut n) = Node::started() else { return };
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    let kb = |n: &Node, what: &str| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", n.pid())).unwrap();
+        status.lines().find_map(|l| l.strip_prefix(what)?.split_whitespace().nth(1)?.parse().ok()).unwrap()
+    };
+    n.until("a quarter of the most it held is given back", 10, |n| kb(n, "VmRSS") * 4 < kb(n, "VmHWM") * 3);
+    assert_eq!(n.restarts("a"), 0);
+    n.shutdown();
+}
+
+#[test]
 fn network_plugins_know_nothing_of_the_service_manager() {
     if !can_run() {
         return;
