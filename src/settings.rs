@@ -251,6 +251,14 @@ pub struct Settings {
     pub seccomp_default: bool,
     /// The kubeconfig of the cluster to join; `None`: none.
     pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig that may ask for an identity, where there is none yet or it expired; what comes of it is written to `kubeconfig`.
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Where certificates that were asked for are, with their keys: `pki` in the data directory.
+    pub cert_dir: PathBuf,
+    /// `rotateCertificates`: an identity that was asked for is renewed before it expires.
+    pub rotate_certificates: bool,
+    /// `serverTLSBootstrap`: the kubelet API's certificate is asked for at the API server.
+    pub server_tls_bootstrap: bool,
     /// `registerNode`: the Node object is made if there is none; else it is waited for.
     pub register_node: bool,
     /// `registerWithTaints`: taints a new Node object gets.
@@ -316,6 +324,10 @@ impl Default for Settings {
             allowed_unsafe_sysctls: Vec::new(),
             seccomp_default: false,
             kubeconfig: None,
+            bootstrap_kubeconfig: None,
+            cert_dir: "/var/lib/plinth/pki".into(),
+            rotate_certificates: true,
+            server_tls_bootstrap: false,
             register_node: true,
             taints: vec![Taint::static_pods_only()],
             provider_id: None,
@@ -351,7 +363,7 @@ impl Settings {
             set.apply(&mut settings)?;
         }
         settings.warnings.extend(given.warnings.into_iter().chain(words.warnings));
-        settings.warnings.extend(settings.api.warnings(settings.kubeconfig.is_some()));
+        settings.warnings.extend(settings.api.warnings(settings.kubeconfig.is_some() || settings.bootstrap_kubeconfig.is_some()));
         let mut seen = std::collections::BTreeSet::new();
         settings.warnings.retain(|w| seen.insert(w.clone()));
         settings.complete();
@@ -367,6 +379,16 @@ impl Settings {
         }
         if self.cni_cache_dir == plain.cni_cache_dir {
             self.cni_cache_dir = self.data_dir.join("cni");
+        }
+        if self.cert_dir == plain.cert_dir {
+            self.cert_dir = self.data_dir.join("pki");
+        }
+        if self.server_tls_bootstrap && self.api.cert_file.is_none() {
+            let both = self.cert_dir.join("kubelet-server-current.pem");
+            (self.api.cert_file, self.api.key_file) = (Some(both.clone()), Some(both));
+        }
+        if self.bootstrap_kubeconfig.is_some() && self.kubeconfig.is_none() {
+            self.kubeconfig = Some(self.data_dir.join("kubeconfig"));
         }
         if self.shutdown_critical == plain.shutdown_critical && self.shutdown_critical > self.shutdown_grace {
             self.shutdown_critical = self.shutdown_grace / 3;

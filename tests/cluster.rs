@@ -6,7 +6,7 @@ mod apiserver;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ struct Node {
     cluster: Rc<Cluster>,
     local: Rc<Fake>,
     dir: PathBuf,
+    settings: Rc<Settings>,
+    life: tokio::task::JoinHandle<()>,
 }
 
 struct Fake {
@@ -97,22 +99,36 @@ static SERIAL: AtomicU32 = AtomicU32::new(0);
 
 impl Node {
     fn join(server: ApiServer, settings: impl FnOnce(&mut Settings)) -> Node {
+        Node::join_as(server, |server, dir, s| {
+            std::fs::write(dir.join("kubeconfig"), server.kubeconfig("system:node:n")).unwrap();
+            settings(s);
+        })
+    }
+
+    fn join_as(server: ApiServer, settings: impl FnOnce(&ApiServer, &Path, &mut Settings)) -> Node {
         let dir = std::env::temp_dir().join(format!("plinth-cluster-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
         std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join("kubeconfig"), server.kubeconfig("system:node:n")).unwrap();
-        let mut s =
-            Settings { node_name: "n".into(), kubeconfig: Some(dir.join("kubeconfig")), data_dir: dir.clone(), ..Settings::default() };
+        let kubeconfig = Some(dir.join("kubeconfig"));
+        let mut s = Settings { node_name: "n".into(), kubeconfig, data_dir: dir.clone(), cert_dir: dir.join("pki"), ..Settings::default() };
         s.node_lease_s = 8;
-        settings(&mut s);
+        settings(&server, &dir, &mut s);
         let local = Rc::new(Fake {
             pods: RefCell::default(),
             events: RefCell::default(),
             told: RefCell::default(),
             changes: watch::Sender::new(0),
         });
-        let cluster = Cluster::new(&Rc::new(s), local.clone()).unwrap();
-        tokio::task::spawn_local(cluster.clone().join());
-        Node { server, cluster, local, dir }
+        let settings = Rc::new(s);
+        let cluster = Cluster::new(&settings, local.clone()).unwrap();
+        let life = tokio::task::spawn_local(cluster.clone().join());
+        Node { server, cluster, local, dir, settings, life }
+    }
+
+    /// Ends in the middle of whatever it does, and begins anew.
+    fn again(&mut self) {
+        self.life.abort();
+        self.cluster = Cluster::new(&self.settings, self.local.clone()).unwrap();
+        self.life = tokio::task::spawn_local(self.cluster.clone().join());
     }
 
     async fn until(&self, what: &str, secs: u64, mut holds: impl FnMut(&ApiServer) -> bool) {
@@ -482,5 +498,177 @@ fn events_are_counted_up_and_those_of_a_missing_namespace_are_lost_quietly() {
         node.local.tell("Started", 1);
         node.until("what came after it is there", 10, |s| !s.get("events", "default", "web-n.Started").is_null()).await;
         assert_eq!(node.cluster.trouble(), None);
+    });
+}
+
+/// A node that may ask who it is, and is nobody yet.
+fn bootstrapping(server: ApiServer, more: impl FnOnce(&mut Settings)) -> Node {
+    server.token("abc", Some("system:bootstrap:abc"));
+    Node::join_as(server, |server, dir, s| {
+        std::fs::write(dir.join("bootstrap"), server.kubeconfig_of_token("abc")).unwrap();
+        s.bootstrap_kubeconfig = Some(dir.join("bootstrap"));
+        more(s);
+    })
+}
+
+const CSR: &str = "certificatesigningrequests";
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn requests(server: &ApiServer) -> Vec<String> {
+    server.list(CSR).iter().map(|r| r["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_node_asks_who_it_is_waits_for_approval_over_restarts_and_joins_as_that() {
+    on_a_loop(async || {
+        let mut node = bootstrapping(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until("it says what it waits for", 10, |_| node.cluster.trouble().is_some_and(|t| t.contains("kubectl certificate approve")))
+            .await;
+        let [name] = &*requests(&node.server) else { panic!("{:?}", requests(&node.server)) };
+        let spec = node.server.get(CSR, "", name)["spec"].clone();
+        assert_eq!(spec["signerName"], "kubernetes.io/kube-apiserver-client-kubelet");
+        assert_eq!(spec["usages"], json!(["digital signature", "client auth"]));
+        assert_eq!(spec["username"], "system:bootstrap:abc");
+        // Nobody polls while somebody is thought about.
+        let asked = node.asked_within(2).await;
+        assert!(asked.is_empty(), "{asked:#?}");
+        for _ in 0..3 {
+            node.again();
+            node.until("it waits again", 10, |_| node.cluster.trouble().is_some_and(|t| t.contains("waits for approval"))).await;
+        }
+        assert_eq!(requests(&node.server).len(), 1, "the same key, the same request");
+        node.server.decide(name, Ok(YEAR));
+        node.until_shown("web", "Running").await;
+        assert_eq!(node.cluster.trouble(), None);
+        assert!(node.server.asked().iter().any(|a| a.user == "system:node:n"));
+        let link = node.dir.join("pki/kubelet-client-current.pem");
+        assert!(std::fs::read_link(&link).unwrap().to_str().unwrap().contains("/kubelet-client-20"));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&link).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600, "its key is in it");
+        assert_eq!(std::fs::read_dir(node.dir.join("pki")).unwrap().count(), 2);
+        // The bootstrap token is needed no more.
+        node.server.token("abc", None);
+        node.again();
+        node.local.show("default", "web", "h1", "Failed");
+        node.until_shown("web", "Failed").await;
+        assert_eq!(requests(&node.server).len(), 1);
+        // Nor is the kubeconfig, while the certificate is there.
+        std::fs::remove_file(node.dir.join("kubeconfig")).unwrap();
+        node.again();
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        assert_eq!(requests(&node.server).len(), 1);
+    });
+}
+
+#[test]
+fn a_denied_request_is_told_and_made_again_when_it_is_deleted() {
+    on_a_loop(async || {
+        let node = bootstrapping(ApiServer::start(), |_| {});
+        node.until("it asks", 10, |s| requests(s).len() == 1).await;
+        let name = requests(&node.server).remove(0);
+        node.server.decide(&name, Err("not one of mine"));
+        node.until("it is told", 10, |_| node.cluster.trouble().is_some_and(|t| t.contains("not one of mine"))).await;
+        let asked = node.asked_within(3).await;
+        assert!(asked.is_empty(), "{asked:#?}");
+        node.server.delete(CSR, "", &name);
+        node.until("it asks again", 20, |s| requests(s) == [name.clone()]).await;
+        node.server.decide(&name, Ok(YEAR));
+        node.until("it joins", 10, |s| !s.get("nodes", "", "n").is_null()).await;
+    });
+}
+
+#[test]
+fn who_may_not_ask_is_told_and_asked_for_little() {
+    on_a_loop(async || {
+        for (user, word) in [(None, "Unauthorized"), (Some("system:node:other"), "certificate approve")] {
+            let node = bootstrapping(ApiServer::start(), |_| {});
+            node.server.token("abc", user);
+            node.until("it is told", 10, |_| node.cluster.trouble().is_some_and(|t| t.contains(word))).await;
+            let asked = node.asked_within(6).await;
+            assert!(rate(&asked) <= 1.0, "{asked:#?}");
+            assert!(requests(&node.server).len() <= 1);
+        }
+    });
+}
+
+#[test]
+fn an_identity_is_renewed_before_it_expires_and_what_is_shown_goes_on() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        server.approves(Some(Duration::from_secs(8)));
+        let mut node = bootstrapping(server, |_| {});
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        let first = std::fs::read(node.dir.join("pki/kubelet-client-current.pem")).unwrap();
+        let old = node.server.certificates();
+        node.server.asked();
+        // At 70 to 90 % of eight seconds.
+        node.until("it is renewed", 12, |s| requests(s).len() == 2).await;
+        node.until("the new one is stored", 5, |_| {
+            std::fs::read(node.dir.join("pki/kubelet-client-current.pem")).is_ok_and(|now| now != first)
+        })
+        .await;
+        node.server.approves(Some(YEAR));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Who still shows the old one is nobody.
+        node.server.revoke(&old);
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        let refused: Vec<_> = node.server.asked().into_iter().filter(|a| a.code == 401).collect();
+        assert!(refused.is_empty(), "{refused:#?}");
+        assert_eq!(node.cluster.trouble(), None);
+        // The next one lives a year, and is not renewed: neither now nor after a restart.
+        node.until("the next one is renewed", 12, |s| requests(s).len() == 3).await;
+        node.again();
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        assert_eq!(requests(&node.server).len(), 3);
+    });
+}
+
+#[test]
+fn a_node_the_server_does_not_know_any_more_asks_anew_who_it_is() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        server.approves(Some(YEAR));
+        let node = bootstrapping(server, |s| s.node_lease_s = 1);
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        node.server.revoke(&node.server.certificates());
+        node.local.show("default", "web", "h1", "Running");
+        node.until("it asks again and is shown", 40, |s| {
+            requests(s).len() == 2 && s.get("pods", "default", "web-n")["status"]["phase"] == "Running"
+        })
+        .await;
+    });
+}
+
+#[test]
+fn the_certificate_of_a_nodes_own_api_is_asked_for_with_its_addresses() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |s| {
+            s.server_tls_bootstrap = true;
+            s.api.port = 10250;
+            s.node_ips = vec!["10.0.0.9".parse().unwrap()];
+        });
+        node.until("it is asked for", 10, |s| requests(s).len() == 1).await;
+        let name = requests(&node.server).remove(0);
+        let spec = node.server.get(CSR, "", &name)["spec"].clone();
+        assert_eq!((&spec["signerName"], &spec["username"]), (&json!("kubernetes.io/kubelet-serving"), &json!("system:node:n")));
+        assert_eq!(spec["usages"], json!(["digital signature", "server auth"]));
+        node.server.decide(&name, Ok(YEAR));
+        let pair = node.dir.join("pki/kubelet-server-current.pem");
+        node.until("it is stored", 10, |_| pair.exists()).await;
+        assert_eq!(node.server.get(CSR, "", &name)["status"]["conditions"].as_array().unwrap().len(), 1, "the signer found nothing wrong");
+        // It serves under name and address, to somebody who believes the cluster's authority.
+        use tokio_rustls::rustls::pki_types::pem::PemObject;
+        use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+        let cert = CertificateDer::from_pem_file(&pair).unwrap();
+        let cert = webpki::EndEntityCert::try_from(&cert).unwrap();
+        for name in ["n", "10.0.0.9"] {
+            cert.verify_is_valid_for_subject_name(&ServerName::try_from(name).unwrap()).unwrap();
+        }
     });
 }

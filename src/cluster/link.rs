@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::dial::Dialer;
 use super::error::{Error, Result, Status};
 use super::retry::Retry;
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::dial::Stream;
 
 /// A request that is not answered within this has failed.
@@ -81,6 +81,10 @@ pub struct Link {
     moved: watch::Sender<u64>,
     /// The way is to be made anew: nobody answers on it, or who we are is read again.
     stale: tokio::sync::Notify,
+    /// How often who we are was renewed: a connection made meanwhile is not the one that is wanted.
+    renewals: Cell<u64>,
+    /// Since when the server does not know us.
+    unknown: Cell<Option<Moment>>,
     one_at_a_time: tokio::sync::Mutex<()>,
     asked: Cell<Asked>,
 }
@@ -96,6 +100,8 @@ impl Link {
             trouble: RefCell::default(),
             moved: watch::Sender::new(0),
             stale: tokio::sync::Notify::new(),
+            renewals: Cell::default(),
+            unknown: Cell::default(),
             one_at_a_time: tokio::sync::Mutex::new(()),
             asked: Cell::default(),
         }
@@ -104,6 +110,18 @@ impl Link {
     /// What was asked so far.
     pub fn asked(&self) -> Asked {
         self.asked.get()
+    }
+
+    /// Who we are was renewed on disk: connections are made anew, and what they were asked meanwhile is asked again.
+    pub fn renew(&self) {
+        self.renewals.set(self.renewals.get() + 1);
+        self.unknown.set(None);
+        self.stale.notify_one();
+    }
+
+    /// How long the server has not known us.
+    pub fn unknown_for(&self) -> Duration {
+        self.unknown.get().map_or(Duration::ZERO, |since| clock::now().mono - since)
     }
 
     /// What is wrong with the server or the way to it, in words.
@@ -166,6 +184,7 @@ impl Link {
 
     /// Dials, and answers what tells of the connection's end; `None` where each request has its own.
     async fn connect(&self) -> Result<(String, Option<impl Future<Output = String>>)> {
+        let renewals = self.renewals.get();
         let dialer = Dialer::new(&self.kubeconfig, &self.resolv_conf)?;
         let (server, stream) = (dialer.server(), dialer.dial(true).await?);
         let (way, ended) = match stream {
@@ -187,6 +206,9 @@ impl Link {
         };
         // What was given up before is not this one.
         let _ = self.stale.notified().now_or_never();
+        if self.renewals.get() != renewals {
+            self.stale.notify_one();
+        }
         *self.dialer.borrow_mut() = Some(dialer);
         *self.way.borrow_mut() = Some(way);
         self.moved.send_modify(|n| *n = n.wrapping_add(1));
@@ -237,6 +259,7 @@ impl Link {
         if !self.is_up() {
             return Err(Error::Away);
         }
+        let renewals = self.renewals.get();
         let slow = || Error::Slow { what: what.to_owned(), within };
         let done = tokio::time::timeout(within, request).await.unwrap_or_else(|_| Err(slow()));
         let mut asked = self.asked.get();
@@ -247,6 +270,13 @@ impl Link {
         }
         self.asked.set(asked);
         match &done {
+            Err(Error::Refused { code: 401, .. }) => self.unknown.set(self.unknown.get().or(Some(clock::now().mono))),
+            Ok(_) => self.unknown.set(None),
+            Err(_) => {}
+        }
+        match &done {
+            // It was on a connection that was given up on purpose.
+            Err(e) if e.code().is_none() && renewals != self.renewals.get() => {}
             Err(e) if e.is_general() => {
                 self.suffer(e);
                 // Who we are may have been renewed on disk; what is broken or does not answer is not asked on.

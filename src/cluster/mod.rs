@@ -5,14 +5,18 @@
 //! - `mirror`: which mirror pods to make, delete, patch (pure); `object`: what is sent and read (pure); `publish`: does it
 //! - `node`, `machine`: the Node object; `lease`: the Lease; `events`: events
 //! - `review`: what others may do here, asked for the kubelet API
+//! - `identity`: who we are there, asked for and renewed; `csr`: the request (pure); `credentials`: certificates and keys on disk
 //! - `link`: the one connection and its pauses; `dial`: how it is made; `watch`: lists and watches; `retry`: delays
 //!
 //! Not by the `kube` crate: with rustls it adds 5.1 MB to the binary, where tokio-rustls under the hyper that is here adds 0.9 MB,
 //! and its connector looks names up in a blocking pool, which is a second thread.
 
+mod credentials;
+mod csr;
 mod dial;
 pub mod error;
 mod events;
+mod identity;
 mod lease;
 pub mod link;
 mod machine;
@@ -84,6 +88,8 @@ pub struct Cluster {
     settings: Rc<Settings>,
     local: Rc<dyn Local>,
     link: Link,
+    /// What keeps us from having an identity, in words.
+    waits: RefCell<Option<String>>,
     /// Our Node object as last seen; `None` until it was looked for.
     node: RefCell<Option<Option<Object>>>,
     node_moved: signal::Sender<u64>,
@@ -107,6 +113,7 @@ impl Cluster {
             settings: settings.clone(),
             local,
             link,
+            waits: RefCell::default(),
             node: RefCell::default(),
             node_moved: signal::Sender::new(0),
             observed: RefCell::default(),
@@ -125,7 +132,10 @@ impl Cluster {
         let name = &self.settings.node_name;
         let (own, on_it) = (format!("metadata.name={name}"), format!("spec.nodeName={name}"));
         futures_util::join!(
-            self.link.run(),
+            async {
+                identity::begin(&self).await;
+                futures_util::join!(self.link.run(), identity::keep(&self), identity::serve(&self));
+            },
             watch::watch(&self.link, "/api/v1/nodes", &own, |news| self.node_news(news)),
             watch::watch(&self.link, "/api/v1/pods", &on_it, |news| self.pod_news(news)),
             node::keep(&self),
@@ -137,7 +147,7 @@ impl Cluster {
 
     /// What is wrong with the API server, in words; `None`: it answers.
     pub fn trouble(&self) -> Option<String> {
-        self.link.trouble()
+        self.waits.borrow().clone().or_else(|| self.link.trouble())
     }
 
     /// Requests so far.
@@ -167,6 +177,7 @@ impl Cluster {
         match news {
             News::All(mut found, _) => self.see_node(found.pop()),
             News::Is(object) => self.see_node(Some(object)),
+            News::Refused(_) => {}
             News::Gone(object) => {
                 let ours = self.node_uid().is_none_or(|uid| uid == object.metadata.uid);
                 if ours {
@@ -189,12 +200,13 @@ impl Cluster {
     }
 
     fn pod_news(&self, news: News) {
-        let mut observed = self.observed.borrow_mut();
-        let pods = observed.get_or_insert_default();
         let version = match &news {
             News::All(_, version) => *version,
             News::Is(object) | News::Gone(object) => object.metadata.version(),
+            News::Refused(_) => return,
         };
+        let mut observed = self.observed.borrow_mut();
+        let pods = observed.get_or_insert_default();
         self.told_version.set(self.told_version.get().max(version));
         match news {
             News::All(objects, version) => {
@@ -205,6 +217,7 @@ impl Cluster {
             }
             News::Is(object) => mirror::observe(pods, object, false),
             News::Gone(object) => mirror::observe(pods, object, true),
+            News::Refused(_) => {}
         }
         self.pods_moved.send_modify(|n| *n = n.wrapping_add(1));
     }

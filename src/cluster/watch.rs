@@ -25,6 +25,8 @@ pub enum News {
     Is(Object),
     /// One is gone.
     Gone(Object),
+    /// None of them may be seen, in words.
+    Refused(String),
 }
 
 #[derive(Deserialize)]
@@ -53,7 +55,7 @@ pub async fn watch(link: &Link, path: &str, selector: &str, tell: impl Fn(News))
             None => match list(link, &query, &tell).await {
                 Ok(version) => version,
                 Err(e) => {
-                    pause(path, &e).await;
+                    pause(path, &e, &tell).await;
                     continue;
                 }
             },
@@ -65,7 +67,7 @@ pub async fn watch(link: &Link, path: &str, selector: &str, tell: impl Fn(News))
             Err(e) if e.code() == Some(410) => log::debug!("watch {path}: {e}; it is listed again"),
             Err(e) => {
                 version = Some(at);
-                pause(path, &e).await;
+                pause(path, &e, &tell).await;
             }
         }
         // A server that ends watches as they begin is not asked in a circle.
@@ -76,12 +78,13 @@ pub async fn watch(link: &Link, path: &str, selector: &str, tell: impl Fn(News))
 }
 
 /// A refusal is waited out here; trouble of the link is waited for with the link.
-async fn pause(path: &str, e: &Error) {
-    log::debug!("watch {path}: {e}");
-    if !e.is_general() {
-        log::warn!("watch {path}: {e}; it is tried again");
-        tokio::time::sleep(Duration::from_secs(5)).await;
+async fn pause(path: &str, e: &Error, tell: &impl Fn(News)) {
+    if e.is_general() {
+        return log::debug!("watch {path}: {e}");
     }
+    log::warn!("watch {path}: {e}; it is tried again");
+    tell(News::Refused(e.to_string()));
+    tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
 async fn list(link: &Link, query: &str, tell: &impl Fn(News)) -> Result<String> {

@@ -65,7 +65,14 @@ pub fn flags(args: &[String]) -> Result<Arguments, SettingsError> {
             // Go's boolean flags take no second word.
             None if matches!(
                 meant,
-                Meant::Key("seccompDefault" | "registerNode" | "enableServer" | "anonymousAuth" | "authenticationTokenWebhook")
+                Meant::Key(
+                    "seccompDefault"
+                        | "registerNode"
+                        | "rotateCertificates"
+                        | "enableServer"
+                        | "anonymousAuth"
+                        | "authenticationTokenWebhook"
+                )
             ) =>
             {
                 "true"

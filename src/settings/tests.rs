@@ -206,3 +206,18 @@ fn the_kubelet_api_is_off_until_it_is_configured() {
     assert!(s.api.always_allow && s.warnings.len() == 3, "{:?}", s.warnings);
     assert!(error(&[], &["--authorization-mode=ABAC"]).contains("expected Webhook or AlwaysAllow"));
 }
+
+#[test]
+fn a_bootstrap_kubeconfig_and_a_serving_certificate_have_their_places() {
+    let s = ok(
+        &["apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nserverTLSBootstrap: true\nport: 10250\n"],
+        &["--bootstrap-kubeconfig=/etc/b", "--data-dir=/data"],
+    );
+    assert_eq!(s.kubeconfig, Some("/data/kubeconfig".into()));
+    assert_eq!(s.api.cert_file, Some("/data/pki/kubelet-server-current.pem".into()));
+    assert_eq!(s.api.key_file, s.api.cert_file);
+    assert!(s.rotate_certificates && s.warnings.is_empty(), "{:?}", s.warnings);
+    let s = ok(&[], &["--bootstrap-kubeconfig=/etc/b", "--kubeconfig=/etc/k", "--rotate-certificates=false"]);
+    assert_eq!(s.kubeconfig, Some("/etc/k".into()));
+    assert!(!s.rotate_certificates);
+}

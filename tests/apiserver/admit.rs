@@ -57,9 +57,14 @@ impl Request {
     }
 }
 
-/// The authorizers. Anybody who is no node may do anything.
+/// The authorizers. Anybody who is neither a node nor about to be one (ClusterRole system:node-bootstrapper) may do anything.
 pub fn authorize(r: &Request) -> Result<(), Refusal> {
-    let Some(node) = r.node() else { return Ok(()) };
+    let bootstrapper = r.user.starts_with("system:bootstrap:");
+    let node = match r.node() {
+        Some(node) => node,
+        None if bootstrapper => "",
+        None => return Ok(()),
+    };
     let scope = if r.namespace.is_empty() { "at the cluster scope".into() } else { format!("in the namespace \"{}\"", r.namespace) };
     let cannot = |more: &str| {
         let sub = if r.sub.is_empty() { String::new() } else { format!("/{}", r.sub) };
@@ -77,6 +82,7 @@ pub fn authorize(r: &Request) -> Result<(), Refusal> {
         }
     };
     let own = |field: &str| r.selector == format!("{field}={node}");
+    let request = r.resource == super::csr::RESOURCE && r.sub.is_empty() && matches!(r.verb, "create" | "get" | "list" | "watch");
     let allowed = match (r.resource.as_str(), r.sub.as_str(), r.verb) {
         ("nodes", "", "create" | "get" | "patch" | "update") | ("nodes", "status", "patch" | "update") => true,
         ("nodes", "", "list" | "watch") => own("metadata.name"),
@@ -89,7 +95,7 @@ pub fn authorize(r: &Request) -> Result<(), Refusal> {
         }
         _ => false,
     };
-    if allowed { Ok(()) } else { Err(cannot("")) }
+    if request || allowed && !bootstrapper { Ok(()) } else { Err(cannot("")) }
 }
 
 const MIRROR: &str = "kubernetes.io/config.mirror";

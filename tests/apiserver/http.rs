@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::admit::{self, Refusal, Request};
 use super::watch::{Watch, selects};
-use super::{Asked, Fault, Shared, State, merge};
+use super::{Asked, Fault, Shared, State, csr, merge};
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -83,12 +83,15 @@ fn plain(path: &str) -> Option<Value> {
         json!({"name": name, "singularName": kind.to_lowercase(), "kind": kind, "namespaced": namespaced, "verbs": verbs, "shortNames": short})
     };
     let list = |version: &str, resources: Value| json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources});
-    let group = json!({"name": "coordination.k8s.io", "versions": [{"groupVersion": "coordination.k8s.io/v1", "version": "v1"}],
-        "preferredVersion": {"groupVersion": "coordination.k8s.io/v1", "version": "v1"}});
+    let group = |name: &str| {
+        let version = json!({"groupVersion": format!("{name}/v1"), "version": "v1"});
+        json!({"name": name, "versions": [version], "preferredVersion": version})
+    };
+    let groups = ["coordination.k8s.io", "certificates.k8s.io"].map(group);
     Some(match path.split('?').next()? {
         "/version" => json!({"major": "1", "minor": "36", "gitVersion": "v1.36.2", "platform": "linux/amd64"}),
         "/api" => json!({"kind": "APIVersions", "versions": ["v1"]}),
-        "/apis" => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]}),
+        "/apis" => json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}),
         "/api/v1" => list(
             "v1",
             json!([
@@ -99,6 +102,13 @@ fn plain(path: &str) -> Option<Value> {
             ]),
         ),
         "/apis/coordination.k8s.io/v1" => list("coordination.k8s.io/v1", json!([resource("leases", "Lease", true, &[])])),
+        "/apis/certificates.k8s.io/v1" => list(
+            "certificates.k8s.io/v1",
+            json!([
+                resource(csr::RESOURCE, "CertificateSigningRequest", false, &["csr"]),
+                {"name": format!("{}/approval", csr::RESOURCE), "kind": "CertificateSigningRequest", "namespaced": false, "verbs": ["get", "patch", "update"]},
+            ]),
+        ),
         _ => return None,
     })
 }
@@ -110,6 +120,7 @@ pub fn kind(resource: &str) -> &'static str {
         "namespaces" => "Namespace",
         "events" => "Event",
         "leases" => "Lease",
+        csr::RESOURCE => "CertificateSigningRequest",
         _ => "Unknown",
     }
 }
@@ -153,7 +164,7 @@ fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &V
         return Response::builder().header(CONTENT_TYPE, "application/json").body(body).unwrap();
     }
     let mut state = shared.state();
-    let done = act(&mut state, &r, body);
+    let done = act(shared, &mut state, &r, body);
     drop(state);
     shared.stir();
     match done {
@@ -162,7 +173,7 @@ fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &V
     }
 }
 
-fn act(state: &mut State, r: &Request, body: &Value) -> Result<(u16, Value), Refusal> {
+fn act(shared: &Shared, state: &mut State, r: &Request, body: &Value) -> Result<(u16, Value), Refusal> {
     let (resource, namespace) = (r.resource.as_str(), r.namespace.as_str());
     let old = state.store.get(resource, namespace, &r.name).cloned();
     match r.verb {
@@ -195,7 +206,16 @@ fn act(state: &mut State, r: &Request, body: &Value) -> Result<(u16, Value), Ref
                 let port = new["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap_or(0);
                 new["status"]["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": port}});
             }
-            Ok((201, state.store.create(resource, namespace, new)))
+            if resource == csr::RESOURCE {
+                csr::complete(&r.user, &mut new);
+            }
+            let made = state.store.create(resource, namespace, new);
+            if resource == csr::RESOURCE
+                && let Some(life) = state.approves
+            {
+                csr::decide(shared, state, &r.name, Ok(life));
+            }
+            Ok((201, made))
         }
         "delete" => {
             let Some(old) = old else { return Err(r.not_found()) };
@@ -247,6 +267,10 @@ fn act(state: &mut State, r: &Request, body: &Value) -> Result<(u16, Value), Ref
                 if !old["metadata"][fixed].is_null() {
                     new["metadata"][fixed] = old["metadata"][fixed].clone();
                 }
+            }
+            if r.sub == "approval" {
+                csr::decided(shared, state, &r.name, &new["status"]["conditions"]);
+                return Ok((200, state.store.get(resource, namespace, &r.name).cloned().unwrap()));
             }
             // A subresource changes its part only.
             if r.sub == "status" {

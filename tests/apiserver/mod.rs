@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 mod admit;
+mod csr;
 mod http;
 mod merge;
 mod store;
@@ -70,17 +71,19 @@ struct State {
     /// Certificates and tokens: to whom they belong.
     tokens: BTreeMap<String, String>,
     certificates: BTreeMap<Vec<u8>, String>,
+    /// Certificate requests are approved as they come, for certificates that live so long.
+    approves: Option<Duration>,
 }
 
 /// A running API server; it ends with this.
 pub struct ApiServer {
     pub addr: SocketAddr,
     shared: Arc<Shared>,
-    ca: tls::Authority,
 }
 
 struct Shared {
     state: Mutex<State>,
+    ca: tls::Authority,
     /// A number that changes with every object and every fault.
     moved: Sender<u64>,
     /// A number that changes when all connections are to be closed, and when watches are to end.
@@ -117,20 +120,22 @@ impl ApiServer {
             webhook: None,
             tokens: BTreeMap::from([("admin".into(), "admin".into())]),
             certificates: BTreeMap::new(),
+            approves: None,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), moved: Sender::new(0), cut: Sender::new(0), ended: Sender::new(false) });
         let addr = listener.local_addr().unwrap();
         let ca = tls::Authority::new();
         let config = ca.server(&addr.ip().to_string());
+        let (moved, cut, ended) = (Sender::new(0), Sender::new(0), Sender::new(false));
+        let shared = Arc::new(Shared { state: Mutex::new(state), ca, moved, cut, ended });
         listener.set_nonblocking(true).unwrap();
         let served = shared.clone();
         std::thread::spawn(move || wire::serve(listener, config, served));
-        ApiServer { addr, shared, ca }
+        ApiServer { addr, shared }
     }
 
     /// A kubeconfig with inline data for a user by client certificate.
     pub fn kubeconfig(&self, user: &str) -> String {
-        let (cert, key, der) = self.ca.client(user);
+        let (cert, key, der) = self.shared.ca.client(user);
         self.shared.state().certificates.insert(der, user.into());
         self.config(&format!("client-certificate-data: {}, client-key-data: {}", tls::base64(&cert), tls::base64(&key)))
     }
@@ -144,8 +149,24 @@ impl ApiServer {
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: k\n  cluster: {{server: \"https://{}\", certificate-authority-data: {}}}\nusers:\n- name: u\n  user: {{{user}}}\ncontexts:\n- name: c\n  context: {{cluster: k, user: u}}\n",
             self.addr,
-            tls::base64(self.ca.pem())
+            tls::base64(self.shared.ca.pem())
         )
+    }
+
+    /// A kubeconfig for a user by a token.
+    pub fn kubeconfig_of_token(&self, token: &str) -> String {
+        self.config(&format!("token: {token}"))
+    }
+
+    /// Approves certificate requests as they come, or leaves that to somebody.
+    pub fn approves(&self, life: Option<Duration>) {
+        self.shared.state().approves = life;
+    }
+
+    /// As an administrator: says yes to a certificate request, or no with a message.
+    pub fn decide(&self, request: &str, answer: Result<Duration, &str>) {
+        csr::decide(&self.shared, &mut self.shared.state(), request, answer);
+        self.shared.stir();
     }
 
     /// Makes a token good for a user; `None`: no more.
@@ -162,6 +183,16 @@ impl ApiServer {
         let kept = std::mem::take(&mut self.shared.state().certificates);
         let shared = self.shared.clone();
         move || shared.state().certificates.extend(kept)
+    }
+
+    /// The client certificates that are good.
+    pub fn certificates(&self) -> Vec<Vec<u8>> {
+        self.shared.state().certificates.keys().cloned().collect()
+    }
+
+    /// These are good no more.
+    pub fn revoke(&self, certificates: &[Vec<u8>]) {
+        self.shared.state().certificates.retain(|c, _| !certificates.contains(c));
     }
 
     pub fn fault(&self, fault: Fault) {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -43,6 +45,12 @@ impl Authority {
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
+    }
+
+    /// A certificate that was asked for: PEM, and as it will be shown.
+    pub fn sign(&self, request: &CertificateSigningRequestParams) -> (String, Vec<u8>) {
+        let cert = request.signed_by(&self.issuer).unwrap();
+        (cert.pem(), cert.der().to_vec())
     }
 
     /// A client's certificate and key, PEM, and the certificate as it will be shown.
