@@ -75,3 +75,8 @@ pub mod settings;
 pub mod socket;
 pub mod sys;
 pub mod watch;
+
+#[cfg(test)]
+#[path = "../tests/skip/mod.rs"]
+#[allow(clippy::unwrap_used)]
+mod skip;

@@ -1,6 +1,8 @@
 //! The real binary against a real status socket, served over a world of the test's own making.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod skip;
+
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -454,6 +456,6 @@ fn man_pages_are_written_and_read_by_man() {
     let man = Command::new("man").args(["-l", "--warnings=w", "-Tutf8"]).arg(page).env("MANPAGER", "cat").env("LC_ALL", "C").output();
     match man {
         Ok(out) if out.status.success() => assert_eq!(String::from_utf8_lossy(&out.stderr), ""),
-        _ => eprintln!("skipped: man does not work here"),
+        _ => skip::skip("tests/cli.rs: man does not work here"),
     }
 }

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::io::Write;
+#[path = "../../tests/skip/mod.rs"]
+mod skip;
+
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -90,7 +92,7 @@ while True: signal.pause()
 fn services_live_and_end_as_the_table_says() {
     let missing = ["unshare", "python3"].iter().find(|p| Command::new(p).arg("--version").output().is_err());
     if !rustix::process::geteuid().is_root() || missing.is_some() {
-        return skip(&format!("needs root and {}", missing.unwrap_or(&"python3")));
+        return skip::skip(&format!("initramfs/tests/pid1.rs: needs root and {}", missing.unwrap_or(&"python3")));
     }
     let dir = std::env::temp_dir().join(format!("plinth-init-{}", std::process::id()));
     let put = |path: &str, content: &[u8]| {
@@ -165,13 +167,5 @@ fn in_order(console: &str, lines: &[&str]) {
     for line in lines {
         let Some(at) = rest.find(line) else { panic!("`{line}` is not there, or too early:\n{console}") };
         rest = rest.get(at + line.len()..).unwrap();
-    }
-}
-
-fn skip(why: &str) {
-    eprintln!("skipped: initramfs/tests/pid1.rs: {why}");
-    if let Some(mut file) = std::env::var_os("PLINTH_SKIPPED").and_then(|f| std::fs::File::options().create(true).append(true).open(f).ok())
-    {
-        writeln!(file, "initramfs/tests/pid1.rs: {why}").unwrap();
     }
 }

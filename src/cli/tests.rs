@@ -198,7 +198,7 @@ fn flags_of_run_are_settings() {
 fn through(program: &str, args: &[&str], input: &str) -> Option<(bool, String, String)> {
     let spawned = Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut child) = spawned else {
-        eprintln!("skipped: {program} is not installed");
+        crate::skip::skip(&format!("src/cli/tests.rs: {program} is not installed"));
         return None;
     };
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();

@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_deaf_file_system_is_given_up_in_time() {
         let deaf = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
-        let Ok(deaf) = deaf.as_ref().map_err(|e| eprintln!("skipped: /dev/fuse: {e}")) else { return };
+        let Ok(deaf) = deaf.as_ref().map_err(|e| crate::skip::skip(&format!("src/sys/asked.rs: /dev/fuse: {e}"))) else { return };
         // In a thread's own mount namespace, so that nothing of it is ever seen outside.
         super::super::namespaces::leave_for_test(rustix::thread::UnshareFlags::NEWNS | rustix::thread::UnshareFlags::FS);
         rustix::mount::mount_change("/", rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::PRIVATE)

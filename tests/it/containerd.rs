@@ -96,3 +96,21 @@ fn a_containerd_older_than_1_7_is_named_and_a_newer_one_taken_in_its_place() {
     n.until_ready("a");
     n.shutdown();
 }
+
+#[test]
+fn a_containerd_that_forgot_everything_gets_its_pods_anew_and_none_twice() {
+    let Some(mut n) = Node::started() else { return };
+    let tag = format!("wiped-{}", n.dir.display());
+    n.put("a.yaml", &script("a", &format!("trap 'exit 0' TERM; : {tag}; while :; do sleep 0.1; done")));
+    n.put("b.yaml", &crate::node::pod("b", "hostname: b", FOREVER));
+    n.until_ready("a");
+    n.until_ready("b");
+    let since = |n: &Node| n.pod("a").map(|p| container(&p, "c")["state"]["running"]["startedAt"].clone());
+    let before = since(&n);
+    n.containerd("wipe");
+    n.containerd("start");
+    n.until("both are made anew", 120, |n| n.ready("a") && n.ready("b") && header(n).is_empty() && since(n) != before);
+    n.until("what containerd forgot runs no more", 10, |n| n.running(&tag) == 1);
+    n.until("each pod has one shim", 10, |n| n.running(&format!("\0-address\0{}", n.path("containerd.sock"))) == 2);
+    n.shutdown();
+}

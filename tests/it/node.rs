@@ -1,5 +1,8 @@
 //! A private node and the plinth on it.
 
+#[path = "../skip/mod.rs"]
+mod skip;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -38,12 +41,7 @@ pub fn can_run_on(suite: &str) -> bool {
     } else {
         return true;
     };
-    if let Ok(list) = std::env::var("PLINTH_SKIPPED") {
-        let mut f = File::options().create(true).append(true).open(list).unwrap();
-        writeln!(f, "{why}").unwrap();
-    }
-    assert!(std::env::var_os("CI").is_none(), "in CI a skip is a failure: {why}");
-    eprintln!("skipped: {why}");
+    skip::skip(why);
     false
 }
 
@@ -314,6 +312,13 @@ impl Node {
         })
     }
 
+    /// How many processes have these words, with a NUL between two arguments, on their command line.
+    pub fn running(&self, words: &str) -> usize {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|p| fs::read(p.path().join("cmdline")).ok());
+        lines.filter(|line| String::from_utf8_lossy(line).contains(words)).count()
+    }
+
     /// Writes a manifest beside and renames it in.
     pub fn put(&self, file: &str, text: &str) {
         put(&self.manifests, file, text);
@@ -335,9 +340,16 @@ impl Node {
             if let Some(status) = self.plinth.as_mut().and_then(|c| c.try_wait().unwrap()) {
                 panic!("plinth ended with {status} while waiting until {what}\n{}", self.log());
             }
+            assert!(self.containerd_lives(), "containerd died while waiting until {what}\n{}", self.log());
             assert!(Instant::now() < end, "not within {} s: {what}\n{}", secs * u64::from(BUSY), self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// False if it ended though nobody ended it: `node.sh` removes the pid of one that it ends.
+    fn containerd_lives(&self) -> bool {
+        let Ok(pid) = fs::read_to_string(self.dir.join("containerd.pid")) else { return true };
+        fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
     }
 
     pub fn until_ready(&mut self, pod: &str) {

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::node::{FOREVER, Node, container, pod, script};
 
+/// Whoever says nothing for so long will say nothing more, also on a busy machine.
+const SILENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 const PLINTH: &str = env!("CARGO_BIN_EXE_plinth");
 
 impl Node {
@@ -53,9 +56,11 @@ fn signal(child: &Child, name: &str) {
 }
 
 /// Reads until it has seen the words.
-fn until_said(from: &mut impl Read, words: &str) -> String {
+fn until_said(from: &mut (impl Read + AsFd), words: &str) -> String {
     let (mut seen, mut byte) = (Vec::new(), [0]);
     while !String::from_utf8_lossy(&seen).contains(words) {
+        let said = poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&SILENCE)).unwrap();
+        assert!(said > 0, "silent for {} s before {words:?}: {}", SILENCE.tv_sec, String::from_utf8_lossy(&seen));
         assert!(from.read(&mut byte).unwrap_or(0) > 0, "it ended before {words:?}: {}", String::from_utf8_lossy(&seen));
         seen.push(byte[0]);
     }

@@ -78,22 +78,36 @@ fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
 }
 
+/// A busy machine makes one late, not each: what waits to see whether more comes takes 50 ms every time.
+#[derive(Default)]
+struct AtOnce(Option<Duration>);
+
+impl AtOnce {
+    /// True if this one did not wait.
+    fn saw(&mut self, took: Duration) -> bool {
+        let least = self.0.map_or(took, |least| least.min(took));
+        self.0 = Some(least);
+        least < Duration::from_millis(45)
+    }
+    fn check(&self) {
+        assert!(self.0.is_some_and(|least| least < Duration::from_millis(45)), "the quickest took {:?}", self.0);
+    }
+}
+
 #[test]
 fn rename_is_acted_on_at_once() {
     run(async {
         let mut n = Node::new(60_000);
         rename_in(&n, "high/a.yaml", &pod("x", "i:1"));
         n.until("x=i:1").await;
-        // A busy machine makes one late, not each: one that waited for something would take 50 ms every time.
-        let mut took = Duration::MAX;
-        for round in 2..50 {
+        let mut at_once = AtOnce::default();
+        for round in 2..200 {
             rename_in(&n, "high/a.yaml", &pod("x", &format!("i:{round}")));
-            took = took.min(n.until(&format!("x=i:{round}")).await);
-            if took < Duration::from_millis(45) {
+            if at_once.saw(n.until(&format!("x=i:{round}")).await) {
                 break;
             }
         }
-        assert!(took < Duration::from_millis(45), "{took:?}");
+        at_once.check();
         fs::remove_file(n.at("high/a.yaml")).unwrap();
         n.until("").await;
     });
@@ -128,11 +142,16 @@ fn editor_that_moves_the_file_aside_first_costs_no_pod() {
 fn file_moved_out_of_the_layer_is_gone_at_once() {
     run(async {
         let mut n = Node::new(60_000);
-        rename_in(&n, "high/a.yaml", &pod("x", "i:1"));
-        n.until("x=i:1").await;
-        fs::rename(n.at("high/a.yaml"), n.at("elsewhere")).unwrap();
-        let took = n.until("").await;
-        assert!(took < Duration::from_millis(45), "{took:?}");
+        let mut at_once = AtOnce::default();
+        for _ in 0..200 {
+            rename_in(&n, "high/a.yaml", &pod("x", "i:1"));
+            n.until("x=i:1").await;
+            fs::rename(n.at("high/a.yaml"), n.at("elsewhere")).unwrap();
+            if at_once.saw(n.until("").await) {
+                break;
+            }
+        }
+        at_once.check();
     });
 }
 

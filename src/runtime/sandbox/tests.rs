@@ -129,15 +129,6 @@ impl Drop for Node {
     }
 }
 
-/// Tells the test run what could not be tried here.
-fn skipped(why: &str) {
-    use std::io::Write;
-    if let Ok(list) = std::env::var("PLINTH_SKIPPED") {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
-        writeln!(file, "{why}").unwrap();
-    }
-}
-
 fn sources(paths: &Paths, pod: &WantedPod) -> std::collections::BTreeMap<String, PathBuf> {
     volume::places(paths, pod).into_iter().map(|(name, v)| (name, v.path.into())).collect()
 }
@@ -552,7 +543,7 @@ fn a_plugin_that_outlived_us_is_waited_for() {
 fn burstable_pods_share_what_they_ask_for_together() {
     on_a_node("shares", async |node| {
         let Some(h) = crate::sys::cgroup::hierarchies().into_iter().find(|h| h.root.join("cpu.shares").exists()) else {
-            return skipped("burstable_pods_share_what_they_ask_for_together: no v1 cpu hierarchy here");
+            return crate::skip::skip("burstable_pods_share_what_they_ask_for_together: no v1 cpu hierarchy here");
         };
         let asks = |cpu: &str| json!({ "hostNetwork": true, "hostIPC": true, "containers": [{ "name": "c", "resources": { "requests": { "cpu": cpu } } }] });
         let (one, two) = (pod(14, asks("1")), pod(15, asks("500m")));
