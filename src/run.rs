@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, join};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
@@ -500,6 +501,13 @@ impl socket::Backend for State {
 
     fn log_bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64 {
         self.runtime.logs().bytes(key, uid, container)
+    }
+
+    fn forward(&self, uid: &Uid, port: u16) -> LocalBoxFuture<'static, std::io::Result<TcpStream>> {
+        match self.whose(uid).0 {
+            Some(pod) => self.runtime.forward(&pod, port),
+            None => Box::pin(async { Err(std::io::Error::other("the pod is gone")) }),
+        }
     }
 
     fn session(&self, request: session::Request) -> Session {

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream;
 use plinth::clock::{Moment, Now, Wall, now};
 use plinth::plan::record::{EventNote, EventRing};
@@ -23,6 +24,7 @@ use plinth::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Uid, Verd
 use plinth::settings::Settings;
 use plinth::socket::{Backend, Counters, LogError, LogRequest, LogStream, View, listen, serve};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc as tokio_mpsc, watch};
 
 /// What a test does to the world behind the socket.
@@ -169,6 +171,10 @@ impl Backend for Fake {
     /// One that is over before it began.
     fn session(&self, request: plinth::session::Request) -> plinth::session::Session {
         plinth::session::pair(request.stdin).0
+    }
+
+    fn forward(&self, _: &Uid, _: u16) -> LocalBoxFuture<'static, std::io::Result<TcpStream>> {
+        Box::pin(async { Err(std::io::ErrorKind::Unsupported.into()) })
     }
 
     fn usage(&self, _: Option<&plinth::pod::Uid>, containers: &[Rc<str>]) -> Vec<plinth::sys::cgroup::Usage> {

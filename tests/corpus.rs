@@ -39,3 +39,8 @@ fn any_bytes_are_a_manifest_or_refused_with_a_place() {
 fn quantities_are_exact_and_written_canonically() {
     each("quantity", checks::quantity);
 }
+
+#[test]
+fn any_bytes_are_spdy_frames_or_refused_however_they_are_cut() {
+    each("spdy", checks::spdy);
+}

@@ -20,7 +20,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("runtime", &["watch", "sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     ("socket", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     // It gives others the socket's answers.
-    ("kubelet", &["clock", "pod", "session", "settings", "socket"]),
+    ("kubelet", &["clock", "plan", "pod", "session", "settings", "socket", "spdy"]),
+    ("spdy", &[]),
     ("cluster", &["dial", "sys", "clock", "pod", "quantity", "plan", "settings"]),
     // Settings are YAML, and the reader of YAML with places is the manifests'.
     ("settings", &["sys", "pod", "plan", "quantity", "manifest"]),

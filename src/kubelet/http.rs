@@ -2,7 +2,7 @@
 //!
 //! Whoever has not said who he is has little time to do so; a client that is slow, hostile or gone holds one place for a bounded time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +27,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Door;
 use super::authenticate::{self, User};
+use super::forward::{self, Target};
 use super::tls::Tls;
 use crate::socket::patient::Patient;
 use crate::socket::query::decode;
@@ -117,6 +120,7 @@ async fn converse(bounds: Bounds, stream: TcpStream, from: SocketAddr, config: A
         user: shown.and_then(|der| authenticate::by_certificate(der)),
         known: Cell::new(false),
         peer: Peer::new(true),
+        forward: RefCell::default(),
         door: door.clone(),
     });
     let asking = caller.clone();
@@ -144,10 +148,21 @@ async fn converse(bounds: Bounds, stream: TcpStream, from: SocketAddr, config: A
         },
         () = stranger => return log::debug!("kubelet API: {from}: it did not say who it is"),
     }
-    let Some((upgrade, request)) = caller.peer.upgrade.take() else { return };
-    let Ok(Ok(parts)) = upgrade.await.map(|u| u.downcast::<TokioIo<Stream>>()) else { return };
-    let session = door.backend.session(request);
-    remote::carry(parts.io.into_inner().into_inner(), &parts.read_buf, session, Some(door.api.idle)).await;
+    let turned = async |upgrade: OnUpgrade| {
+        let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
+        Some((parts.io.into_inner().into_inner(), parts.read_buf))
+    };
+    if let Some((upgrade, request)) = caller.peer.upgrade.take()
+        && let Some((stream, before)) = turned(upgrade).await
+    {
+        remote::carry(stream, &before, door.backend.session(request), Some(door.api.idle)).await;
+    }
+    if let Some((upgrade, target)) = caller.forward.take()
+        && let Some((stream, before)) = turned(upgrade).await
+    {
+        let dial = |port| door.backend.forward(&target.uid, port);
+        forward::carry(stream, &before, &target, &dial, door.api.idle).await;
+    }
 }
 
 /// The other end of a connection.
@@ -157,6 +172,8 @@ struct Caller {
     /// He was let in once.
     known: Cell<bool>,
     peer: Peer,
+    /// A pod's ports, once the connection is free.
+    forward: RefCell<Option<(OnUpgrade, Target)>>,
     door: Rc<Door>,
 }
 
@@ -181,7 +198,22 @@ impl Caller {
         if enters(&path) {
             log::info!("kubelet API: {} asks for /{}", user.name, path.join("/"));
         }
+        if let ["portForward", rest @ ..] = path.as_slice() {
+            return match self.begin(&mut request, rest) {
+                Ok(answer) => answer.map(|()| Body::Left(Full::default())),
+                Err((code, why)) => text(code, &why),
+            };
+        }
         routes::answer(&mut request, &self.peer, &self.door.backend)
+    }
+
+    fn begin(&self, request: &mut Request<Incoming>, path: &[&str]) -> Result<Response<()>, super::Refusal> {
+        let mut found = None;
+        self.door.backend.with(&mut |view| found = Some(forward::begin(request, path, view)));
+        let nothing = || Err((hyper::StatusCode::SERVICE_UNAVAILABLE, "nothing to show yet; try again\n".to_owned()));
+        let (target, answer) = found.unwrap_or_else(nothing)?;
+        self.forward.replace(Some((hyper::upgrade::on(request), target)));
+        Ok(answer)
     }
 }
 
@@ -194,5 +226,5 @@ fn is_ours(path: &[&str]) -> bool {
 
 /// It is more than looking.
 fn enters(path: &[&str]) -> bool {
-    matches!(path, ["exec" | "attach", ..])
+    matches!(path, ["exec" | "attach" | "portForward", ..])
 }

@@ -19,9 +19,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::http::{Bounds, serve_within};
 use super::tls::Tls;
@@ -29,6 +29,7 @@ use super::*;
 use crate::session::{End, Output};
 use crate::socket::remote::{Told, told};
 use crate::socket::tests::{Fake, Scratch};
+use crate::spdy::{Decoder, Encoder, Frame};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -264,5 +265,179 @@ fn a_session_is_carried_over_tls() {
             }
             assert_eq!(heard, [Told::Output(Output::Stdout("hello".into())), Told::End(End::Exited(3))]);
         }
+    });
+}
+
+/// A client of a tunnel: frames inside a WebSocket.
+struct Tunnel {
+    socket: WebSocketStream<TlsStream<TcpStream>>,
+    encoder: Encoder,
+    decoder: Decoder,
+    newest: u32,
+}
+
+impl Tunnel {
+    async fn open(place: &Place) -> Tunnel {
+        let mut request = "ws://n1/portForward/default/web-n1".into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io".parse().unwrap());
+        let tls = place.dial(Some(place.ca.sign("admin", "system:masters"))).await.unwrap();
+        let (socket, answer) = client_async(request, tls).await.unwrap();
+        assert_eq!(answer.headers()["sec-websocket-protocol"], "SPDY/3.1+portforward.k8s.io");
+        Tunnel { socket, encoder: Encoder::default(), decoder: Decoder::default(), newest: 0 }
+    }
+
+    async fn say(&mut self, bytes: bytes::Bytes) {
+        self.socket.send(Message::Binary(bytes)).await.unwrap();
+    }
+
+    /// The streams of a new connection: error and data.
+    async fn connect(&mut self, port: u16, id: &str) -> (u32, u32) {
+        let first = self.newest + 1;
+        self.newest += 4;
+        for (stream, kind) in [(first, "error"), (first + 2, "data")] {
+            let headers = [("streamType", kind), ("port", &port.to_string()), ("requestID", id)];
+            let bytes = self.encoder.open(stream, &headers);
+            self.say(bytes).await;
+        }
+        (first, first + 2)
+    }
+
+    /// The next frame but answers and pings.
+    async fn hear(&mut self) -> Frame {
+        loop {
+            match self.decoder.frame().unwrap() {
+                Some(Frame::Other | Frame::Ping(_)) => {}
+                Some(frame) => return frame,
+                None => match self.socket.next().await.unwrap().unwrap() {
+                    Message::Binary(bytes) => self.decoder.push(&bytes),
+                    other => panic!("{other:?}"),
+                },
+            }
+        }
+    }
+
+    /// What comes on a stream, up to its end.
+    async fn rest(&mut self, stream: u32) -> String {
+        let mut all = Vec::new();
+        loop {
+            match self.hear().await {
+                Frame::Data { stream: s, bytes, last } if s == stream => {
+                    all.extend(bytes);
+                    if last {
+                        return String::from_utf8(all).unwrap();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn data(stream: u32, text: &'static str, last: bool) -> Frame {
+    Frame::Data { stream, bytes: bytes::Bytes::from_static(text.as_bytes()), last }
+}
+
+#[test]
+fn ports_are_forwarded_side_by_side_and_each_ends_alone() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        let pod = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = pod.local_addr().unwrap().port();
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let mut client = Tunnel::open(&place).await;
+        let (error, stream) = client.connect(port, "0").await;
+        let (mut a, _) = pod.accept().await.unwrap();
+        let (_, other) = client.connect(port, "1").await;
+        let (mut b, _) = pod.accept().await.unwrap();
+        // Both ways, then the client has said all, then the pod.
+        let question = client.encoder.data(stream, b"question", true);
+        client.say(question).await;
+        let mut heard = String::new();
+        a.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "question");
+        a.write_all(b"answer").await.unwrap();
+        drop(a);
+        assert_eq!(client.hear().await, data(stream, "answer", false));
+        assert_eq!([client.hear().await, client.hear().await], [data(stream, "", true), data(error, "", true)]);
+        // One that nobody listens for is told on its error stream; the others go on.
+        let (error, refused) = client.connect(nobody, "2").await;
+        let why = client.rest(error).await;
+        assert!(why.starts_with(&format!("error forwarding port {nobody} to pod web-n1, uid web-uid: ")), "{why}");
+        assert_eq!(client.hear().await, Frame::Reset { stream: refused });
+        b.write_all(b"still there").await.unwrap();
+        assert_eq!(client.hear().await, data(other, "still there", false));
+        // A client that breaks off: the pod's side ends.
+        let broken = client.encoder.reset(other, false);
+        client.say(broken).await;
+        assert!(matches!(b.read(&mut [0]).await, Ok(0) | Err(_)));
+        // A ping comes back.
+        let ping = client.encoder.ping(7);
+        client.say(ping).await;
+        let mut ping = None;
+        while ping != Some(Frame::Ping(7)) {
+            let Some(Ok(Message::Binary(bytes))) = client.socket.next().await else { panic!("it ended") };
+            client.decoder.push(&bytes);
+            while let Some(frame) = client.decoder.frame().unwrap() {
+                ping = Some(frame);
+            }
+        }
+    });
+}
+
+#[test]
+fn streams_that_make_no_sense_are_refused_and_a_client_that_goes_takes_all_with_him() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        let pod = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = pod.local_addr().unwrap().port().to_string();
+        let mut client = Tunnel::open(&place).await;
+        let stranger = [("streamType", "stdin"), ("port", &*port)];
+        for (stream, headers) in
+            [(1, &stranger[..]), (3, &[("port", "0"), ("streamType", "data")]), (4, &[("streamType", "error"), ("port", "1")])]
+        {
+            let bytes = client.encoder.open(stream, headers);
+            client.say(bytes).await;
+            assert_eq!(client.hear().await, Frame::Reset { stream });
+        }
+        client.newest = 8;
+        client.connect(port.parse().unwrap(), "0").await;
+        let (mut held, _) = pod.accept().await.unwrap();
+        // The same numbers again.
+        for stream in [9, 11] {
+            let bytes = client.encoder.open(stream, &[("streamType", "data"), ("port", &port), ("requestID", "9")]);
+            client.say(bytes).await;
+            assert_eq!(client.hear().await, Frame::Reset { stream });
+        }
+        drop(client);
+        assert!(matches!(held.read(&mut [0]).await, Ok(0) | Err(_)));
+        let mut client = Tunnel::open(&place).await;
+        client.say(b"\x80\x02 no version of ours".as_slice().into()).await;
+        while let Some(Ok(_)) = client.socket.next().await {}
+    });
+}
+
+#[test]
+fn a_pod_that_does_not_read_holds_up_its_client_and_no_other() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        let pod = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = pod.local_addr().unwrap().port();
+        let (mut greedy, mut calm) = (Tunnel::open(&place).await, Tunnel::open(&place).await);
+        let (_, stream) = greedy.connect(port, "0").await;
+        let _deaf = pod.accept().await.unwrap();
+        let bytes = greedy.encoder.data(stream, &[7; 32 << 10], false);
+        let said = Cell::new(0);
+        let mut flood = Box::pin(async {
+            loop {
+                greedy.say(bytes.clone()).await;
+                said.set(said.get() + 1);
+            }
+        });
+        // Until all buffers on the way are full.
+        let mut before = None;
+        while before.replace(said.get()) != Some(said.get()) {
+            assert!(tokio::time::timeout(Duration::from_millis(500), &mut flood).await.is_err());
+        }
+        let (_, stream) = calm.connect(port, "0").await;
+        let (mut pod, _) = pod.accept().await.unwrap();
+        pod.write_all(b"hello").await.unwrap();
+        assert_eq!(calm.hear().await, data(stream, "hello", false));
     });
 }

@@ -9,6 +9,7 @@
 //! - `image`: images, pulled, or imported from `archives`, each an `archive`; `image_mount`: as volumes; `collect`: removed
 //! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
 //! - `probe`: how containers are, and their hooks; `session`: commands and terminals held from outside; `exec`: what both stand on
+//! - `forward`: ports of pods, reached from outside
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
 mod alone;
@@ -22,6 +23,7 @@ pub mod downward;
 pub mod error;
 mod events;
 mod exec;
+mod forward;
 pub mod hosts;
 mod image;
 pub mod image_config;

@@ -33,7 +33,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::LocalBoxFuture;
 use k8s_openapi::api::core::v1::{Event, PodStatus};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::clock::{Moment, Now};
@@ -122,6 +124,8 @@ pub trait Backend {
     fn logs(&self, request: LogRequest) -> Result<LogStream, LogError>;
     /// Begins a command in a container, or attaches to it.
     fn session(&self, request: session::Request) -> Session;
+    /// Connects to a port at a pod's own localhost.
+    fn forward(&self, uid: &Uid, port: u16) -> LocalBoxFuture<'static, io::Result<TcpStream>>;
     /// What a pod uses (`None`: the node), then each of these of its containers.
     fn usage(&self, pod: Option<&Uid>, containers: &[Rc<str>]) -> Vec<Usage>;
     /// Bytes of a container's log files.

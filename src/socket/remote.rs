@@ -84,7 +84,7 @@ pub fn begin<B>(
     let mut found = None;
     backend.with(&mut |view| found = Some(find(view, [ns, pod, container], uid, attach, query)));
     let wanted = found.unwrap_or_else(|| Err((StatusCode::SERVICE_UNAVAILABLE, "nothing to show yet; try again\n".into())))?;
-    let answer = switch(request.headers())?;
+    let answer = switch(request.headers(), &PROTOCOLS)?;
     peer.upgrade.replace(Some((hyper::upgrade::on(request), wanted)));
     Ok(answer)
 }
@@ -137,14 +137,14 @@ fn find(
 }
 
 /// The answer that turns the connection into a WebSocket (RFC 6455, section 4.2).
-fn switch(headers: &HeaderMap) -> Result<Response<()>, Refusal> {
+pub fn switch(headers: &HeaderMap, protocols: &[&'static str]) -> Result<Response<()>, Refusal> {
     let bad = |text: &str| (StatusCode::BAD_REQUEST, text.to_owned());
     let has = |name: HeaderName, word: &str| words(headers, name).any(|w| w.eq_ignore_ascii_case(word));
     let key = headers.get("sec-websocket-key").filter(|_| has(UPGRADE, "websocket") && has(CONNECTION, "upgrade"));
     let key = key.ok_or_else(|| bad("upgrade the connection to a WebSocket: this address speaks nothing else\n"))?;
     let offered = || words(headers, HeaderName::from_static("sec-websocket-protocol"));
-    let protocol = PROTOCOLS.iter().find(|p| offered().any(|o| o == **p));
-    let protocol = protocol.ok_or_else(|| bad(&format!("agree on a protocol: this address speaks {}\n", PROTOCOLS.join(" and "))))?;
+    let protocol = protocols.iter().find(|p| offered().any(|o| o == **p));
+    let protocol = protocol.ok_or_else(|| bad(&format!("agree on a protocol: this address speaks {}\n", protocols.join(" and "))))?;
     let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|e| bad(&format!("read Sec-WebSocket-Key: {e}\n")))?;
     let mut answer = Response::new(());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -156,7 +156,8 @@ fn switch(headers: &HeaderMap) -> Result<Response<()>, Refusal> {
     Ok(answer)
 }
 
-fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+/// The words of a header that is a list, in all its lines.
+pub fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim)
 }
 

@@ -2,6 +2,7 @@
 
 pub mod asked;
 pub mod cgroup;
+pub mod enter;
 pub mod fifo;
 pub mod memory;
 pub mod mounts;

@@ -12,6 +12,7 @@ use plinth::manifest::yaml;
 use plinth::pod::Finding;
 use plinth::quantity::Amount;
 use plinth::quantity::written::Written;
+use plinth::spdy::{Decoder, Error, Frame};
 
 /// Longer than this no input may take, optimised.
 pub const MOST: Duration = Duration::from_millis(100);
@@ -49,6 +50,52 @@ fn peak_bytes() -> u64 {
 fn spent() -> Duration {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(t.tv_sec.try_into().unwrap(), t.tv_nsec.try_into().unwrap())
+}
+
+/// SPDY frames: the same ones however the bytes are cut, and no more in them than came, headers aside, which are bounded.
+pub fn spdy(bytes: &[u8]) {
+    let whole = frames(bytes, bytes.len().max(1));
+    for size in [1, 7] {
+        assert_eq!(frames(bytes, size), whole, "in pieces of {size}");
+    }
+    let of = |frame: &Frame| if let Frame::Data { bytes, .. } = frame { bytes.len() } else { 0 };
+    assert!(whole.0.iter().map(of).sum::<usize>() <= bytes.len());
+    for frame in &whole.0 {
+        if let Frame::Open { headers, .. } = frame {
+            assert!(headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= 16 << 10);
+        }
+    }
+}
+
+/// All frames of these bytes given in pieces, and what ended them; pieces of data are put together.
+fn frames(bytes: &[u8], size: usize) -> (Vec<Frame>, Option<Error>) {
+    let (mut decoder, mut all) = (Decoder::default(), Vec::new());
+    let mut open = None;
+    for piece in bytes.chunks(size) {
+        decoder.push(piece);
+        loop {
+            match decoder.frame() {
+                Ok(Some(Frame::Data { stream, bytes, last })) => {
+                    // Empty pieces say nothing unless they are the last.
+                    if let (Some(Frame::Data { stream: s, bytes: b, last: l }), true) = (all.last_mut(), open == Some(stream)) {
+                        assert_eq!(*s, stream);
+                        *b = [b.as_ref(), bytes.as_ref()].concat().into();
+                        *l = last;
+                    } else {
+                        all.push(Frame::Data { stream, bytes, last });
+                    }
+                    open = (!last).then_some(stream);
+                }
+                Ok(Some(frame)) => {
+                    open = None;
+                    all.push(frame);
+                }
+                Ok(None) => break,
+                Err(e) => return (all, Some(e)),
+            }
+        }
+    }
+    (all, None)
 }
 
 /// The YAML and JSON reader.

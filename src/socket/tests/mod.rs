@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 use futures_util::stream;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use super::http::{Bounds, serve_within};
@@ -126,6 +127,11 @@ impl Backend for Fake {
         let (session, served) = session::pair(request.stdin);
         self.sessions.borrow_mut().push((request, served));
         session
+    }
+
+    /// The pods of this world are in the test's own network.
+    fn forward(&self, _: &Uid, port: u16) -> LocalBoxFuture<'static, std::io::Result<TcpStream>> {
+        Box::pin(TcpStream::connect(("127.0.0.1", port)))
     }
 
     fn usage(&self, _: Option<&crate::pod::Uid>, containers: &[Rc<str>]) -> Vec<crate::sys::cgroup::Usage> {
