@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use crate::clock::{self, Moment, Now};
 use crate::cluster::Cluster;
 use crate::manifest::live::Manifests;
+use crate::manifest::url::Url;
 use crate::plan::action::{Action, Answer, Check, Event, Outcome};
 use crate::plan::admit::Refusal;
 use crate::plan::record::{self, EventNote, EventRing};
@@ -67,6 +68,8 @@ struct State {
     degraded: Vec<String>,
     /// Where there is one to be joined. It is shown, and nothing is decided by it.
     cluster: RefCell<Weak<Cluster>>,
+    /// The server of manifests, for those who look.
+    url: Option<Rc<Url>>,
     /// Refusals that were told.
     refused: RefCell<BTreeMap<Uid, Refusal>>,
     changes: watch::Sender<u64>,
@@ -114,19 +117,18 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
     let signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).map_err(RunError::Signals)?;
     let listener = listen(&settings).await?;
     // What a reader of the log looks for first: that it came this far, and with whom it talks.
-    let layers: Vec<_> = settings.layers.iter().map(|l| l.display().to_string()).collect();
     log::info!(
         "plinth {} serves {}; manifests of {} in {}; containerd at {}",
         env!("CARGO_PKG_VERSION"),
         settings.socket.display(),
         settings.node_name,
-        layers.join(", "),
+        settings.shown_layers().join(", "),
         settings.containerd.display()
     );
     let (hints, mut events) = unbounded_channel();
     let runtime = Runtime::new(settings.clone(), hints)?;
     let mut manifests = Manifests::new(&settings, &settings.node_name);
-    let state = Rc::new(State::new(settings, runtime));
+    let state = Rc::new(State::new(settings, runtime, manifests.url()));
     let mut service = Service::new(state.runtime.logs().manager());
     let (watch, serve) = (state.runtime.clone().watch(), socket::serve(listener, state.clone()));
     let cluster = Cluster::new(&state.settings, state.clone());
@@ -136,6 +138,9 @@ async fn supervise(settings: Rc<Settings>) -> Result<(), RunError> {
         tokio::task::spawn_local(cluster.join());
     }
     joined::serve_kubelet(&state);
+    if let Some(url) = manifests.url() {
+        tokio::task::spawn_local(url.follow());
+    }
     let end = tokio::select! {
         end = state.turn(&mut manifests, &mut events, &signals, &mut service) => end,
         taken = watch => return Err(taken.into()),
@@ -164,7 +169,7 @@ async fn listen(settings: &Settings) -> Result<socket::Listener, socket::listen:
 }
 
 impl State {
-    fn new(settings: Rc<Settings>, runtime: Rc<Runtime>) -> State {
+    fn new(settings: Rc<Settings>, runtime: Rc<Runtime>, url: Option<Rc<Url>>) -> State {
         let limits = Limits {
             crash_backoff_first_ms: ms(settings.crash_cap).min(Limits::default().crash_backoff_first_ms),
             crash_backoff_cap_ms: ms(settings.crash_cap),
@@ -178,6 +183,7 @@ impl State {
             files: RefCell::default(),
             degraded: node::degraded(),
             cluster: RefCell::default(),
+            url,
             refused: RefCell::default(),
             changes: watch::Sender::new(0),
             moved: Cell::new(true),
@@ -466,6 +472,7 @@ impl socket::Backend for State {
             now,
             status: &|uid| status::pod_status(&world, uid, now),
             cluster: cluster.as_deref().map(joined::joined),
+            url: self.url.as_deref().map(fetched),
             unshown: &|key| cluster.as_ref().and_then(|c| c.lacks(key)).map(|(why, due)| socket::Unshown { why, due }),
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });
@@ -527,6 +534,20 @@ impl socket::Backend for State {
         log::info!("asked to stop every pod within {} s", grace.as_secs());
         self.asked.set(Some(Event::Shutdown { grace, critical }));
         self.asking.notify_one();
+    }
+}
+
+/// What the status socket shows of the server of manifests.
+fn fetched(url: &Url) -> socket::ManifestUrl {
+    let sight = url.sight();
+    let t = sight.tally;
+    socket::ManifestUrl {
+        layer: url.name(),
+        trouble: sight.trouble,
+        due: sight.due,
+        failures: sight.failures,
+        answered: sight.answered,
+        fetches: [("changed", t.changed), ("unchanged", t.unchanged), ("refused", t.refused), ("failed", t.failed)],
     }
 }
 

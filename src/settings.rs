@@ -7,6 +7,7 @@
 //! - `keys`: every key, how it is set; `kubelet`: the kubelet's names for them, and its fields that mean nothing here
 //! - `input`: one value with its place to durations, paths, sizes; `fragments`: files to values; `arguments`: flags and words to values
 //! - `kubeconfig`: the API server's address and our identity there, read by who connects
+//! - `url`: the server of manifests
 //! - `node`: what is found out when nothing says it
 
 mod arguments;
@@ -16,13 +17,16 @@ mod keys;
 pub mod kubeconfig;
 mod kubelet;
 mod node;
+pub mod url;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::manifest::url::minisign;
 use crate::plan::garbage::Rule;
+use url::ManifestUrl;
 
 /// Where log lines go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,6 +253,8 @@ pub struct Settings {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// `seccompDefault`: RuntimeDefault where a manifest is silent.
     pub seccomp_default: bool,
+    /// `staticPodURL` and what belongs to it.
+    pub url: ManifestUrl,
     /// The kubeconfig of the cluster to join; `None`: none.
     pub kubeconfig: Option<PathBuf>,
     /// The kubeconfig that may ask for an identity, where there is none yet or it expired; what comes of it is written to `kubeconfig`.
@@ -323,6 +329,7 @@ impl Default for Settings {
             max_pods: 110,
             allowed_unsafe_sysctls: Vec::new(),
             seccomp_default: false,
+            url: ManifestUrl::default(),
             kubeconfig: None,
             bootstrap_kubeconfig: None,
             cert_dir: "/var/lib/plinth/pki".into(),
@@ -369,6 +376,22 @@ impl Settings {
         settings.complete();
         settings.validate()?;
         Ok((settings, given.rest))
+    }
+
+    /// How many layers stand below what comes by URL; `None`: nothing comes that way.
+    pub fn url_rank(&self) -> Option<usize> {
+        self.url.address.as_ref()?;
+        let above = |above| self.layers.iter().position(|l| l == above).map_or(0, |i| i + 1);
+        Some(self.url.above.as_ref().map_or(0, above))
+    }
+
+    /// The layers as they are shown, lowest first, the URL at its place.
+    pub fn shown_layers(&self) -> Vec<String> {
+        let mut shown: Vec<String> = self.layers.iter().map(|l| l.display().to_string()).collect();
+        if let (Some(rank), Some(address)) = (self.url_rank(), &self.url.address) {
+            shown.insert(rank.min(shown.len()), address.shown());
+        }
+        shown
     }
 
     /// Fills in what follows from other settings or from the machine.
@@ -421,6 +444,14 @@ impl Settings {
             "imageGCPeriod must be at least 1s".into()
         } else if self.rescan < Duration::from_millis(100) {
             "rescan (fileCheckFrequency) must be at least 100ms".into()
+        } else if self.url.period < Duration::from_millis(100) {
+            "httpCheckFrequency must be at least 100ms".into()
+        } else if self.url.cert_file.is_some() != self.url.key_file.is_some() {
+            "manifestURL.certFile and manifestURL.keyFile go together".into()
+        } else if let Some(above) = self.url.above.as_ref().filter(|above| !self.layers.contains(above)) {
+            format!("manifestURL.above is {}, which is none of the layers", above.display())
+        } else if let Some(Err(why)) = self.url.public_key.as_deref().map(minisign::Key::parse) {
+            format!("manifestURL.publicKey: {why}")
         } else if self.log_max_files < 2 {
             "containerLogMaxFiles must be at least 2".into()
         } else if self.crash_cap < Duration::from_secs(1) || self.crash_cap > Duration::from_secs(300) {

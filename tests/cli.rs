@@ -156,6 +156,7 @@ impl Backend for Fake {
             now,
             status: &|uid: &Uid| pod_status(&world, uid, now),
             cluster: None,
+            url: None,
             unshown: &|_| None,
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });

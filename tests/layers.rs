@@ -35,7 +35,7 @@ impl Node {
         tmpfs(&root);
         fs::create_dir(root.join("layer")).unwrap();
         let settings = Settings { layers: vec![root.join("layer")], rescan: Duration::from_millis(rescan_ms), ..Settings::default() };
-        let manifests = Manifests::new(&settings, "n");
+        let manifests = Manifests::new(&settings.into(), "n");
         Some(Node { root, manifests, reports: Vec::new() })
     }
     fn at(&self, path: &str) -> PathBuf {

@@ -48,6 +48,8 @@ pub enum Kind {
     NotManifest,
     /// A manifest by its name that cannot be read, and why.
     Unreadable(String),
+    /// What cannot be had now, and why, which passes: what it last said stands, and nobody is to blame.
+    Away(String),
 }
 
 /// One layer as it was found.
@@ -187,6 +189,7 @@ impl Work {
                     report.warnings.clone_from(&revision.warnings);
                     fresh = revision.pods.iter().map(|p| p.key.clone()).collect();
                 }
+                (Kind::Away(why), None) => report.warnings.push(Finding { message: why.clone(), ..Finding::default() }),
                 (Kind::Unreadable(why), None) => report.errors.push(Finding { message: why.clone(), ..Finding::default() }),
             }
             if report.verdict == Verdict::Accepted {

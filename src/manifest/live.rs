@@ -13,7 +13,8 @@ use super::news;
 use super::parse::{self, Context};
 use super::read::{Pass, Reader};
 use super::recall::Memory;
-use crate::clock::{Moment, Now, Wall};
+use super::url::Url;
+use crate::clock::{self, Moment, Now, Wall};
 use crate::plan::world::Wanted;
 use crate::pod::{FileReport, Uid, WantedPod};
 use crate::settings::Settings;
@@ -25,6 +26,7 @@ pub struct Manifests {
     readers: Vec<Reader>,
     memory: Memory,
     watch: Watch,
+    url: Option<(usize, Rc<Url>)>,
     node_name: Rc<str>,
     rescan: Duration,
     /// When each pod was first seen, for its `config.seen`.
@@ -36,7 +38,7 @@ pub struct Manifests {
 
 impl Manifests {
     /// For the layers of the settings. Nothing is read yet; `changed` answers at once until `read` was called.
-    pub fn new(settings: &Settings, node_name: &str) -> Manifests {
+    pub fn new(settings: &Rc<Settings>, node_name: &str) -> Manifests {
         let (watch, error) = Watch::new();
         if let Some(e) = error {
             log::warn!(
@@ -48,6 +50,7 @@ impl Manifests {
             readers: settings.layers.iter().map(|l| Reader::new(l)).collect(),
             memory: Memory::default(),
             watch,
+            url: settings.url_rank().and_then(|rank| Some((rank, Url::new(settings, clock::now())?))),
             node_name: node_name.into(),
             rescan: settings.rescan,
             seen: BTreeMap::new(),
@@ -55,6 +58,11 @@ impl Manifests {
             due: true,
             next: Moment(0),
         }
+    }
+
+    /// The server of manifests, where there is one: somebody has to let it `follow`.
+    pub fn url(&self) -> Option<Rc<Url>> {
+        self.url.as_ref().map(|(_, url)| url.clone())
     }
 
     /// Reads what changed and decides. Short: names are listed and stamps compared, bytes are read of changed files only.
@@ -66,10 +74,14 @@ impl Manifests {
         for (i, reader) in self.readers.iter_mut().enumerate() {
             let layer: Rc<str> = reader.name();
             let seen = std::cell::RefCell::new(&mut self.seen);
-            let parse = |bytes: &[u8], path: &Path| revision(bytes, path, &layer, &self.node_name, now.wall, &mut seen.borrow_mut());
+            let parse =
+                |bytes: &[u8], path: &Path| revision(bytes, Source::File, path, &layer, &self.node_name, now.wall, &mut seen.borrow_mut());
             let busy = |name: &std::ffi::OsStr| self.watch.busy(i, name, now.mono);
             let aside = |name: &std::ffi::OsStr| self.watch.aside(i, name, now.mono);
             listings.push(reader.read(&Pass { now, parse: &parse, busy: &busy, aside: &aside }));
+        }
+        if let Some((rank, url)) = &self.url {
+            listings.insert((*rank).min(listings.len()), url.listing());
         }
         let decision = layer::decide(&listings, &mut self.memory, now.mono);
         self.due = false;
@@ -84,13 +96,18 @@ impl Manifests {
     /// while nothing happens it wakes once per rescan interval and no more.
     pub async fn changed(&mut self) {
         if !self.due {
-            self.watch.due(self.deadline()).await;
+            let deadline = self.deadline();
+            tokio::select! {
+                () = self.watch.due(deadline) => {}
+                () = moved(self.url.as_ref()) => {}
+            }
             self.due = true;
         }
     }
 
-    /// Makes a reading due: SIGHUP.
+    /// Makes a reading due, of what comes by URL too: SIGHUP.
     pub fn rescan(&mut self) {
+        self.url.iter().for_each(|(_, url)| url.ask_now());
         self.due = true;
     }
 
@@ -108,8 +125,24 @@ impl Manifests {
     }
 }
 
-fn revision(bytes: &[u8], path: &Path, layer: &Rc<str>, node: &str, now: Wall, seen: &mut BTreeMap<Uid, Wall>) -> Revision {
-    let context = Context { node_name: node, source: Source::File, layer: layer.clone(), path };
+async fn moved(url: Option<&(usize, Rc<Url>)>) {
+    match url {
+        Some((_, url)) => url.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What bytes say, each pod marked with when it was first seen.
+pub(super) fn revision(
+    bytes: &[u8],
+    source: Source,
+    path: &Path,
+    layer: &Rc<str>,
+    node: &str,
+    now: Wall,
+    seen: &mut BTreeMap<Uid, Wall>,
+) -> Revision {
+    let context = Context { node_name: node, source, layer: layer.clone(), path };
     let parsed = parse::file(bytes, &context);
     let stamped = |mut pod: WantedPod| {
         let first = *seen.entry(pod.uid.clone()).or_insert(now);

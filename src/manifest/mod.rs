@@ -1,6 +1,7 @@
 //! Manifests: files and URLs to wanted pods. Pure but for the first line's: bytes in, pods and findings out.
 //!
 //! - `live`: the layers kept current, what the loop calls; `read`, `disk`: one layer off the disk; `news`: the log
+//! - `url`: the layer that a server gives
 //! - `layer`, `recall`, `rivals`: layers, masks, last good revisions to one winner per file name and per pod name
 //! - `parse`: the way in, one file to its pods and findings
 //! - `yaml`, `json`, `scalar`, `value`: text to a tree with places, as Kubernetes reads it
@@ -25,6 +26,7 @@ mod references;
 mod rivals;
 pub mod scalar;
 mod typed;
+pub mod url;
 mod validate;
 pub mod value;
 pub mod yaml;

@@ -92,6 +92,11 @@ fn kind<'a>(root: &'a Node, out: &mut Parsed) -> Option<&'a str> {
 
 fn items(root: &Node, list: &str, context: &Context<'_>, out: &mut Parsed) {
     let items = match root.get("items").map(|n| &n.value) {
+        // What a server left out by mistake removes no pod; nothing that writes lists leaves it out.
+        None if context.source == Source::Http => {
+            out.errors.push(root.place.finding("items", "Required value: a list without pods says so with `items: []`"));
+            return;
+        }
         None | Some(Value::Null) => [].as_slice(),
         Some(Value::List(items)) => items,
         Some(other) => {
@@ -224,6 +229,9 @@ mod tests {
         let parsed = read(list);
         assert_eq!(parsed.pods.len(), 1);
         assert_eq!(places(&parsed.errors), [(6, 3, "items[1].metadata.name")]);
+        let silent = "apiVersion: v1\nkind: PodList\n";
+        assert_eq!((read(silent).errors.len(), read_as(silent, Source::Http, "n").errors.len()), (0, 1));
+        assert_eq!(read_as(&format!("{silent}items: null\n"), Source::Http, "n").errors, []);
         let parsed = read("apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Service}, 3]\n");
         assert_eq!(places(&parsed.errors), [(3, 9, "items[0].kind"), (3, 42, "items[1].kind")]);
     }

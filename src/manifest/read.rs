@@ -208,7 +208,7 @@ impl Held {
 fn worse(kind: &Kind) -> bool {
     match kind {
         Kind::Manifest(revision) => !revision.errors.is_empty(),
-        Kind::Mask | Kind::Unreadable(_) => true,
+        Kind::Mask | Kind::Unreadable(_) | Kind::Away(_) => true,
         Kind::NotManifest => false,
     }
 }

@@ -38,7 +38,10 @@ impl Memory {
     pub fn adopt(&mut self, running: &[Rc<WantedPod>]) {
         let mut found: BTreeMap<(Rc<str>, OsString), Vec<Rc<WantedPod>>> = BTreeMap::new();
         for pod in running {
-            if let Some(name) = pod.origin.path.file_name() {
+            let path = &pod.origin.path;
+            // What came by URL is one file, whose name is the URL.
+            let name = if pod.origin.layer.contains("://") { Some(path.as_os_str()) } else { path.file_name() };
+            if let Some(name) = name {
                 found.entry((pod.origin.layer.clone(), name.to_owned())).or_default().push(pod.clone());
             }
         }
@@ -81,7 +84,7 @@ fn entry_of(name: &OsStr, good: &Good) -> Entry {
 fn broken(kind: &Kind) -> bool {
     match kind {
         Kind::Manifest(revision) => !revision.errors.is_empty(),
-        Kind::Unreadable(_) => true,
+        Kind::Unreadable(_) | Kind::Away(_) => true,
         Kind::Mask | Kind::NotManifest => false,
     }
 }
@@ -127,7 +130,7 @@ impl LayerMemory {
             let after = match &e.kind {
                 Kind::Manifest(r) if r.errors.is_empty() => Some(Good { pods: r.pods.clone(), whole: true }),
                 Kind::Manifest(r) => merged(r, before),
-                Kind::Unreadable(_) => before,
+                Kind::Unreadable(_) | Kind::Away(_) => before,
                 Kind::Mask | Kind::NotManifest => None,
             };
             if let Some(good) = after {

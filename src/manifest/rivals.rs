@@ -90,7 +90,7 @@ pub(super) fn against_seal(kind: &Kind, path: &Path, pod: &WantedPod) -> Option<
     let does = match kind {
         Kind::NotManifest => return None,
         Kind::Mask => "mask",
-        Kind::Manifest(_) | Kind::Unreadable(_) => "override",
+        Kind::Manifest(_) | Kind::Unreadable(_) | Kind::Away(_) => "override",
     };
     let (key, sealed) = (&pod.key, at(pod));
     let message = format!("pod `{key}` is sealed by {sealed} in a lower layer, {} may not {does} it: remove this file", path.display());

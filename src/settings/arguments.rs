@@ -121,7 +121,6 @@ enum Meant {
     Key(&'static str),
     Config,
     Set,
-    Nothing,
 }
 
 impl Meant {
@@ -133,7 +132,6 @@ impl Meant {
         match name.as_str() {
             "config" => Some(Meant::Config),
             "set" => Some(Meant::Set),
-            other if kubelet::FLAGS_WITHOUT_EFFECT.contains(&other) => Some(Meant::Nothing),
             _ => KEYS.iter().map(|(key, _)| *key).find(|key| plain(key) == name).or_else(alias).map(Meant::Key),
         }
     }
@@ -143,7 +141,6 @@ impl Arguments {
     fn take(&mut self, meant: &Meant, place: String, value: &str) -> Result<(), SettingsError> {
         match meant {
             Meant::Config => self.config.push(value.into()),
-            Meant::Nothing => self.warnings.push(format!("{place}: has no effect yet")),
             Meant::Key(key) => self.key(key, place, value),
             Meant::Set => {
                 let wrong = |message: String| SettingsError::Wrong { place: place.clone(), message };
@@ -159,10 +156,10 @@ impl Arguments {
         Ok(())
     }
 
-    /// Layers named one by one are one list.
+    /// Layers named one by one are one list, and so are headers.
     fn key(&mut self, key: &'static str, place: String, value: &str) {
         let scalar = Node { place: Place::default(), value: Value::Text(value.into()) };
-        if key == "layers" {
+        if matches!(key, "layers" | "staticPodURLHeader") {
             let parts: Vec<&str> = value.split(',').filter(|p| !p.is_empty()).collect();
             let nodes = parts.iter().map(|p| Node { place: Place::default(), value: Value::Text((*p).into()) });
             match self.sets.iter_mut().find(|s| s.key == key).map(|s| &mut s.node.value) {

@@ -79,7 +79,7 @@ fn document(root: &Node, path: &Path, settings: &mut Settings) -> Result<(), Set
     };
     let entries = entries.iter().filter(|e| !matches!(&*e.key, "apiVersion" | "kind" | "metadata"));
     if found == OURS {
-        entries.into_iter().try_for_each(|e| own(e, path, settings))
+        entries.into_iter().try_for_each(|e| own(&e.key, e, path, settings))
     } else if found == KUBELETS {
         kubelets(entries, root, path, settings)
     } else {
@@ -89,13 +89,19 @@ fn document(root: &Node, path: &Path, settings: &mut Settings) -> Result<(), Set
     }
 }
 
-fn own(entry: &Entry, path: &Path, settings: &mut Settings) -> Result<(), SettingsError> {
-    if keys::find(&entry.key).is_none() {
+/// `key` is the entry's, after those of the maps it is in: `manifestURL.publicKey` may be written either way.
+fn own(key: &str, entry: &Entry, path: &Path, settings: &mut Settings) -> Result<(), SettingsError> {
+    if keys::find(key).is_none() {
+        if let Value::Map(inner) = &entry.node.value
+            && KEYS.iter().any(|(k, _)| k.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+        {
+            return inner.iter().try_for_each(|e| own(&format!("{key}.{}", e.key), e, path, settings));
+        }
         let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
-        settings.warnings.push(format!("{}: {}", at(path, entry.place), unknown(&entry.key, &known)));
+        settings.warnings.push(format!("{}: {}", at(path, entry.place), unknown(key, &known)));
         return Ok(());
     }
-    set(settings, &entry.key, &input(&entry.node, path), &at(path, entry.node.place))
+    set(settings, key, &input(&entry.node, path), &at(path, entry.node.place))
 }
 
 fn kubelets<'a>(entries: impl Iterator<Item = &'a Entry>, root: &Node, path: &Path, settings: &mut Settings) -> Result<(), SettingsError> {

@@ -91,6 +91,24 @@ impl Input<'_> {
         self.items()?.iter().map(pair).collect()
     }
 
+    /// Names with one value or more each: a map of values or lists of them, or `name:value` parts, whatever stands for the colon.
+    pub fn pairs(&self, between: char) -> Result<Vec<(String, String)>, Wrong> {
+        let mut pairs = Vec::new();
+        if let Value::Map(entries) = &self.node.value {
+            for e in entries {
+                let values = Input { node: &e.node, base: self.base };
+                let values = if let Value::List(_) = e.node.value { values.each(|i| i.text())? } else { vec![values.text()?] };
+                pairs.extend(values.into_iter().map(|value| (e.key.to_string(), value)));
+            }
+            return Ok(pairs);
+        }
+        for text in self.words()? {
+            let (name, value) = text.split_once(between).ok_or_else(|| format!("expected name{between}value, found `{text}`"))?;
+            pairs.push((name.trim().to_owned(), value.trim().to_owned()));
+        }
+        Ok(pairs)
+    }
+
     /// The value of a key of a map, if it is there.
     pub fn at(&self, key: &str) -> Option<Input<'_>> {
         self.node.get(key).map(|node| Input { node, base: self.base })

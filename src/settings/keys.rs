@@ -1,6 +1,7 @@
 //! Every key plinth has, in the words of `PlinthConfiguration`, and how it is set. A new setting is a field and a line here.
 
 use super::input::{Input, Wrong};
+use super::url::{self, Address};
 use super::{LogTarget, RuntimeClass, Settings};
 
 /// Sets one key.
@@ -51,6 +52,14 @@ pub const KEYS: &[(&str, Set)] = &[
     ("maxPods", |s, i| at_least_one(i).map(|v| s.max_pods = v)),
     ("allowedUnsafeSysctls", |s, i| i.words().map(|v| s.allowed_unsafe_sysctls = v)),
     ("seccompDefault", |s, i| i.flag().map(|v| s.seccomp_default = v)),
+    ("staticPodURL", |s, i| i.optional()?.map(|t| Address::parse(&t)).transpose().map(|v| s.url.address = v)),
+    ("staticPodURLHeader", |s, i| url::headers(i).map(|v| s.url.headers = v)),
+    ("httpCheckFrequency", |s, i| i.duration().map(|v| s.url.period = v)),
+    ("manifestURL.caFile", |s, i| i.path_or_none().map(|v| s.url.ca_file = v)),
+    ("manifestURL.certFile", |s, i| i.path_or_none().map(|v| s.url.cert_file = v)),
+    ("manifestURL.keyFile", |s, i| i.path_or_none().map(|v| s.url.key_file = v)),
+    ("manifestURL.publicKey", |s, i| i.optional().map(|v| s.url.public_key = v)),
+    ("manifestURL.above", |s, i| i.path_or_none().map(|v| s.url.above = v)),
     ("kubeconfig", |s, i| i.path_or_none().map(|v| s.kubeconfig = v)),
     ("bootstrapKubeconfig", |s, i| i.path_or_none().map(|v| s.bootstrap_kubeconfig = v)),
     ("certDir", |s, i| i.path().map(|v| s.cert_dir = v)),

@@ -23,6 +23,9 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("seccompDefault", "seccompDefault"),
     ("cgroupRoot", "cgroupRoot"),
     ("volumeStatsAggPeriod", "volumeStatsAggPeriod"),
+    ("staticPodURL", "staticPodURL"),
+    ("staticPodURLHeader", "staticPodURLHeader"),
+    ("httpCheckFrequency", "httpCheckFrequency"),
     ("registerNode", "registerNode"),
     ("registerWithTaints", "registerWithTaints"),
     ("rotateCertificates", "rotateCertificates"),
@@ -58,12 +61,11 @@ pub const FLAGS: &[(&str, &str)] = &[
     ("hostnameoverride", "nodeName"),
     ("nodeip", "nodeIPs"),
     ("filecheckfrequency", "rescan"),
+    ("manifesturl", "staticPodURL"),
+    ("manifesturlheader", "staticPodURLHeader"),
     ("containerd", "containerRuntimeEndpoint"),
     ("maxparallelpulls", "maxParallelImagePulls"),
 ];
-
-/// Flags of the kubelet that are taken and do nothing yet; each has a value.
-pub const FLAGS_WITHOUT_EFFECT: &[&str] = &["manifesturl", "manifesturlheader"];
 
 /// The other fields of KubeletConfiguration v1beta1.
 pub const WITHOUT_EFFECT: &[&str] = &[
@@ -100,7 +102,6 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "hairpinMode",
     "healthzBindAddress",
     "healthzPort",
-    "httpCheckFrequency",
     "imagePullCredentialsVerificationPolicy",
     "imageServiceEndpoint",
     "iptablesDropBit",
@@ -138,8 +139,6 @@ pub const WITHOUT_EFFECT: &[&str] = &[
     "showHiddenMetricsForVersion",
     "shutdownGracePeriodByPodPriority",
     "singleProcessOOMKill",
-    "staticPodURL",
-    "staticPodURLHeader",
     "syncFrequency",
     "systemCgroups",
     "systemReserved",

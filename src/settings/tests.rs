@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+use super::url::Address;
 use super::*;
 use std::path::Path;
 
@@ -130,9 +131,23 @@ fn flags_of_the_kubelet_and_ours_are_known_and_others_are_left() {
     assert_eq!((s.layers, &*s.node_name, &*s.containerd), (vec!["/m".into()], "node", Path::new("/x.sock")));
     assert_eq!((s.node_ips.len(), &*s.data_dir, s.seccomp_default), (2, Path::new("/d"), true));
     assert_eq!(rest, ["-o", "wide", "--tail=5", "pod", "--", "--data-dir", "x"]);
-    let s = ok(&[&(OURS.to_owned() + "layers: [/f]")], &["--manifests", "/a", "--manifests=/b,/c", "--manifest-url", "http://m"]);
+    let s = ok(
+        &[&(OURS.to_owned() + "layers: [/f]")],
+        &[
+            "--manifests",
+            "/a",
+            "--manifests=/b,/c",
+            "--manifest-url",
+            "http://m",
+            "--manifest-url-header=a:b,c:d",
+            "--manifest-url-header",
+            "a: e:f",
+        ],
+    );
     assert_eq!(s.layers, ["/a", "/b", "/c"].map(PathBuf::from));
-    assert_eq!(s.warnings, ["--manifest-url: has no effect yet"]);
+    assert_eq!(s.warnings, Vec::<String>::new());
+    assert_eq!(s.url.address.as_ref().map(Address::shown).as_deref(), Some("http://m/"));
+    assert_eq!(words(&s.url.headers), ["a=b", "c=d", "a=e:f"]);
 }
 
 #[test]
@@ -220,4 +235,46 @@ fn a_bootstrap_kubeconfig_and_a_serving_certificate_have_their_places() {
     let s = ok(&[], &["--bootstrap-kubeconfig=/etc/b", "--kubeconfig=/etc/k", "--rotate-certificates=false"]);
     assert_eq!(s.kubeconfig, Some("/etc/k".into()));
     assert!(!s.rotate_certificates);
+}
+
+fn words(headers: &[(hyper::header::HeaderName, hyper::header::HeaderValue)]) -> Vec<String> {
+    headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect()
+}
+
+const PUBLIC: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+
+#[test]
+fn a_url_is_taken_as_the_kubelet_has_it_and_what_is_ours_by_either_spelling() {
+    let kubelet = KUBELET.to_owned()
+        + "staticPodURL: https://u:p@h/m.yaml\nstaticPodURLHeader: {X-A: [one, two], X-B: three}\nhttpCheckFrequency: 5s\n";
+    let nested = OURS.to_owned() + &format!("layers: [/a, /b]\nmanifestURL: {{publicKey: {PUBLIC}, caFile: ca.pem, above: /a}}\n");
+    let s = ok(&[&kubelet, &nested], &[]);
+    assert_eq!(s.warnings, Vec::<String>::new());
+    assert_eq!(words(&s.url.headers), ["x-a=one", "x-a=two", "x-b=three"]);
+    assert_eq!((s.url.period, s.url.ca_file.as_ref().unwrap().file_name().unwrap()), (Duration::from_secs(5), "ca.pem".as_ref()));
+    assert_eq!(s.shown_layers(), ["/a", "https://h/m.yaml", "/b"]);
+    let e = load(&[&nested], &[], &format!("plinth.manifestURL.publicKey={PUBLIC}x")).unwrap_err().to_string();
+    assert!(e.contains("manifestURL.publicKey: "), "the kernel's word wins, and is none: {e}");
+    let s = ok(
+        &[&(OURS.to_owned() + "layers: [/a]\nmanifestURL.caFile: /ca\n")],
+        &["--static-pod-url=http://h/x", "--manifest-url.key-file=/k", "--manifest-url.cert-file=/c"],
+    );
+    assert_eq!(
+        (s.shown_layers(), s.url.ca_file, s.url.key_file),
+        (vec!["http://h/x".into(), "/a".into()], Some("/ca".into()), Some("/k".into()))
+    );
+    for (text, says) in [
+        ("staticPodURL: ftp://h", "it must begin with http:// or https://"),
+        ("staticPodURLHeader: {Host: x}", "header `Host` is not to be set here"),
+        ("staticPodURLHeader: {'a b': x}", "`a b` is no name of a header"),
+        ("manifestURL: {certFile: /c}", "go together"),
+        ("manifestURL: {above: /z}", "none of the layers"),
+        ("manifestURL: {publicKey: abc}", "manifestURL.publicKey: "),
+        ("httpCheckFrequency: 10ms", "at least 100ms"),
+    ] {
+        let e = error(&[&(OURS.to_owned() + text)], &[]);
+        assert!(e.contains(says), "{e} should say {says}");
+    }
+    let s = ok(&[&(OURS.to_owned() + "manifestURL: {pubicKey: x}")], &[]);
+    assert!(s.warnings[0].contains("did you mean `manifestURL.publicKey`?"), "{:?}", s.warnings);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::usage::LogBytes;
 use super::{View, rows};
+use crate::clock::Wall;
 use crate::plan::world::{Link, State};
 use crate::pod::Verdict;
 pub use counters::Counters;
@@ -146,6 +147,19 @@ impl Page {
             self.head("plinth_cluster_requests_total", "counter", "Requests to the API server, by what became of them.");
             for (result, count) in cluster.asked {
                 self.sample("plinth_cluster_requests_total", &[("result", result)], count);
+            }
+        }
+        if let Some(url) = &view.url {
+            let up = u8::from(url.trouble.is_none());
+            self.one("plinth_manifest_url_up", "gauge", "1 while the last answer of the server of manifests was used.", up);
+            self.head("plinth_manifest_url_fetches_total", "counter", "Requests to the server of manifests, by what became of them.");
+            for (result, count) in url.fetches {
+                self.sample("plinth_manifest_url_fetches_total", &[("result", result)], count);
+            }
+            if let Some(Wall(nanos)) = url.answered {
+                let seconds = Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)).as_secs_f64();
+                let help = "When it last gave an answer that was used, since the Unix epoch, seconds.";
+                self.one("plinth_manifest_url_answered_timestamp_seconds", "gauge", help, seconds);
             }
         }
         self.one("plinth_layers_read", "gauge", "1 once every manifest layer was read.", u8::from(view.world.wanted.complete));

@@ -38,7 +38,7 @@ use k8s_openapi::api::core::v1::{Event, PodStatus};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use crate::clock::{Moment, Now};
+use crate::clock::{Moment, Now, Wall};
 use crate::plan::world::World;
 use crate::pod::{FileReport, PodKey, Uid};
 use crate::session::{self, Session};
@@ -68,6 +68,8 @@ pub struct View<'a> {
     pub status: &'a dyn Fn(&Uid) -> PodStatus,
     /// What is known of the API server; `None`: the settings name none.
     pub cluster: Option<Cluster>,
+    /// What is known of the server of manifests; `None`: the settings name none.
+    pub url: Option<ManifestUrl>,
     /// Why a pod is not shown there; `None`: it is, or nobody asked for it.
     pub unshown: &'a dyn Fn(&PodKey) -> Option<Unshown>,
     /// Visits the recorded events with a sequence number greater than the given one, oldest first.
@@ -83,6 +85,23 @@ pub struct Cluster {
     pub shown: (usize, usize),
     /// Requests by what became of them: done, refused, lost.
     pub asked: [(&'static str, u64); 3],
+}
+
+/// The server of manifests, as seen from here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ManifestUrl {
+    /// The layer it is.
+    pub layer: Rc<str>,
+    /// Why its last answer was not used; `None`: it was.
+    pub trouble: Option<String>,
+    /// When it is asked again.
+    pub due: Moment,
+    /// Failures in a row.
+    pub failures: u32,
+    /// When it last gave an answer that was used.
+    pub answered: Option<Wall>,
+    /// Requests by what became of them.
+    pub fetches: [(&'static str, u64); 4],
 }
 
 /// A pod that the API server does not show.

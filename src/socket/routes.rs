@@ -143,7 +143,7 @@ fn manifests(view: &View<'_>) -> ManifestList {
     ManifestList {
         api_version: API_VERSION.into(),
         kind: "ManifestList".into(),
-        layers: view.settings.layers.iter().map(|l| l.display().to_string()).collect(),
+        layers: view.settings.shown_layers(),
         items: view.files.iter().map(|f| rows::manifest(view, f)).collect(),
     }
 }

@@ -58,6 +58,15 @@ fn waits(view: &View<'_>, uid: &Uid, wanted: Option<&WantedPod>, memory: &PodMem
         let on = "its mirror pod at the API server".to_owned();
         waits.push(Wait { on, message: Some(unshown.why), retry_in_seconds: unshown.due.map(seconds_to), ..Wait::default() });
     }
+    if let (Some(pod), Some(url)) = (wanted, &view.url)
+        && pod.origin.layer == url.layer
+        && let Some(why) = &url.trouble
+    {
+        // Nor does this: its last good revision runs.
+        let on = format!("an answer of {}", url.layer);
+        let (retry_in_seconds, failures) = (Some(seconds_to(url.due)), Some(url.failures));
+        waits.push(Wait { on, message: Some(why.clone()), retry_in_seconds, failures, ..Wait::default() });
+    }
     // `plan` names what the pod as a whole waits for; each container has its own reason, in the kubelet's words.
     let Some(pod) = wanted else { return waits };
     let status = (view.status)(uid);

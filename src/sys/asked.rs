@@ -57,6 +57,16 @@ pub async fn sync(path: &Path, within: Duration) -> io::Result<()> {
     .await
 }
 
+/// Writes out what is dirty of one file, or of a directory's names.
+pub async fn fsync(path: &Path, within: Duration) -> io::Result<()> {
+    let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    in_child(within, || {
+        keep_only(&fd);
+        rustix::fs::fsync(&fd)
+    })
+    .await
+}
+
 fn keep_only(fd: &OwnedFd) {
     let own = fd.as_raw_fd().unsigned_abs();
     // SAFETY: called in a child that uses no descriptor but this one any more.

@@ -10,7 +10,7 @@ mod csr;
 mod http;
 mod merge;
 mod store;
-mod tls;
+pub mod tls;
 mod watch;
 mod wire;
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::*;
-use crate::clock;
 use crate::pod::Verdict;
 
 struct Node {
@@ -24,7 +23,7 @@ impl Node {
         fs::create_dir_all(root.join("low")).unwrap();
         fs::create_dir_all(root.join("high")).unwrap();
         let layers = vec![root.join("low"), root.join("high")];
-        let settings = Settings { layers, rescan: Duration::from_millis(rescan_ms), ..Settings::default() };
+        let settings = Rc::new(Settings { layers, rescan: Duration::from_millis(rescan_ms), ..Settings::default() });
         let mut node = Node { manifests: Manifests::new(&settings, "n1"), root, wanted: Wanted::default(), reports: Vec::new() };
         node.read();
         node
@@ -223,7 +222,7 @@ fn layer_that_appears_or_is_replaced_is_seen() {
         let mut n = Node::new(60_000);
         let deep = n.at("not/yet/there");
         let settings = Settings { layers: vec![deep.clone()], rescan: Duration::from_secs(60), ..Settings::default() };
-        n.manifests = Manifests::new(&settings, "n1");
+        n.manifests = Manifests::new(&Rc::new(settings), "n1");
         n.read();
         assert!(n.wanted.complete);
         fs::create_dir(n.at("not")).unwrap();

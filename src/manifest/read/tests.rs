@@ -54,7 +54,7 @@ fn shown(listing: &Listing) -> String {
             Kind::Manifest(r) => r.errors.iter().chain(&r.warnings).map(|f| f.message.clone()).collect(),
             Kind::Mask => "mask".into(),
             Kind::NotManifest => "?".into(),
-            Kind::Unreadable(why) => format!("<{why}>"),
+            Kind::Unreadable(why) | Kind::Away(why) => format!("<{why}>"),
         };
         format!("{}={says}", e.name.to_string_lossy())
     });

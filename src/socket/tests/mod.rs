@@ -109,6 +109,7 @@ impl Backend for Fake {
             now,
             status: &|uid| pod_status(&world, uid, now),
             cluster: None,
+            url: None,
             unshown: &|_| None,
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });
