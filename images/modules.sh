@@ -22,7 +22,7 @@ ordered() {
 unpack() {
   mkdir -p "$(dirname "$2")"
   xz -dc "$kernel/usr/lib/modules/$release/$1.xz" >"$2"
-  [ -n "${SIGNED:-}" ] || strip --strip-debug "$2"
+  [ -n "${SIGNED:-}" ] || strip --strip-debug -R .BTF "$2"
 }
 
 case $when in

@@ -17,7 +17,6 @@ while read -r package files; do
   [ -L "$cache/$package/$copyright" ] || [ ! -e "$cache/$package/$copyright" ] || install -D -m 644 "$cache/$package/$copyright" "$root/$copyright"
 done < <(sed 's/#.*//; s/@initrd//' "$here/packages" | awk '$3 && $3 != "@kernel" { $2 = ""; print }')
 
-for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do ln -s xtables-nft-multi "$root/usr/sbin/$name"; done
 # The kernel asks for modules by this name; the rest of busybox is reached by its own.
 ln -s ../bin/busybox "$root/usr/sbin/modprobe"
 ln -s manifests/.images "$root/usr/lib/plinth/images"

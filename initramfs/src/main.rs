@@ -33,7 +33,7 @@
 //!
 //! # In the root
 //! `/usr/lib/plinth/init` (this), `/etc/plinth-release` (`BUILD_TIME=<seconds>`: no clock is earlier), `/usr/lib/plinth/modules`
-//! (a second list, loaded beside containerd's start, below `/usr/lib/modules`), `/usr/lib/plinth/nat.rules` (for iptables-restore, if it
+//! (a second list, loaded beside containerd's start, below `/usr/lib/modules`), `/usr/lib/plinth/rules.nft` (for nft, if it
 //! is there), `/usr/bin/{containerd,plinth}`, `/etc/containerd/config.toml`, `/bin/busybox` (DHCP client), and the empty directories
 //! `/dev /proc /sys /run /tmp /state /usr/lib/plinth/manifests`.
 //! `/etc/resolv.conf` should be a link to `../run/resolv.conf`.

@@ -1,8 +1,10 @@
-//! The state file system: blank it is made, unclean it is checked, small it grows; beyond repair a tmpfs takes its place.
+//! The state file system: blank it is made, with errors it is checked, small it grows; beyond repair a tmpfs takes its place.
 //!
-//! Nothing that may be somebody's data is ever made anew: only a partition that begins with zeros and has no backup superblock.
+//! Nothing that may be somebody's data is ever made anew: only a partition that begins with zeros and has no backup superblock, and one
+//! whose making was cut short, which a mark behind the file system says.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -17,6 +19,11 @@ use crate::mounts::{INERT, Mount};
 const SUPERBLOCK: (u64, usize) = (1024, 1024);
 /// That much zero at its beginning makes a partition blank.
 const BLANK_BYTES: usize = 1 << 20;
+/// The end of a partition that no file system is made on: what is there while one is being made says that nothing before it counts yet.
+/// Less than what a file system is grown for.
+const MARK_BYTES: u64 = 64 << 10;
+/// And that is what it says.
+const MARK: &[u8; 49] = b"plinth: no file system here yet, it is being made";
 /// Up to that size a new file system is written out at once; above, the kernel does so in the background for a while.
 const EAGER_BYTES: u64 = 4 << 30;
 
@@ -33,7 +40,7 @@ const RESERVED_BYTES: u64 = 16 << 20;
 /// What a superblock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ext4 {
-    /// Unmounted in order, without errors.
+    /// Without errors. One that was mounted when the power went is as good: the kernel replays its journal as e2fsck would, and no more.
     pub clean: bool,
     /// Its size.
     pub blocks: u64,
@@ -49,14 +56,14 @@ pub fn ext4(sb: &[u8]) -> Option<Ext4> {
     }
     let (state, incompat) = (u32_at(sb, 56) >> 16 & 0xffff, u32_at(sb, 96));
     let high = if incompat & 0x80 != 0 { u64::from(u32_at(sb, 336)) } else { 0 };
-    // EXT4_VALID_FS alone, and no journal to replay (needs_recovery).
-    let clean = state & 3 == 1 && incompat & 4 == 0;
+    // EXT4_VALID_FS and not EXT4_ERROR_FS; without a journal it is not valid while mounted.
+    let clean = state & 3 == 1;
     Some(Ext4 { clean, blocks: u64_at(sb, 4) & 0xffff_ffff | high << 32, block_bytes: 1024 << log })
 }
 
-/// Blocks a file system should have to fill its partition; `None`: it does already, or nearly (a megabyte is not worth a write).
-pub fn grown(fs: Ext4, partition_bytes: u64) -> Option<u64> {
-    let blocks = partition_bytes / fs.block_bytes;
+/// Blocks a file system should have to fill so much of its partition; `None`: it does already, or nearly (a megabyte is not worth a write).
+pub fn grown(fs: Ext4, bytes: u64) -> Option<u64> {
+    let blocks = bytes / fs.block_bytes;
     (blocks.saturating_sub(fs.blocks) * fs.block_bytes >= 1 << 20).then_some(blocks)
 }
 
@@ -79,7 +86,7 @@ pub fn mount(block: &Block, target: &str, say: &dyn Fn(&str)) -> Done {
         state.make()?;
     }
     let sb = block.read(SUPERBLOCK.0, SUPERBLOCK.1)?;
-    if let Some((fs, blocks)) = ext4(&sb).and_then(|fs| Some((fs, grown(fs, block.size_bytes().ok()?)?))) {
+    if let Some((fs, blocks)) = ext4(&sb).and_then(|fs| Some((fs, grown(fs, mark_at(block).ok()?)?))) {
         let mib = |blocks| (blocks * fs.block_bytes) >> 20;
         let grow = File::open(target).and_then(|dir| crate::sys::grow_ext4(dir, blocks));
         match grow {
@@ -94,7 +101,13 @@ pub fn mount(block: &Block, target: &str, say: &dyn Fn(&str)) -> Done {
 
 /// A file system that can be mounted, or the reason why there is none.
 fn prepare(block: &Block, say: &dyn Fn(&str)) -> Done {
-    match ext4(&block.read(SUPERBLOCK.0, SUPERBLOCK.1)?) {
+    let (found, at) = (ext4(&block.read(SUPERBLOCK.0, SUPERBLOCK.1)?), mark_at(block)?);
+    // Within a file system it would be somebody's file.
+    if found.is_none_or(|fs| fs.blocks.saturating_mul(fs.block_bytes) <= at) && block.read(at, MARK.len())? == MARK {
+        say(&format!("{}: the making of its file system was cut short", block.path()));
+        return make(block, say);
+    }
+    match found {
         Some(fs) if fs.clean => Ok(()),
         Some(_) if program(&["e2fsck"]).is_none() => {
             say(&format!("{} is not clean and there is no e2fsck: mounted as it is", block.path()));
@@ -143,14 +156,31 @@ fn make(block: &Block, say: &dyn Fn(&str)) -> Done {
     let lazy =
         if block.size_bytes()? > EAGER_BYTES { "lazy_itable_init=1,nodiscard" } else { "lazy_itable_init=0,lazy_journal_init=0,nodiscard" };
     let reserved = (RESERVED_BYTES * 100 / block.size_bytes()?.max(1)).clamp(1, 25).to_string();
+    let at = mark_at(block)?;
     let args = ["-t", "ext4", "-q", "-F", "-m", &reserved, "-L", "plinth-state", "-E", lazy];
-    let out = Command::new(program).args(args).arg(block.path()).output().doing(|| format!("start {program}"))?;
+    // A cut in the middle leaves some of its blocks: a superblock that names tables which are not there, or none and no zeros either.
+    mark(block, at, MARK)?;
+    let kib = format!("{}k", at / 1024);
+    let out = Command::new(program).args(args).args([&block.path(), &kib]).output().doing(|| format!("start {program}"))?;
     if !out.status.success() {
         let why = String::from_utf8_lossy(&out.stderr).trim().replace('\n', "; ");
         return Err(Failure::new(format!("make a file system on {}", block.path()), why));
     }
+    mark(block, at, &[0; MARK.len()])?;
     say(&format!("{}: blank, made a file system", block.path()));
     Ok(())
+}
+
+/// Behind every file system made here.
+fn mark_at(block: &Block) -> Done<u64> {
+    block.size_bytes().map(|all| all.saturating_sub(MARK_BYTES) / MARK_BYTES * MARK_BYTES)
+}
+
+/// Whatever was written before is on the disk before this, and this when it returns.
+fn mark(block: &Block, at: u64, mark: &[u8]) -> Done {
+    let device = File::options().write(true).open(block.path());
+    let write = |device: File| device.sync_all().and_then(|()| device.write_all_at(mark, at)).and_then(|()| device.sync_all());
+    device.and_then(write).doing(|| format!("write the mark at {at} of {}", block.path()))
 }
 
 fn program(names: &[&str]) -> Option<&'static str> {
@@ -176,12 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_clean_file_system_skips_the_check() {
+    fn a_file_system_with_errors_is_checked() {
         let clean = |state, incompat| ext4(&superblock(9, state, incompat)).unwrap().clean;
         assert!(clean(1, 0x80));
-        assert!(!clean(0, 0), "mounted when the power went");
+        assert!(clean(1, 4), "a journal to replay is the kernel's to replay");
+        assert!(!clean(0, 0), "mounted when the power went, without a journal");
         assert!(!clean(3, 0), "errors were seen");
-        assert!(!clean(1, 4), "a journal to replay");
+        assert!(!clean(3, 4), "errors were seen, and it was mounted when the power went");
         assert_eq!(ext4(&[0; 1024]), None);
     }
 

@@ -113,13 +113,20 @@ def a_bad_manifest_in_the_overlay_costs_only_itself(power):
 
 def a_sealed_pod_holds_against_the_overlay(power):
     before = containers(power)
-    power.put("30-other.yaml", overlay.pod("witness").replace("name: witness\n", "name: witness\n  namespace: kube-system\n"))
-    shown = power.until("the refusal is shown", 60, lambda: (s := power.ask("plinth status")[1]).count("sealed") and s)
-    assert "30-other.yaml" in shown, shown
-    power.said(f"rm {OVERLAY}/30-other.yaml")
+    other = overlay.pod("witness").replace("name: witness\n", "name: witness\n  namespace: kube-system\n")
+    refused = lambda file, does: power.until(f"it is shown that {file} is refused", 60, lambda: any(
+        file in line and "sealed" in line and does in line for line in power.ask("plinth status -o wide")[1].splitlines()))
+    power.put("30-other.yaml", other)
+    refused("30-other.yaml", "is refused")
+    power.put("witness.yaml", other)
+    refused("witness.yaml", "may not override it")
+    power.said(f"ln -sf /dev/null {OVERLAY}/witness.yaml")
+    refused("witness.yaml", "may not mask it")
+    power.said(f"rm {OVERLAY}/30-other.yaml {OVERLAY}/witness.yaml")
+    power.until("nothing is refused any more", 60, lambda: "sealed" not in power.ask("plinth status -o wide")[1])
     power.ready()
     assert containers(power) == before, containers(power)
-    ok("a sealed pod is not replaced from the overlay, and trying is shown")
+    ok("a sealed pod is not replaced, overridden or masked from the overlay, and trying is shown")
 
 
 def twenty_pods(m):

@@ -17,6 +17,7 @@ def timeline(power, ready):
         "PID 1 begins its services": r"\[ *([0-9.]+)\] init: up",
         "containerd is ready": r"\[ *([0-9.]+)\] init: containerd: ready",
         "plinth is ready": r"\[ *([0-9.]+)\] init: plinth: ready",
+        "the first pod is Ready": r"\[ *([0-9.]+)\] plinth: [1-9]\d* of \d+ pods ready",
         "first instruction of a container": r"\bbegan ([0-9.]+)",
     }
     log = power.console()

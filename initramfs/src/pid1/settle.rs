@@ -33,13 +33,13 @@ fn address(words: &Words) -> Done {
 
 /// The machine's own packet rules, if it has some.
 fn rules() -> Done {
-    const FILE: &str = "/usr/lib/plinth/nat.rules";
+    const FILE: &str = "/usr/lib/plinth/rules.nft";
     if !Path::new(FILE).exists() {
         return Ok(());
     }
-    let program = "/usr/sbin/iptables-restore";
+    let program = "/usr/sbin/nft";
     let words = || format!("load {FILE}");
-    let done = Command::new(program).args(["--noflush", FILE]).output().doing(words)?;
+    let done = Command::new(program).args(["-f", FILE]).output().doing(words)?;
     let said = String::from_utf8_lossy(&done.stderr).trim().replace('\n', "; ");
     if done.status.success() { Ok(()) } else { Err(Failure::new(words(), format!("{program}: {said}"))) }
 }
