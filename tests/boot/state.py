@@ -31,6 +31,21 @@ def a_broken_state_partition_degrades_and_says_so(m):
         ok("a broken state partition degrades to a machine that says so, and runs exactly the image's pods")
 
 
+def a_file_system_whose_making_was_cut_short_is_made_anew(m):
+    # Some of its blocks are there and others are not; behind it, what says so.
+    _, size = m.partition("plinth-state")
+    m.overwrite("plinth-state", b"\xa5" * 4096, times=1 << 8)
+    m.overwrite("plinth-state", b"plinth: no file system here yet, it is being made", at=size - (64 << 10))
+    with m.on() as power:
+        power.says(r"/dev/vda5: blank, made a file system")
+        power.up()
+        assert power.ask("test -e /run/init/degraded")[0] != 0, power.said("cat /run/init/degraded")
+        power.later("/usr/lib/plinth/init reboot")
+        power.up()
+        assert power.console().count("made a file system") == 1, power.console()
+        ok("a file system whose making was cut short is made anew, once")
+
+
 def a_damaged_state_partition_is_mended(m):
     with m.on() as power:
         power.up()
@@ -70,6 +85,21 @@ def a_pod_that_fills_the_disk_costs_nobody_else(m):
         power.ready()
         ok("when a pod fills the disk the others go on, and plinth comes back")
 
+        # The overlay is on that disk; the layer of this boot is not.
+        power.put("70-late.yaml", overlay.pod("late"), there="/run/plinth/manifests")
+        power.until("it is said why a new pod cannot start", 120, lambda: "is full: free space there" in power.ask("plinth why late")[1])
+        assert power.pods()["late"]["restarts"] == 0, power.pods()["late"]
+        power.said("rm /etc/plinth/manifests/60-filler.yaml")
+        power.until("a new pod starts once there is room", 240, lambda: power.pods().get("late", {}).get("ready"))
+        ok("a new pod on a full disk says so in `why`, and starts when there is room")
+
+        # With the blocks that are reserved for the daemons too.
+        power.said("dd if=/dev/zero of=/state/boulder bs=1M 2>/dev/null; dd if=/dev/zero of=/state/crumbs bs=1k 2>/dev/null; sync; true", 300)
+        power.later("/usr/lib/plinth/init poweroff")
+        power.says(r"init: off")
+        power.off(60)
+        ok("a machine with no block left on its disk can be switched off")
+
 
 def a_root_that_does_not_match_its_hash_is_refused(m):
     line = re.sub(r"plinth\.roothash=\S+", "plinth.roothash=" + "0" * 64, m.cmdline())
@@ -87,5 +117,6 @@ def a_root_that_does_not_match_its_hash_is_refused(m):
 
 
 TESTS = [a_pod_that_fills_the_disk_costs_nobody_else, a_wiped_state_boots_to_exactly_the_images_pods, a_damaged_state_partition_is_mended,
+         a_file_system_whose_making_was_cut_short_is_made_anew,
          a_broken_state_partition_degrades_and_says_so, a_missing_state_partition_degrades_and_says_so,
          a_root_that_does_not_match_its_hash_is_refused]

@@ -31,6 +31,8 @@ use crate::sys::fifo;
 
 /// A create starts a shim and an OCI runtime; on a loaded machine that takes its time. Giving up does not stop it.
 const CREATE: Duration = Duration::from_secs(120);
+/// A container's root takes a few directories and mount points: with less than that on its file system it may not get them.
+const ROOM_BYTES: u64 = 64 << 10;
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 impl Runtime {
@@ -132,6 +134,14 @@ impl Runtime {
                     containerd_client::types::v1::Process { pid: created.pid, status: Status::Created.into(), ..Default::default() };
                 Ok(self.seen(&record, labels, Some(&created)))
             }
+            Err(e) if refused_by_runtime(&e) && is_full(&mounts) => {
+                self.end_leftover(&id).await;
+                let full = upper(&mounts).unwrap_or_default();
+                Err(failed(Error::Again(format!(
+                    "create container `{id}`: the file system of {full} is full: free space there; the runtime said: {}",
+                    chain(&e)
+                ))))
+            }
             Err(e) if refused_by_runtime(&e) => self.never_ran(client, &record, labels, &e).await.map_err(failed),
             Err(e) => {
                 if left_over(&e) {
@@ -220,4 +230,16 @@ impl Runtime {
         let (made, _) = try_join(make, keep).await?;
         Ok(made.container.or(record.container).unwrap_or_default())
     }
+}
+
+/// Where what a container writes into its root goes.
+fn upper(mounts: &[Mount]) -> Option<&str> {
+    mounts.iter().flat_map(|m| &m.options).find_map(|o| o.strip_prefix("upperdir="))
+}
+
+/// Nothing more can be made in a container's root: no fault of the container's, and crun says "No such file or directory" of a mount point it
+/// cannot make. overlayfs lets nobody have a file system's reserved blocks (it gives up CAP_SYS_RESOURCE), whoever it writes for.
+fn is_full(mounts: &[Mount]) -> bool {
+    let room = upper(mounts).and_then(|dir| rustix::fs::statvfs(dir).ok());
+    room.is_some_and(|room| room.f_bavail * room.f_frsize < ROOM_BYTES || (room.f_files > 0 && room.f_favail == 0))
 }
