@@ -214,12 +214,12 @@ fn one_end_restarts_all_containers_in_the_same_sandbox() {
     let text = pod(
         "r",
         &format!("os: {{name: linux}}\n  restartPolicy: Never\n  volumes: [{{name: v, emptyDir: {{}}}}]\n  initContainers:\n  {init}"),
-        "echo first >>/v/order; [ $(wc -l </v/order) = 2 ] && { sleep 0.5; exit 42; }\ntrap 'echo USR1 >>/v/order; exit 0' USR1; while :; do sleep 0.1; done",
+        "echo first >>/v/order; [ $(wc -l </v/order) = 2 ] && { until [ -e /v/d ]; do sleep 0.1; done; sleep 0.5; exit 42; }\ntrap 'echo USR1 >>/v/order; exit 0' USR1; while :; do sleep 0.1; done",
     )
     .replace(
         "    command: [sh, -c]",
         &format!("    {volume}\n    restartPolicy: Never\n    restartPolicyRules: [{{action: RestartAllContainers, exitCodes: {{operator: In, values: [42]}}}}]\n    lifecycle: {{stopSignal: SIGUSR1}}\n    command: [sh, -c]"),
-    ) + &format!("  - {{name: d, image: '{IMAGE}', command: [sleep, '1000']}}\n");
+    ) + &format!("  - {{name: d, image: '{IMAGE}', command: [sh, -c, 'touch /v/d; exec sleep 1000'], {volume}}}\n");
     n.put("r.yaml", &text);
     n.until("both ran", 30, |n| n.pod("r").is_some_and(|p| container(&p, "d")["containerID"].is_string()));
     let ip = n.pod("r").unwrap()["status"]["podIP"].clone();
