@@ -3,6 +3,8 @@
 //! Decides nothing and does nothing itself. Everything it awaits is a future it owns; nothing in it blocks.
 
 mod joined;
+mod service;
+mod shown;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,10 +15,10 @@ use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, join};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Notify, watch};
 
+use self::service::Service;
 use crate::clock::{self, Moment, Now};
 use crate::cluster::Cluster;
 use crate::manifest::live::Manifests;
@@ -26,18 +28,12 @@ use crate::plan::admit::Refusal;
 use crate::plan::record::{self, EventNote, EventRing};
 use crate::plan::step::earlier;
 use crate::plan::world::{Limits, Link, SeenPod, World};
-use crate::plan::{apply, plan, probe, status};
+use crate::plan::{apply, plan, probe};
 use crate::pod::{FileReport, ImageRef, PodKey, Uid, WantedPod};
-use crate::runtime::logs::line::Which;
-use crate::runtime::logs::{LogTarget, read};
 use crate::runtime::{Job, Runtime, net, node};
-use crate::session::{self, Session};
 use crate::settings::Settings;
-use crate::socket::logs::Output;
-use crate::socket::{self, Counters, LogError, LogRequest, LogStream, View};
-use crate::sys::cgroup::Usage;
+use crate::socket::{self, Counters};
 use crate::sys::memory;
-use crate::sys::notify::ServiceManager;
 use crate::sys::signal::Signals;
 
 /// Actions in flight are given this long to end before the process does: ending in the middle is harmless, but dull is better.
@@ -459,98 +455,6 @@ impl State {
     }
 }
 
-impl socket::Backend for State {
-    fn with(&self, f: &mut dyn FnMut(&View<'_>)) {
-        let (world, now) = (self.world.borrow(), clock::now());
-        let cluster = self.cluster.borrow().upgrade();
-        f(&View {
-            world: &world,
-            files: &self.files.borrow(),
-            settings: &self.settings,
-            degraded: &self.degraded,
-            counters: &self.counters.borrow(),
-            now,
-            status: &|uid| status::pod_status(&world, uid, now),
-            cluster: cluster.as_deref().map(joined::joined),
-            url: self.url.as_deref().map(fetched),
-            unshown: &|key| cluster.as_ref().and_then(|c| c.lacks(key)).map(|(why, due)| socket::Unshown { why, due }),
-            events: &|after, visit| self.ring.borrow().visit(after, visit),
-        });
-    }
-
-    fn logs(&self, request: LogRequest) -> Result<LogStream, LogError> {
-        let target =
-            LogTarget { key: request.key, uid: request.uid, container: request.container, attempt: request.attempt, id: request.id };
-        let o = request.options;
-        let which = match o.output {
-            Output::All => None,
-            Output::Stdout => Some(Which::Stdout),
-            Output::Stderr => Some(Which::Stderr),
-        };
-        let options = read::Options {
-            follow: o.follow,
-            tail_lines: o.tail_lines,
-            since: o.since,
-            timestamps: o.timestamps,
-            limit_bytes: o.limit_bytes,
-            which,
-        };
-        Ok(Box::pin(self.runtime.logs().read(&target, options)))
-    }
-
-    fn usage(&self, pod: Option<&Uid>, containers: &[Rc<str>]) -> Vec<Usage> {
-        match pod.map(|uid| self.whose(uid).0) {
-            None => self.runtime.usage(None, &[]),
-            Some(Some(pod)) => self.runtime.usage(Some(&pod), containers),
-            Some(None) => Vec::new(),
-        }
-    }
-
-    fn log_bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64 {
-        self.runtime.logs().bytes(key, uid, container)
-    }
-
-    fn forward(&self, uid: &Uid, port: u16) -> LocalBoxFuture<'static, std::io::Result<TcpStream>> {
-        match self.whose(uid).0 {
-            Some(pod) => self.runtime.forward(&pod, port),
-            None => Box::pin(async { Err(std::io::Error::other("the pod is gone")) }),
-        }
-    }
-
-    fn session(&self, request: session::Request) -> Session {
-        self.runtime.open(request)
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    fn shutdown(&self, grace: Option<Duration>) {
-        // A shorter grace shortens the critical pods' part of it alike.
-        let whole = self.settings.shutdown_grace;
-        let grace = grace.unwrap_or(whole);
-        let part = self.settings.shutdown_critical.as_secs_f64() / whole.as_secs_f64().max(0.001);
-        let critical = grace.mul_f64(part.clamp(0.0, 1.0));
-        log::info!("asked to stop every pod within {} s", grace.as_secs());
-        self.asked.set(Some(Event::Shutdown { grace, critical }));
-        self.asking.notify_one();
-    }
-}
-
-/// What the status socket shows of the server of manifests.
-fn fetched(url: &Url) -> socket::ManifestUrl {
-    let sight = url.sight();
-    let t = sight.tally;
-    socket::ManifestUrl {
-        layer: url.name(),
-        trouble: sight.trouble,
-        due: sight.due,
-        failures: sight.failures,
-        answered: sight.answered,
-        fetches: [("changed", t.changed), ("unchanged", t.unchanged), ("refused", t.refused), ("failed", t.failed)],
-    }
-}
-
 /// An action that ended.
 struct Ended {
     action: Action,
@@ -570,61 +474,4 @@ async fn until(wake: Option<Moment>) {
 
 fn ms(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// One line for `systemctl status`.
-fn headline(world: &World) -> String {
-    if let Link::Down { why, .. } = &world.seen.link {
-        return format!("waiting for containerd: {why}");
-    }
-    let is_ready = |uid| world.memory.pods.get(uid).and_then(|m| m.conditions.get("Ready")).is_some_and(|(holds, _)| *holds);
-    let ready = world.wanted.pods.values().filter(|p| is_ready(&p.uid)).count();
-    format!("{ready} of {} pods ready", world.wanted.pods.len())
-}
-
-/// What the service manager is told. Without one, nothing.
-struct Service {
-    manager: Rc<ServiceManager>,
-    watchdog: Option<tokio::time::Interval>,
-    said: String,
-}
-
-impl Service {
-    fn new(manager: Rc<ServiceManager>) -> Service {
-        // Half the time allowed, as sd_watchdog_enabled(3) advises. Beats that were missed are not made up for.
-        let watchdog = sd_notify::watchdog_enabled().map(|allowed| {
-            let mut interval = tokio::time::interval(allowed / 2);
-            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            interval
-        });
-        Service { manager, watchdog, said: String::new() }
-    }
-
-    fn ready(&self) {
-        self.manager.tell("READY=1\n");
-    }
-
-    fn stopping(&self) {
-        self.manager.tell("STOPPING=1\n");
-    }
-
-    /// One line of state, told when it changes.
-    fn status(&mut self, world: &World) {
-        let text = headline(world);
-        if text != self.said {
-            self.manager.tell(format!("STATUS={}\n", text.replace('\n', " ")));
-            self.said = text;
-        }
-    }
-
-    /// The loop turns: one beat when it is due. Without a watchdog, never.
-    async fn beat(&mut self) {
-        match &mut self.watchdog {
-            Some(interval) => {
-                interval.tick().await;
-                self.manager.tell("WATCHDOG=1\n");
-            }
-            None => std::future::pending().await,
-        }
-    }
 }
