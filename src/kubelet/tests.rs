@@ -260,9 +260,14 @@ fn a_session_is_carried_over_tls() {
             drop(served.output);
             served.end.send(End::Exited(3)).unwrap();
             let mut heard = Vec::new();
-            while let Some(Ok(Message::Binary(bytes))) = client.next().await {
-                heard.push(told(bytes).unwrap());
-            }
+            let close = loop {
+                match client.next().await.unwrap().unwrap() {
+                    Message::Binary(bytes) => heard.push(told(bytes).unwrap()),
+                    Message::Close(close) => break close,
+                    _ => {}
+                }
+            };
+            assert_eq!(u16::from(close.unwrap().code), 1000, "kubectl takes any other end for a failure");
             assert_eq!(heard, [Told::Output(Output::Stdout("hello".into())), Told::End(End::Exited(3))]);
         }
     });

@@ -18,8 +18,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use super::logs::Refusal;
 use super::query::Query;
@@ -212,7 +214,9 @@ pub async fn carry(stream: impl AsyncRead + AsyncWrite + Unpin, before: &[u8], s
             }
         }
         let end = end.await.unwrap_or_else(|_| End::Failed("plinth is ending".into()));
-        to.send(on(STATUS, status(&end).to_string().as_bytes())).await.is_ok() && to.close().await.is_ok()
+        // A close without a code is an error to kubectl.
+        let close = Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }));
+        to.send(on(STATUS, status(&end).to_string().as_bytes())).await.is_ok() && to.send(close).await.is_ok()
     };
     let mut up = std::pin::pin!(up);
     let told = tokio::select! {

@@ -159,8 +159,9 @@ impl Deflater {
             out.extend([0x78, 0xbb]);
             out.extend(DICTIONARY_ID);
         }
-        // A stored block (RFC 1951, 3.2.4): whole bytes, so that the next begins on one.
-        for part in plain.chunks(usize::from(u16::MAX)) {
+        // Stored blocks (RFC 1951, 3.2.4): whole bytes, so that the next begins on one. An empty one ends it, as zlib's Z_SYNC_FLUSH does:
+        // at that sign Go's reader hands out what it has, without it it waits for more than there is.
+        for part in plain.chunks(usize::from(u16::MAX)).chain([[].as_slice()]) {
             let length = u16::try_from(part.len()).unwrap_or(u16::MAX);
             out.push(0);
             out.extend(length.to_le_bytes());
@@ -189,6 +190,14 @@ mod tests {
     fn the_dictionary_is_the_one_that_its_id_names() {
         assert_eq!(dictionary().len(), 1423);
         assert_eq!(adler(dictionary()).to_be_bytes(), DICTIONARY_ID);
+    }
+
+    #[test]
+    fn each_block_ends_with_the_sign_of_a_flush() {
+        let mut write = Deflater::default();
+        for headers in [vec![], vec![("a", "b")]] {
+            assert!(write.block(&headers).ends_with(&[0, 0, 0, 0xff, 0xff]));
+        }
     }
 
     #[test]

@@ -90,6 +90,7 @@ pub fn authorize(r: &Request) -> Result<(), Refusal> {
         ("pods", "", "list" | "watch") => own("spec.nodeName"),
         ("leases", "", "get" | "create" | "update" | "patch" | "delete") => r.namespace == "kube-node-lease",
         ("events", "", "create" | "patch" | "update") => true,
+        ("tokenreviews" | "subjectaccessreviews", "", "create") => true,
         ("secrets" | "configmaps", "", "get") => {
             return Err(cannot(&format!(": no relationship found between node '{node}' and this object")));
         }

@@ -14,12 +14,14 @@ use hyper::{Method, Request as HttpRequest, Response};
 use serde_json::{Value, json};
 
 use super::admit::{self, Refusal, Request};
+use super::node;
 use super::watch::{Watch, selects};
 use super::{Asked, Fault, Shared, State, csr, merge};
 
-type Body = BoxBody<Bytes, Infallible>;
+pub type Body = BoxBody<Bytes, Infallible>;
 
-pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, http: HttpRequest<Incoming>) -> Result<Response<Body>, Infallible> {
+pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, mut http: HttpRequest<Incoming>) -> Result<Response<Body>, Infallible> {
+    let upgrade = hyper::upgrade::on(&mut http);
     let (head, body) = http.into_parts();
     let method = head.method.clone();
     let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
@@ -60,8 +62,18 @@ pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, http: HttpReque
         note(401);
         return Ok(reply(401, &failure(401, "Unauthorized", "Unauthorized", &Value::Null)));
     };
-    let response = match plain(&path) {
-        Some(page) if !user.starts_with("system:node:") => reply(200, &page),
+    let is_node = user.starts_with("system:node:");
+    if let (Some(wanted), false) = (node::wanted(path.split('?').next().unwrap_or_default()), is_node) {
+        let response = node::pass(&shared, head, upgrade, wanted).await;
+        note(response.status().as_u16());
+        return Ok(response);
+    }
+    let page = match node::metrics(&shared, &path).await {
+        None => plain(&path),
+        page => page,
+    };
+    let response = match page {
+        Some(page) if !is_node => reply(200, &page),
         _ => route(&shared, &user, &method, &path, &body),
     };
     note(response.status().as_u16());
@@ -87,7 +99,10 @@ fn plain(path: &str) -> Option<Value> {
         let version = json!({"groupVersion": format!("{name}/v1"), "version": "v1"});
         json!({"name": name, "versions": [version], "preferredVersion": version})
     };
-    let groups = ["coordination.k8s.io", "certificates.k8s.io"].map(group);
+    let mut metrics = group("metrics.k8s.io");
+    metrics["versions"] = json!([{"groupVersion": "metrics.k8s.io/v1beta1", "version": "v1beta1"}]);
+    metrics["preferredVersion"] = metrics["versions"][0].clone();
+    let groups = [group("coordination.k8s.io"), group("certificates.k8s.io"), metrics];
     Some(match path.split('?').next()? {
         "/version" => json!({"major": "1", "minor": "36", "gitVersion": "v1.36.2", "platform": "linux/amd64"}),
         "/api" => json!({"kind": "APIVersions", "versions": ["v1"]}),
@@ -101,6 +116,9 @@ fn plain(path: &str) -> Option<Value> {
                 resource("events", "Event", true, &["ev"]),
             ]),
         ),
+        "/apis/metrics.k8s.io/v1beta1" => {
+            list("metrics.k8s.io/v1beta1", json!([resource("nodes", "NodeMetrics", false, &[]), resource("pods", "PodMetrics", true, &[])]))
+        }
         "/apis/coordination.k8s.io/v1" => list("coordination.k8s.io/v1", json!([resource("leases", "Lease", true, &[])])),
         "/apis/certificates.k8s.io/v1" => list(
             "certificates.k8s.io/v1",
@@ -163,6 +181,9 @@ fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &V
         let body = BodyExt::boxed(StreamBody::new(Box::pin(watch.stream())));
         return Response::builder().header(CONTENT_TYPE, "application/json").body(body).unwrap();
     }
+    if let Some(reviewed) = review(&shared.state(), &r, body) {
+        return reply(201, &reviewed);
+    }
     let mut state = shared.state();
     let done = act(shared, &mut state, &r, body);
     drop(state);
@@ -171,6 +192,25 @@ fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &V
         Ok((code, object)) => reply(code, &object),
         Err(refusal) => refused(&refusal),
     }
+}
+
+/// Whose a token is, and what somebody may do at nodes.
+fn review(state: &State, r: &Request, body: &Value) -> Option<Value> {
+    let (spec, mut answer) = (&body["spec"], body.clone());
+    answer["status"] = match r.resource.as_str() {
+        "tokenreviews" => match state.tokens.get(spec["token"].as_str()?) {
+            Some(user) => json!({"authenticated": true, "user": {"username": user, "groups": ["system:authenticated"]}}),
+            None => json!({"user": {}, "error": "[invalid bearer token]"}),
+        },
+        "subjectaccessreviews" => {
+            let asked = &spec["resourceAttributes"];
+            let what = [&spec["user"], &asked["verb"], &asked["subresource"]].map(|v| v.as_str().unwrap_or_default().to_owned());
+            let own = spec["groups"].as_array().is_some_and(|groups| groups.iter().any(|g| g == node::CLIENT.1));
+            json!({"allowed": asked["resource"] == "nodes" && (own || state.grants.contains(&what))})
+        }
+        _ => return None,
+    };
+    Some(answer)
 }
 
 fn act(shared: &Shared, state: &mut State, r: &Request, body: &Value) -> Result<(u16, Value), Refusal> {
@@ -315,7 +355,7 @@ fn refused(r: &Refusal) -> Response<Body> {
     reply(r.code, &failure(r.code, r.reason, &r.message, &r.details))
 }
 
-fn failure(code: u16, reason: &str, message: &str, details: &Value) -> Value {
+pub fn failure(code: u16, reason: &str, message: &str, details: &Value) -> Value {
     let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason, "details": details, "code": code});
     if details.is_null() {
         status.as_object_mut().unwrap().remove("details");
@@ -323,7 +363,7 @@ fn failure(code: u16, reason: &str, message: &str, details: &Value) -> Value {
     status
 }
 
-fn reply(code: u16, object: &Value) -> Response<Body> {
+pub fn reply(code: u16, object: &Value) -> Response<Body> {
     text(code, &object.to_string())
 }
 

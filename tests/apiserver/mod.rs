@@ -9,6 +9,7 @@ mod admit;
 mod csr;
 mod http;
 mod merge;
+mod node;
 mod store;
 pub mod tls;
 mod watch;
@@ -71,6 +72,8 @@ struct State {
     /// Certificates and tokens: to whom they belong.
     tokens: BTreeMap<String, String>,
     certificates: BTreeMap<Vec<u8>, String>,
+    /// User, verb and subresource of nodes that are allowed.
+    grants: std::collections::BTreeSet<[String; 3]>,
     /// Certificate requests are approved as they come, for certificates that live so long.
     approves: Option<Duration>,
 }
@@ -121,6 +124,7 @@ impl ApiServer {
             tokens: BTreeMap::from([("admin".into(), "admin".into())]),
             certificates: BTreeMap::new(),
             approves: None,
+            grants: Default::default(),
         };
         let addr = listener.local_addr().unwrap();
         let ca = tls::Authority::new();
@@ -176,6 +180,21 @@ impl ApiServer {
             Some(user) => drop(state.tokens.insert(token.into(), user.into())),
             None => drop(state.tokens.remove(token)),
         }
+    }
+
+    /// Lets a user do something at nodes: a verb on a subresource.
+    pub fn grant(&self, user: &str, verb: &str, subresource: &str) {
+        self.shared.state().grants.insert([user, verb, subresource].map(str::to_owned));
+    }
+
+    /// Whose certificates are good here, PEM.
+    pub fn authority(&self) -> String {
+        self.shared.ca.pem()
+    }
+
+    /// A certificate and key, PEM, for a server at that address.
+    pub fn certificate(&self, ip: &str) -> (String, String) {
+        self.shared.ca.serving(vec![ip.to_owned()])
     }
 
     /// No client certificate is good any more, or all are again.

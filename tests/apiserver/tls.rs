@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair,
 };
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -55,14 +56,34 @@ impl Authority {
 
     /// A client's certificate and key, PEM, and the certificate as it will be shown.
     pub fn client(&self, user: &str) -> (String, String, Vec<u8>) {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, user);
-        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let (cert, key) = self.of(user, "system:nodes");
         let der: &CertificateDer<'_> = cert.der();
         (cert.pem(), key.serialize_pem(), der.to_vec())
+    }
+
+    fn of(&self, user: &str, group: &str) -> (Certificate, KeyPair) {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// Connects as somebody, to servers of this authority.
+    pub fn dialer(&self, user: &str, group: &str) -> Arc<ClientConfig> {
+        let (cert, key) = self.of(user, group);
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider())).with_safe_default_protocol_versions().unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(vec![cert.der().clone()], key).unwrap())
+    }
+
+    /// A server's certificate and key, PEM.
+    pub fn serving(&self, names: Vec<String>) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        (CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 }
 

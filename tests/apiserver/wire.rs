@@ -65,7 +65,7 @@ async fn connection(stream: TcpStream, config: Arc<ServerConfig>, shared: &Arc<S
     let _ = if h2 {
         hyper::server::conn::http2::Builder::new(Local).timer(TokioTimer::new()).serve_connection(io, service).await
     } else {
-        hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
+        hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await
     };
 }
 

@@ -11,36 +11,44 @@ use crate::apiserver::{ApiServer, Fault};
 use crate::node::{FOREVER, Node, can_run, container, script};
 
 /// A node with an API server on its loopback, and the kubeconfigs of both sides.
-fn joined() -> (Node, ApiServer) {
+pub fn joined() -> (Node, ApiServer) {
     let mut n = Node::up();
-    let holder = fs::read_to_string(n.path("holder.pid")).unwrap();
-    let net = File::open(format!("/proc/{}/ns/net", holder.trim())).unwrap();
-    // A socket stays in the namespace it was made in: only this thread goes there.
-    let listener = std::thread::spawn(move || {
-        setns(net, CloneFlags::CLONE_NEWNET).unwrap();
-        TcpListener::bind("127.0.0.1:0").unwrap()
-    });
-    let server = ApiServer::on(listener.join().unwrap());
+    // The server's own thread is where the thread that began it is.
+    let server = inside(&n, || ApiServer::on(TcpListener::bind("127.0.0.1:0").unwrap()));
     fs::write(n.path("work/kubeconfig"), server.kubeconfig("system:node:it")).unwrap();
     fs::write(n.path("work/admin"), server.kubeconfig("admin")).unwrap();
     n.extra.push(format!("kubeconfig={}", n.path("work/kubeconfig")));
     (n, server)
 }
 
-fn kubectl(n: &Node, args: &[&str]) -> String {
-    let (config, cache) = (n.path("work/admin"), n.path("work/kubectl"));
-    let fetched = crate::node::cache().join("kubectl/usr/bin/kubectl");
-    let kubectl = if fetched.exists() { fetched.to_str().unwrap() } else { "kubectl" };
-    let mut cmd = vec![kubectl, "--kubeconfig", &config, "--cache-dir", &cache];
-    cmd.extend(args);
-    n.exec(&cmd)
+/// Does it in the node's network: a thread of its own goes there.
+pub fn inside<T: Send + 'static>(n: &Node, what: impl FnOnce() -> T + Send + 'static) -> T {
+    let holder = fs::read_to_string(n.path("holder.pid")).unwrap();
+    let net = File::open(format!("/proc/{}/ns/net", holder.trim())).unwrap();
+    let there = std::thread::spawn(move || {
+        setns(net, CloneFlags::CLONE_NEWNET).unwrap();
+        what()
+    });
+    there.join().unwrap()
 }
 
-fn shown(server: &ApiServer, name: &str) -> Value {
+/// kubectl and its flags for this node's API server.
+pub fn kubectl_words(n: &Node) -> Vec<String> {
+    let fetched = crate::node::cache().join("kubectl/usr/bin/kubectl");
+    let kubectl = if fetched.exists() { fetched.to_str().unwrap() } else { "kubectl" };
+    [kubectl, "--kubeconfig", &n.path("work/admin"), "--cache-dir", &n.path("work/kubectl")].map(str::to_owned).to_vec()
+}
+
+pub fn kubectl(n: &Node, args: &[&str]) -> String {
+    let words = kubectl_words(n);
+    n.exec(&words.iter().map(String::as_str).chain(args.iter().copied()).collect::<Vec<_>>())
+}
+
+pub fn shown(server: &ApiServer, name: &str) -> Value {
     server.get("pods", "default", &format!("{name}-it"))
 }
 
-fn is_ready(pod: &Value) -> bool {
+pub fn is_ready(pod: &Value) -> bool {
     crate::node::condition(pod, "Ready")
 }
 

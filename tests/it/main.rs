@@ -14,6 +14,7 @@ mod extremes;
 mod faults;
 mod images;
 mod isolation;
+mod kubectl;
 mod pods;
 mod probes;
 mod restarts;

@@ -46,17 +46,17 @@ impl Node {
     }
 }
 
-fn told(out: Output) -> (i32, String, String) {
+pub fn told(out: Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
 }
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap().success());
 }
 
 /// Reads until it has seen the words.
-fn until_said(from: &mut (impl Read + AsFd), words: &str) -> String {
+pub fn until_said(from: &mut (impl Read + AsFd), words: &str) -> String {
     let (mut seen, mut byte) = (Vec::new(), [0]);
     while !String::from_utf8_lossy(&seen).contains(words) {
         let said = poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&SILENCE)).unwrap();
@@ -123,13 +123,13 @@ fn a_command_runs_as_the_container_does_and_its_code_and_streams_come_back() {
 }
 
 /// A terminal of the test's own, and what is typed and read at its other end.
-struct Terminal {
-    master: File,
+pub struct Terminal {
+    pub master: File,
     slave: OwnedFd,
 }
 
 impl Terminal {
-    fn new(columns: u16, rows: u16) -> Terminal {
+    pub fn new(columns: u16, rows: u16) -> Terminal {
         let pair = openpty(&Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }, None).unwrap();
         Terminal { master: File::from(pair.master), slave: pair.slave }
     }
@@ -139,11 +139,11 @@ impl Terminal {
         rustix::termios::tcsetwinsize(&self.master, size).unwrap();
     }
 
-    fn is_raw(&self) -> bool {
+    pub fn is_raw(&self) -> bool {
         !tcgetattr(self.slave.as_fd()).unwrap().local_flags.contains(LocalFlags::ICANON)
     }
 
-    fn is_used_by(&self, mut command: Command) -> Child {
+    pub fn is_used_by(&self, mut command: Command) -> Child {
         let side = || Stdio::from(self.slave.try_clone().unwrap());
         command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap()
     }
