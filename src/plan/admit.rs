@@ -28,6 +28,8 @@ pub struct Node {
     pub max_pods: Option<usize>,
     /// Names a pod's `runtimeClassName` may have.
     pub runtime_classes: BTreeSet<String>,
+    /// Why no pod can have users of its own; `None`: it can.
+    pub no_own_users: Option<String>,
     /// `allowedUnsafeSysctls`: names, or beginnings with a `*`.
     pub unsafe_sysctls: Vec<String>,
 }
@@ -119,7 +121,7 @@ fn judge(node: &Node, pod: &WantedPod, holders: &[Holder<'_>]) -> Option<Refusal
     if let Some(why) = sysctls(node, spec)
         .or_else(|| os(spec))
         .or_else(|| runtime_class(node, spec))
-        .or_else(|| users(spec))
+        .or_else(|| users(node, spec))
         .or_else(|| selection(node, spec))
     {
         return Some(for_good(why));
@@ -172,11 +174,11 @@ fn runtime_class(node: &Node, spec: &PodSpec) -> Option<Why> {
 }
 
 /// Running it as the host's users instead would give it more than it asks for.
-fn users(spec: &PodSpec) -> Option<Why> {
+fn users(node: &Node, spec: &PodSpec) -> Option<Why> {
     spec.host_users.filter(|shared| !shared)?;
-    let message = "hostUsers is false, and pods get no user namespace of their own here: it would take an id-mapped root and id-mapped \
-                   mounts of every volume; leave hostUsers out to run as the host's users";
-    Some(("UserNamespacesNotSupported", message.into()))
+    let missing = node.no_own_users.as_deref()?;
+    let message = format!("hostUsers is false, and {missing}; leave hostUsers out to run as the host's users");
+    Some(("UserNamespacesNotSupported", message))
 }
 
 fn selection(node: &Node, spec: &PodSpec) -> Option<Why> {

@@ -48,6 +48,7 @@ mod specify;
 mod starved;
 mod task;
 mod transfer;
+mod userns;
 mod users;
 pub mod volume;
 

@@ -91,6 +91,7 @@ pub fn as_planned(settings: &Settings) -> Node {
         max_pods: Some(settings.max_pods),
         unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),
         runtime_classes: settings.runtime_classes.keys().cloned().collect(),
+        no_own_users: crate::sys::users::missing(),
     }
 }
 

@@ -47,6 +47,16 @@ impl Paths {
         self.pod(uid).join("pod.json")
     }
 
+    /// Which ids of the host a pod with users of its own has.
+    pub fn userns(&self, uid: &Uid) -> PathBuf {
+        self.pod(uid).join("userns")
+    }
+
+    /// Where such a pod's volumes are mounted as it sees them, while a container of it is made.
+    pub fn mapped(&self, uid: &Uid) -> PathBuf {
+        self.run_pod(uid).join("mapped")
+    }
+
     /// Bind-mounted at /etc/hosts.
     pub fn etc_hosts(&self, uid: &Uid) -> PathBuf {
         self.pod(uid).join("etc-hosts")
@@ -107,7 +117,7 @@ impl Paths {
         self.run_pod(uid).join("sandbox.json")
     }
 
-    /// A pinned namespace: `net`, `ipc`, `uts`, `pid`.
+    /// A pinned namespace: `net`, `ipc`, `uts`, `pid`, `user`.
     pub fn namespace(&self, uid: &Uid, kind: &str) -> PathBuf {
         self.run_pod(uid).join("ns").join(kind)
     }

@@ -13,7 +13,7 @@ use super::error::{Error, Result, chain};
 use super::image::Image;
 use super::oci::{self, Input, OciError, Support, VolumeSource, user};
 use super::users::{self, Users};
-use super::{Runtime, cgroup, image_volume, node, sandbox, volume};
+use super::{Runtime, cgroup, image_volume, node, sandbox, userns, volume};
 use crate::plan::action::{Class, Failure};
 use crate::pod::WantedPod;
 
@@ -128,7 +128,11 @@ impl Runtime {
         };
         let pinned = volume::open_sub_paths(&self.paths, pod, container, &oci::sub_paths(&input)?, &volumes)?;
         input.sub_paths = &pinned;
-        let spec = oci::spec(&input)?;
+        let mut spec = oci::spec(&input)?;
+        if userns::own(pod) {
+            let mapped = userns::map(&self.paths, &pod.uid, &mut spec, &sandbox, termination.as_deref());
+            mapped.map_err(|e| Error::Refused(chain(&e).to_string()))?;
+        }
         let json = serde_json::to_vec(&spec).map_err(|e| Error::Refused(format!("write the specification of container `{name}`: {e}")))?;
         Ok(Specified { json, cgroup })
     }

@@ -13,6 +13,7 @@ pub mod pidfd;
 pub mod session;
 pub mod signal;
 pub mod spawn;
+pub mod users;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -68,11 +68,17 @@ pub fn bind_fd(source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
 }
 
 /// Makes a mount nobody else has read-only (Linux 5.12).
-#[expect(unsafe_code, reason = "mount_setattr has no wrapper")]
 pub(super) fn seal(mount: BorrowedFd<'_>) -> io::Result<()> {
+    set_attributes(mount, nix::libc::MOUNT_ATTR_RDONLY, None)
+}
+
+/// Sets attributes of a mount nobody else has, and of all below it.
+#[expect(unsafe_code, reason = "mount_setattr has no wrapper")]
+pub(super) fn set_attributes(mount: BorrowedFd<'_>, attributes: u64, users: Option<BorrowedFd<'_>>) -> io::Result<()> {
     use nix::libc;
-    let wish = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    let (at, size) = (libc::AT_EMPTY_PATH, size_of::<libc::mount_attr>());
+    let userns_fd = users.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs()));
+    let wish = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd };
+    let (at, size) = (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, size_of::<libc::mount_attr>());
     // SAFETY: the path is a text that ends with a zero, and the kernel reads `size` bytes of `wish`; both live across the call.
     let done = unsafe { libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), at, &raw const wish, size) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

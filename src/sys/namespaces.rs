@@ -12,7 +12,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ pub enum Kind {
     Uts,
     /// Lives as long as its first process, `pause`, which is started with it.
     Pid,
+    /// Whose root owns the others.
+    User,
 }
 
 impl Kind {
@@ -46,7 +48,13 @@ impl Kind {
             Kind::Ipc => "ipc",
             Kind::Uts => "uts",
             Kind::Pid => "pid",
+            Kind::User => "user",
         }
+    }
+
+    /// Its file in /proc/<pid>/ns of who made it: that process never enters the PID namespace it makes, its children do.
+    fn file(self) -> &'static str {
+        if self == Kind::Pid { "pid_for_children" } else { self.name() }
     }
 
     fn flag(self) -> UnshareFlags {
@@ -55,6 +63,8 @@ impl Kind {
             Kind::Ipc => UnshareFlags::NEWIPC,
             Kind::Uts => UnshareFlags::NEWUTS,
             Kind::Pid => UnshareFlags::NEWPID,
+            // Made before, and entered.
+            Kind::User => UnshareFlags::empty(),
         }
     }
 }
@@ -83,12 +93,22 @@ pub struct PinError {
 
 /// A step of the child, prepared before the fork.
 enum Step {
+    Enter(RawFd),
     Unshare(UnshareFlags),
     Hostname(Vec<u8>),
     LoopbackUp,
-    Write { file: CString, value: Vec<u8>, required: bool },
+    Write {
+        file: CString,
+        value: Vec<u8>,
+        required: bool,
+    },
     Pause(pause::Start),
-    Pin { from: CString, to: CString },
+    Pin {
+        from: CString,
+        to: CString,
+    },
+    /// Stays, for others to pin: who entered a user namespace may no longer mount.
+    Hold,
 }
 
 /// The first process of a PID namespace that is to be made.
@@ -109,6 +129,8 @@ pub struct Pins<'a> {
     pub hostname: &'a str,
     /// Written inside.
     pub sysctls: &'a [Sysctl],
+    /// The user namespace they belong to, if it is not the host's.
+    pub users: Option<BorrowedFd<'a>>,
     /// Goes with a PID namespace.
     pub pause: Option<Pause>,
 }
@@ -122,20 +144,31 @@ pub async fn pin(pins: &Pins<'_>) -> Result<(), PinError> {
     let (report, tell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| failed("make a pipe")(e.into()))?;
     let report = Receiver::from_owned_fd(report).map_err(failed("make a pipe"))?;
     let steps = prepare(pins, &tell).map_err(failed("prepare namespaces"))?;
-    let mut child = fork(&steps, &tell).map_err(failed("start a process to make namespaces"))?;
+    let (mut child, pid) = fork(&steps, &tell).map_err(failed("start a process to make namespaces"))?;
     drop(tell);
-    child.wait().await.map_err(failed("wait for the process that makes namespaces"))?;
+    if pins.users.is_none() {
+        child.wait().await.map_err(failed("wait for the process that makes namespaces"))?;
+    }
     let mut awaited = vec![DONE];
     awaited.extend(pins.pause.as_ref().map(|_| PAUSE));
     while !awaited.is_empty() {
-        let answer = tokio::time::timeout(ANSWER, answer(&report)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let (at, errno) = answer.map_err(failed("make namespaces"))?;
+        let (at, errno) = answer_in_time(&report).await.map_err(failed("make namespaces"))?;
         if errno != 0 {
             let doing = steps.get(at as usize).map(describe).unwrap_or_else(|| "shut the pod's first process off from the host".into());
             return Err(PinError { doing, source: io::Error::from_raw_os_error(errno) });
         }
         awaited.retain(|a| *a != at);
     }
+    let Some(users) = pins.users else { return Ok(()) };
+    let bind = |from: &str, to: &Path| rustix::mount::mount_bind(from, to).map_err(|e| failed("pin a namespace")(e.into()));
+    for (kind, path) in pins.places {
+        match kind {
+            Kind::User => bind(&format!("/proc/self/fd/{}", users.as_raw_fd()), path)?,
+            kind => bind(&format!("/proc/{}/ns/{}", pid.as_raw_pid(), kind.file()), path)?,
+        }
+    }
+    child.kill();
+    child.wait().await.map_err(failed("wait for the process that makes namespaces"))?;
     Ok(())
 }
 
@@ -147,6 +180,11 @@ pub(super) const PAUSE: u32 = u32::MAX - 1;
 const SANDBOX_OOM_SCORE_ADJ: &str = "-998";
 /// It has a few mounts to make.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// The next message, which is not waited for without end.
+pub(super) async fn answer_in_time(report: &Receiver) -> io::Result<(u32, i32)> {
+    tokio::time::timeout(ANSWER, answer(report)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
 
 /// The next message: a step, and the error that ended it or 0.
 async fn answer(report: &Receiver) -> io::Result<(u32, i32)> {
@@ -167,7 +205,18 @@ async fn answer(report: &Receiver) -> io::Result<(u32, i32)> {
 
 fn prepare(pins: &Pins<'_>, tell: &OwnedFd) -> io::Result<Vec<Step>> {
     let flags = pins.places.iter().fold(UnshareFlags::empty(), |all, (kind, _)| all | kind.flag());
-    let mut steps = vec![Step::Unshare(flags)];
+    let mut steps = Vec::new();
+    if let Some(wish) = &pins.pause {
+        let optional = |file: &Path, value: &str| -> io::Result<Step> {
+            Ok(Step::Write { file: c_path(file)?, value: value.into(), required: false })
+        };
+        for group in &wish.cgroups {
+            steps.push(optional(&group.join("cgroup.procs"), "0")?);
+        }
+        steps.push(optional(Path::new("/proc/self/oom_score_adj"), SANDBOX_OOM_SCORE_ADJ)?);
+    }
+    steps.extend(pins.users.map(|users| Step::Enter(users.as_raw_fd())));
+    steps.push(Step::Unshare(flags));
     let has = |kind| pins.places.iter().any(|(k, _)| *k == kind);
     if has(Kind::Uts) {
         steps.push(Step::Hostname(pins.hostname.as_bytes().to_vec()));
@@ -180,27 +229,21 @@ fn prepare(pins: &Pins<'_>, tell: &OwnedFd) -> io::Result<Vec<Step>> {
         steps.push(Step::Write { file, value: s.value.clone().into_bytes(), required: s.required });
     }
     if let Some(wish) = &pins.pause {
-        let optional = |file: &Path, value: &str| -> io::Result<Step> {
-            Ok(Step::Write { file: c_path(file)?, value: value.into(), required: false })
-        };
-        for group in &wish.cgroups {
-            steps.push(optional(&group.join("cgroup.procs"), "0")?);
-        }
-        steps.push(optional(Path::new("/proc/self/oom_score_adj"), SANDBOX_OOM_SCORE_ADJ)?);
         steps.push(Step::Pause(pause::Start::prepare(&wish.mark, tell.as_raw_fd())?));
     }
     for (kind, path) in pins.places {
         // A file to mount on; a plain file of an earlier try is as good.
         std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-        // This process has never entered the PID namespace it made: its children do.
-        let of = if *kind == Kind::Pid { "pid_for_children" } else { kind.name() };
-        steps.push(Step::Pin { from: CString::new(format!("/proc/self/ns/{of}"))?, to: c_path(path)? });
+        if pins.users.is_none() {
+            steps.push(Step::Pin { from: CString::new(format!("/proc/self/ns/{}", kind.file()))?, to: c_path(path)? });
+        }
     }
+    steps.extend(pins.users.map(|_| Step::Hold));
     Ok(steps)
 }
 
 /// Forks the child, which tells what came of it.
-fn fork(steps: &[Step], tell: &OwnedFd) -> io::Result<Child> {
+fn fork(steps: &[Step], tell: &OwnedFd) -> io::Result<(Child, Pid)> {
     // SAFETY: the child only makes system calls on memory prepared here, allocates nothing and leaves by _exit.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => {
@@ -211,7 +254,7 @@ fn fork(steps: &[Step], tell: &OwnedFd) -> io::Result<Child> {
         }
         ForkResult::Parent { child } => {
             let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::NotFound)?;
-            Child::adopt(pid, false)
+            Ok((Child::adopt(pid, false)?, pid))
         }
     }
 }
@@ -221,6 +264,7 @@ fn run(steps: &[Step], tell: &OwnedFd) -> Result<(), (u32, rustix::io::Errno)> {
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     for (at, step) in (0..).zip(steps) {
         let done = match step {
+            Step::Enter(users) => enter(*users),
             // SAFETY: the child has one thread and nothing else uses its namespaces.
             Step::Unshare(flags) => unsafe { unshare_unsafe(*flags) },
             Step::Hostname(name) => rustix::system::sethostname(name),
@@ -231,10 +275,23 @@ fn run(steps: &[Step], tell: &OwnedFd) -> Result<(), (u32, rustix::io::Errno)> {
             },
             Step::Pause(start) => pause_beside(start, tell, at),
             Step::Pin { from, to } => rustix::mount::mount_bind(from.as_c_str(), to.as_c_str()),
+            Step::Hold => pause::tell(tell, DONE, 0).map(|()| nix::unistd::pause()),
         };
         done.map_err(|errno| (at, errno))?;
     }
     Ok(())
+}
+
+/// Root in another user namespace, whose root owns what is made from now on. The death signal is lost with the old ids.
+fn enter(users: RawFd) -> rustix::io::Result<()> {
+    use rustix::thread::{Gid, LinkNameSpaceType, Uid};
+    // SAFETY: the descriptor was inherited over the fork and stays open.
+    let users = unsafe { BorrowedFd::borrow_raw(users) };
+    rustix::thread::move_into_link_name_space(users, Some(LinkNameSpaceType::User))?;
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
 
 /// Forks the first process of the new PID namespace. Nobody's child once this one ends, it is no business of ours to reap.
@@ -272,12 +329,14 @@ fn loopback_up() -> rustix::io::Result<()> {
 
 fn describe(step: &Step) -> String {
     match step {
+        Step::Enter(_) => "enter the pod's user namespace".into(),
         Step::Unshare(_) => "make new namespaces (needs CAP_SYS_ADMIN)".into(),
         Step::Hostname(name) => format!("set host name `{}`", String::from_utf8_lossy(name)),
         Step::LoopbackUp => "bring up the loopback interface".into(),
         Step::Write { file, value, .. } => format!("write `{}` to {}", String::from_utf8_lossy(value), file.to_string_lossy()),
         Step::Pause(_) => "start the pod's first process".into(),
         Step::Pin { to, .. } => format!("pin a namespace on {}", to.to_string_lossy()),
+        Step::Hold => "wait to be pinned".into(),
     }
 }
 

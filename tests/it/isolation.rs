@@ -88,3 +88,85 @@ fn a_runtime_class_is_the_runtime_the_settings_say() {
     assert!(state(&n, &id(&n, "x", "c")).contains("state.json"));
     n.shutdown();
 }
+
+const OWN_USERS: &str = "hostUsers: false
+  securityContext: {fsGroup: 3000}
+  volumes:
+  - {name: disk, emptyDir: {}}
+  - {name: memory, emptyDir: {medium: Memory}}
+  - {name: down, downwardAPI: {items: [{path: name, fieldRef: {fieldPath: metadata.name}}]}}
+  - {name: host, hostPath: {path: DIR/work/host}}
+  initContainers:
+  - name: first
+    image: IMAGE
+    command: [sh, -c, 'echo 1 >/disk/root; mkdir /disk/sub; chown 1000:1000 /disk/sub; echo 2 >/host/new']
+    volumeMounts: [{name: disk, mountPath: /disk}, {name: host, mountPath: /host}]";
+
+/// What a container of such a pod sees of itself, a line each.
+const SEEN: &str = "tr -s ' ' </proc/self/uid_map; id; stat -c '%u:%g' /disk/root /disk/sub /disk/sub/own /host/new /memory /down/name /etc/hosts /bin; \
+    readlink /proc/self/ns/user /proc/self/ns/net; echo x >/dev/shm/x; hostname inside 2>/dev/null && hostname; echo 1 >/memory/x; cat /down/name; \
+    echo; ip link set lo up && echo net; echo >/proc/sys/kernel/panic 2>/dev/null || echo host";
+
+#[test]
+fn a_pod_has_users_of_its_own_and_keeps_them() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["runtimeClasses=quick=crun"]);
+    std::fs::create_dir_all(n.dir.join("work/host")).unwrap();
+    let own = OWN_USERS.replace("DIR", n.dir.to_str().unwrap()).replace("IMAGE", IMAGE);
+    let mounts = "    securityContext: {capabilities: {add: [SYS_ADMIN, NET_ADMIN]}}
+    volumeMounts: [{name: disk, mountPath: /disk}, {name: disk, mountPath: /disk/sub, subPath: sub}, {name: memory, mountPath: /memory}, {name: down, mountPath: /down}, {name: host, mountPath: /host}]\n";
+    let text = |name: &str, more: &str| {
+        pod(name, &format!("{own}{more}"), &format!("echo 3 >/disk/sub/own; {FOREVER}"))
+            .replace("    command: [sh, -c]", &format!("{mounts}    command: [sh, -c]"))
+    };
+    n.put("a.yaml", &text("a", ""));
+    n.put("b.yaml", &text("b", "\n  runtimeClassName: quick\n  shareProcessNamespace: true"));
+    n.start();
+    let mut bases = Vec::new();
+    for name in ["a", "b"] {
+        n.until_ready(name);
+        let seen = n.said(&["exec", name, "-c", "c", "--", "sh", "-c", SEEN]);
+        let mut lines = seen.lines();
+        let map: Vec<u64> = lines.next().unwrap().split_whitespace().map(|w| w.parse().unwrap()).collect();
+        assert!(map[0] == 0 && map[1] >= 65536 && map[1].is_multiple_of(65536) && map[2] == 65536, "{seen}");
+        let rest: Vec<&str> = lines.filter(|l| !l.contains(":[")).collect();
+        let want =
+            ["uid=0(root) gid=0(root) groups=0(root),3000", "0:3000", "1000:1000", "0:1000", "0:0", "0:3000", "0:3000", "0:0", "0:0"];
+        assert_eq!(rest[..want.len()], want, "{seen}");
+        assert!(seen.contains("\nnet\nhost") && seen.contains(&format!("{name}-")), "{seen}");
+        // Outside, what it runs is nobody's, and what it wrote has the ids it has inside.
+        let uid = n.pod(name).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+        let owner = n.exec(&["stat", "-c", "%u", &n.path("work/host/new")]);
+        assert_eq!(owner.trim(), "0");
+        let pid =
+            n.ctr(&["task", "ls"]).lines().find(|l| l.contains(&id(&n, name, "c"))).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains(&format!("Uid:\t{}\t", map[1])), "{status}");
+        assert!(
+            n.exec(&["sh", "-c", &format!("ls -A {}", n.path(&format!("run/pods/{uid}/mapped")))]).is_empty(),
+            "what was mapped for its making is gone"
+        );
+        bases.push(map[1]);
+    }
+    assert_ne!(bases[0], bases[1]);
+    // They stay over a restart of the container and of the machine. There runc cannot mount a /proc: this machine's own mount in it, by
+    // which its boot id is new, hides a part from those who are not root outside.
+    let base = |n: &Node, pod: &str| {
+        n.said(&["exec", pod, "-c", "c", "--", "cat", "/proc/1/uid_map"]).split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    n.ctr(&["task", "kill", "-s", "KILL", &id(&n, "a", "c")]);
+    n.until("it is restarted", 20, |n| n.restarts("a") == 1 && n.ready("a"));
+    assert_eq!(base(&n, "a"), bases[0]);
+    n.remove("a.yaml");
+    n.until("it is gone", 30, |n| n.gone("a"));
+    n.reboot();
+    n.start();
+    n.until_ready("b");
+    assert_eq!(base(&n, "b"), bases[1]);
+    n.remove("b.yaml");
+    n.until("it is gone", 30, |n| n.gone("b"));
+    n.assert_clean();
+    n.shutdown();
+}

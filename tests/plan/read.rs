@@ -258,6 +258,7 @@ impl Case {
         }
         self.node.max_pods = line.values.remove("pods").and_then(|n| n.parse().ok());
         self.node.runtime_classes = line.values.remove("runtimes").into_iter().flat_map(|s| s.split(',')).map(str::to_owned).collect();
+        self.node.no_own_users = line.values.remove("users").map(|why| format!("this kernel has {why}"));
         self.node.unsafe_sysctls = line.values.remove("sysctl").into_iter().flat_map(|s| s.split(',')).map(str::to_owned).collect();
         let labels = line.values.remove("label").into_iter().flat_map(|s| s.split(',')).filter_map(|l| l.split_once(':'));
         self.node.labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();

@@ -34,10 +34,6 @@ pub enum OciError {
         "confine container `{container}` with the default apparmor profile: none is loaded; load `cri-containerd.apparmor.d` or ask for Unconfined"
     )]
     NoApparmorDefault { container: String },
-    #[error(
-        "run container `{container}` in a user namespace (hostUsers: false): there are none here; leave hostUsers out to run as the host's users"
-    )]
-    NoUserNamespace { container: String },
     #[error("confine container `{container}` with a seccomp profile: this kernel has no seccomp filters")]
     NoSeccomp { container: String },
     #[error("confine container `{container}` with seccomp profile `{profile}`: {what}")]
@@ -61,7 +57,6 @@ impl OciError {
             | OciError::NoCommand { .. }
             | OciError::NoApparmor { .. }
             | OciError::NoApparmorDefault { .. }
-            | OciError::NoUserNamespace { .. }
             | OciError::NoSeccomp { .. }
             | OciError::SeccompProfile { .. } => "CreateContainerError",
         }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Container, PodSpec, SecurityContext};
 
 use super::OciError;
-use super::types::{Device, User};
+use super::types::{Device, IdMapping, User};
 use crate::pod::WantedPod;
 use crate::quantity::Amount;
 use crate::runtime::image_config::ImageConfig;
@@ -104,6 +104,10 @@ pub struct SandboxFacts {
     pub uts: String,
     /// Pinned PID namespace; used with shareProcessNamespace alone.
     pub pid: String,
+    /// Pinned user namespace; used with hostUsers: false alone.
+    pub user: String,
+    /// Its ids.
+    pub users: Option<IdMapping>,
     /// The pod's /dev/shm; not used with hostIPC.
     pub shm: String,
     /// File at /etc/hosts.
@@ -129,6 +133,8 @@ impl SandboxFacts {
             ipc: pin("ipc"),
             uts: pin("uts"),
             pid: pin("pid"),
+            user: pin("user"),
+            users: None,
             shm: text(paths.shm(uid)),
             etc_hosts: text(paths.etc_hosts(uid)),
             hostname_file: text(paths.hostname(uid)),

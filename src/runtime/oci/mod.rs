@@ -34,7 +34,7 @@ pub use error::OciError;
 pub use input::{Input, NodeFacts, SandboxFacts, Support, VolumeSource};
 pub use mounts::{image_volumes, sub_paths};
 pub use types::Spec;
-use types::{Linux, Namespace, OCI_VERSION, Process, Root};
+use types::{IdMapping, Linux, Namespace, OCI_VERSION, Process, Root};
 
 /// The annotation by which containerd's shim puts a pod's containers under one shim process.
 pub const GROUP_ANNOTATION: &str = "io.containerd.runc.v2.group";
@@ -42,10 +42,6 @@ pub const GROUP_ANNOTATION: &str = "io.containerd.runc.v2.group";
 /// The specification of a container.
 pub fn spec(input: &Input<'_>) -> Result<Spec, OciError> {
     let c = input.container()?;
-    if input.pod_spec()?.host_users == Some(false) {
-        // Running it as the host's users instead would give it more than it asks for.
-        return Err(OciError::NoUserNamespace { container: c.name.clone() });
-    }
     security::check_non_root(input)?;
     let vars = env::own(input)?;
     let args = env::args(input, &vars)?;
@@ -65,7 +61,10 @@ pub fn spec(input: &Input<'_>) -> Result<Spec, OciError> {
         oom_score_adj: qos::oom_score_adj(input.pod, c, input.node.memory_bytes, input.node.oom_score_adj_floor),
         capabilities,
     };
+    let ids: Vec<IdMapping> = input.sandbox.users.into_iter().collect();
     let linux = Linux {
+        uid_mappings: ids.clone(),
+        gid_mappings: ids,
         namespaces: namespaces(input)?,
         devices: if input.privileged() { input.node.devices.clone() } else { Vec::new() },
         cgroups_path: input.cgroups_path.to_owned(),
@@ -115,6 +114,9 @@ fn namespaces(input: &Input<'_>) -> Result<Vec<Namespace>, OciError> {
         Namespace { kind: "mount", path: String::new() },
         Namespace { kind: "network", path: pin(host_network, "net", &sandbox.net) },
     ];
+    if spec.host_users == Some(false) {
+        all.push(Namespace { kind: "user", path: sandbox.user.clone() });
+    }
     // containerd: on v1, and for privileged containers, the host's cgroup tree stays in sight.
     if input.node.cgroup_v2 && !input.privileged() {
         all.push(Namespace { kind: "cgroup", path: String::new() });

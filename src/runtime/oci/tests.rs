@@ -442,9 +442,17 @@ fn an_apparmor_annotation_stands_between_the_containers_field_and_the_pods() {
 }
 
 #[test]
-fn a_user_namespace_is_refused_and_never_left_out() {
-    assert_eq!(bench(json!({}), json!({"hostUsers": false})).reason(), "CreateContainerError");
-    assert!(bench(json!({}), json!({"hostUsers": true})).spec().is_ok());
+fn users_of_its_own_are_a_namespace_and_its_ids() {
+    let mut b = bench(json!({}), json!({"hostUsers": false}));
+    b.sandbox.user = "/pin/ns/user".into();
+    b.sandbox.users = Some(IdMapping { container_id: 0, host_id: 131_072, size: 65536 });
+    let linux = b.json()["linux"].clone();
+    let ids = json!([{"containerID": 0, "hostID": 131_072, "size": 65536}]);
+    assert_eq!((&linux["uidMappings"], &linux["gidMappings"]), (&ids, &ids));
+    let user = |linux: &Value| linux["namespaces"].as_array().unwrap().iter().find(|n| n["type"] == "user").cloned();
+    assert!(user(&linux).unwrap()["path"].as_str().unwrap().ends_with("/ns/user"));
+    let linux = bench(json!({}), json!({"hostUsers": true})).json()["linux"].clone();
+    assert_eq!((user(&linux), &linux["uidMappings"]), (None, &Value::Null));
 }
 
 #[test]

@@ -92,6 +92,10 @@ pub struct Mount {
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "the specification's own words")]
 pub struct Linux {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
     pub namespaces: Vec<Namespace>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<Device>,
@@ -105,6 +109,17 @@ pub struct Linux {
     pub masked_paths: Vec<Text>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub readonly_paths: Vec<Text>,
+}
+
+/// Ids of a user namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the specification's own words")]
+pub struct IdMapping {
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    pub size: u32,
 }
 
 /// A namespace, its own without a path.

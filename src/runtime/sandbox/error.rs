@@ -39,6 +39,9 @@ pub enum SandboxError {
     /// Namespaces could not be made or set up.
     #[error("pin the pod's namespaces")]
     Pin(#[from] PinError),
+    /// No users of its own.
+    #[error("make the pod's user namespace")]
+    Users(#[source] io::Error),
     /// A volume.
     #[error(transparent)]
     Volume(#[from] VolumeError),

@@ -22,6 +22,7 @@ mod tests;
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +30,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::oci::SandboxFacts;
 use super::paths::Paths;
-use super::{cgroup, hosts, net, node, volume};
+use super::{cgroup, hosts, net, node, userns, volume};
 use crate::clock;
 use crate::plan::world::Sandbox;
 use crate::pod::{Uid, WantedPod};
@@ -100,7 +101,8 @@ fn kinds(pod: &WantedPod) -> Vec<Kind> {
     let is = |field: fn(&PodSpec) -> Option<bool>| pod.object.spec.as_ref().and_then(field).unwrap_or(false);
     let own_pids = is(|s| s.share_process_namespace) && !is(|s| s.host_pid);
     let own_ipc = !is(|s| s.host_ipc);
-    let all = [(Kind::Net, !pod.host_network), (Kind::Ipc, own_ipc), (Kind::Uts, !pod.host_network), (Kind::Pid, own_pids)];
+    let (own_users, own_net) = (userns::own(pod), !pod.host_network);
+    let all = [(Kind::User, own_users), (Kind::Net, own_net), (Kind::Ipc, own_ipc), (Kind::Uts, own_net), (Kind::Pid, own_pids)];
     all.into_iter().filter(|(_, own)| *own).map(|(kind, _)| kind).collect()
 }
 
@@ -112,7 +114,12 @@ async fn pin(paths: &Paths, pod: &WantedPod, hostname: &str, sysctls: &[namespac
     }
     let has_pause = pins.iter().any(|(kind, _)| *kind == Kind::Pid);
     let pause = has_pause.then(|| Pause { mark: paths.pause(&pod.uid), cgroups: cgroup::create_pause(paths, pod) });
-    Ok(namespaces::pin(&Pins { places: &pins, hostname, sysctls, pause }).await?)
+    let users = match userns::own(pod) {
+        true => Some(userns::make(paths, &pod.uid).await.map_err(SandboxError::Users)?),
+        false => None,
+    };
+    let users = users.as_ref().map(AsFd::as_fd);
+    Ok(namespaces::pin(&Pins { places: &pins, hostname, sysctls, users, pause }).await?)
 }
 
 /// One tmpfs a pod: sharing the IPC namespace does not share /dev/shm. With the host's IPC it is the host's, as in containerd's CRI.
@@ -136,6 +143,8 @@ pub fn facts(settings: &Settings, paths: &Paths, pod: &WantedPod, ips: &[IpAddr]
         ipc: pin(Kind::Ipc),
         uts: pin(Kind::Uts),
         pid: pin(Kind::Pid),
+        user: pin(Kind::User),
+        users: userns::base(paths, &pod.uid).filter(|_| own.contains(&Kind::User)).map(userns::mapping),
         shm: if own.contains(&Kind::Ipc) { text(paths.shm(&pod.uid)) } else { "/dev/shm".into() },
         etc_hosts: if hosts_file { text(paths.etc_hosts(&pod.uid)) } else { String::new() },
         hostname_file: text(paths.hostname(&pod.uid)),

@@ -69,7 +69,7 @@ fn stands(paths: &Paths, uid: &Uid) -> bool {
     let whole = |kind| match kind {
         Kind::Ipc => mounts::is_mount_point(&paths.shm(uid)),
         Kind::Pid => pause::is_alive(&paths.pause(uid)),
-        Kind::Net | Kind::Uts => true,
+        Kind::Net | Kind::Uts | Kind::User => true,
     };
     kinds(&pod).into_iter().all(|kind| mounts::is_pin(&paths.namespace(uid, kind.name())) && whole(kind))
 }

@@ -27,6 +27,7 @@ use crate::runtime::labels::{self, Labels, SCHEME};
 use crate::runtime::logs::LogTarget;
 use crate::runtime::observe::task;
 use crate::runtime::specify::{Specified, Whose, file, refused};
+use crate::runtime::userns;
 use crate::sys::fifo;
 
 /// A create starts a shim and an OCI runtime; on a loaded machine that takes its time. Giving up does not stop it.
@@ -106,7 +107,8 @@ impl Runtime {
     ) -> std::result::Result<SeenContainer, Failure> {
         let id: Rc<str> = whose.id.into();
         let failed = |e: Error| e.into_failure("CreateContainerError");
-        let mounts = self.snapshot(client, &id, &image.chain).await.map_err(failed)?;
+        let base = userns::base(&self.paths, &whose.pod.uid).filter(|_| userns::own(whose.pod));
+        let mounts = self.snapshot(client, &id, &image.chain, base).await.map_err(failed)?;
         let made = match self.specify(whose, image, &mounts).await.map_err(|e| e.into_failure()) {
             Ok(spec) => self.make_record(client, whose.pod, &id, spec, labels).await.map_err(failed),
             Err(e) => Err(e),
@@ -127,6 +129,9 @@ impl Runtime {
             // said twice is the container's own fault.
             self.end_leftover(&id).await;
             answer = self.make_task(client, whose, &target, &mounts).await;
+        }
+        if userns::own(whose.pod) {
+            userns::unmap(&self.paths, &whose.pod.uid);
         }
         match answer {
             Ok(created) => {
@@ -187,9 +192,24 @@ impl Runtime {
         }
     }
 
-    async fn snapshot(&self, client: &Client, id: &str, chain: &str) -> Result<Vec<Mount>> {
+    /// The mounts of a fresh root file system, for a pod with users of its own as they see it.
+    async fn snapshot(&self, client: &Client, id: &str, chain: &str, base: Option<u32>) -> Result<Vec<Mount>> {
+        let mounts = self.prepared(client, id, chain, base).await?;
+        let mapped = |m: &Mount| m.options.iter().any(|o| o.starts_with("uidmap="));
+        if base.is_some() && !mounts.iter().all(mapped) {
+            self.remove_snapshot(client, id).await?;
+            let snapshotter = &self.settings.snapshotter;
+            return Err(Error::Refused(format!(
+                "make the root of container `{id}` for users of its own (hostUsers: false): snapshotter {snapshotter} maps no ids; it takes overlayfs of containerd 2 on Linux 5.19"
+            )));
+        }
+        Ok(mounts)
+    }
+
+    async fn prepared(&self, client: &Client, id: &str, chain: &str, base: Option<u32>) -> Result<Vec<Mount>> {
         let snapshotter = self.settings.snapshotter.clone();
-        let labels = [("containerd.io/gc.root", "plinth"), SCHEME].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let ours = [("containerd.io/gc.root", "plinth"), SCHEME].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let labels = ours.into_iter().chain(base.into_iter().flat_map(userns::snapshot_labels)).collect();
         let request = PrepareSnapshotRequest { snapshotter, key: id.to_owned(), parent: chain.to_owned(), labels };
         let prepared = client.snapshots().prepare(client.ask(request.clone())).await.tried("prepare snapshot", id);
         if let Some(prepared) = prepared.unless(Code::AlreadyExists)? {
