@@ -7,6 +7,8 @@
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
 mod node;
+#[path = "../web/mod.rs"]
+mod web;
 
 mod cluster;
 mod containerd;
@@ -20,4 +22,5 @@ mod probes;
 mod restarts;
 mod service;
 mod sessions;
+mod url;
 mod volumes;
