@@ -6,8 +6,10 @@ port, in the machine's own root, and says how it ended. Nothing here knows a tes
 import base64, contextlib, json, os, pathlib, re, socket, subprocess, tempfile, time
 
 KERNEL_ALONE_S = 5
-# Long enough for an emulated machine on a build host with other things to do; what is there is seen at once.
+# Long enough for a machine on a build host with other things to do; what is there is seen at once.
 BOOT_S = 300
+# Emulated, and beside other builds, everything may take so many times as long before it counts as hung.
+EMULATED_PATIENCE = 4
 
 # Without cmpxchg16b: QEMU's leaves wrong flags behind now and then, and the kernel's allocator dies of that.
 EMULATED = ["-accel", "tcg", "-cpu", "max,-cx16"]
@@ -45,6 +47,11 @@ class Machine:
     def processors(cls):
         """Of a machine. An emulated one has a single one: with two, kernels died of QEMU's flaws."""
         return 2 if cls.accel == "kvm" else 1
+
+    @classmethod
+    def patience(cls, secs):
+        """How long that is waited for here."""
+        return secs * EMULATED_PATIENCE if cls.accel == "tcg" else secs
 
     def __init__(self, out, work):
         self.out, self.work = pathlib.Path(out), pathlib.Path(work)
@@ -113,6 +120,7 @@ class Power:
         raise Failed(f"{what}\n--- the console ends\n{tail}\n--- qemu: {(self.run / 'qemu.log').read_text()[-500:]}")
 
     def until(self, what, secs, holds):
+        secs = Machine.patience(secs)
         end = time.monotonic() + secs
         while True:
             found = holds()
@@ -137,7 +145,7 @@ class Power:
 
     def off(self, secs):
         """Waits until it went off by itself; how long that took."""
-        start = time.monotonic()
+        start, secs = time.monotonic(), Machine.patience(secs)
         try:
             self.qemu.wait(secs)
         except subprocess.TimeoutExpired:
@@ -167,7 +175,7 @@ class Power:
 
     def ask(self, command, secs=120):
         """Runs a shell command in the machine's root: exit status and output."""
-        asked = base64.b64encode(command.encode()).decode()
+        asked, secs = base64.b64encode(command.encode()).decode(), Machine.patience(secs)
         end = time.monotonic() + secs
         while time.monotonic() < end:
             if self.qemu.poll() is not None:
@@ -225,7 +233,7 @@ class Power:
 
     def ready(self, secs=BOOT_S):
         """Waits until every pod is Ready; seconds of the machine's own clock since its kernel began."""
-        status, text = self.ask(f"plinth status --wait={secs}s; s=$?; cut -d' ' -f1 /proc/uptime; exit $s", secs + 60)
+        status, text = self.ask(f"plinth status --wait={Machine.patience(secs)}s; s=$?; cut -d' ' -f1 /proc/uptime; exit $s", secs + 60)
         if status != 0:
             self.fail(f"not all Ready:\n{text}\n{self.ask('plinth events')[1]}")
         return float(text.split()[-1])

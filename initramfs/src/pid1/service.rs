@@ -32,8 +32,8 @@ pub struct Spec {
 
 /// A service whose predecessor does not become ready starts anyway: it can say better than we what it misses.
 pub const HELD_MS: Ms = 30_000;
-/// A start that takes longer has failed. Generous: an emulated machine with a cold disk is slow.
-pub const START_MS: Ms = 120_000;
+/// A start that takes longer has failed. Generous: an emulated machine with a cold disk, on a host with much else to do, is slow.
+pub const START_MS: Ms = 300_000;
 /// The first restart comes fast: after `kill -9` of the supervisor no pod should notice. Doubles with each failure in a row.
 pub const BACKOFF_FIRST_MS: Ms = 200;
 /// And no slower than that.
