@@ -16,7 +16,7 @@ build: ## the static binary, target/<host>/release/plinth
 demo: build $(cache)/sid $(cache)/busybox.tar ## three pods on a private containerd, looked at and cleaned up; KEEP=1 leaves them running
 	@images/demo.sh $(release) $(cache)/sid $(if $(KEEP),--keep)
 
-test: $(cache)/sid $(cache)/trixie $(cache)/bookworm $(cache)/kubectl $(cache)/registry $(cache)/busybox.tar ## every test but the boots in QEMU, and what was skipped
+test: $(cache)/sid $(cache)/trixie $(cache)/bookworm $(cache)/kubectl $(cache)/etcd $(cache)/registry $(cache)/busybox.tar ## every test but the boots in QEMU, and what was skipped
 	@tests/run.sh
 
 sim: ## N seeds of the simulation: make sim N=10000
@@ -61,5 +61,6 @@ $(cache)/sid: ; @tests/packages.sh test && tests/fetch-deb.sh containerd sid $@
 $(cache)/trixie: ; @tests/packages.sh test && tests/fetch-deb.sh containerd trixie $@
 $(cache)/bookworm: ; @tests/packages.sh test && tests/fetch-deb.sh containerd bookworm $@
 $(cache)/kubectl: ; @tests/packages.sh test && tests/fetch-deb.sh kubectl trixie $@
+$(cache)/etcd: ; @tests/packages.sh test && tests/fetch-deb.sh etcd-server trixie $@
 $(cache)/registry: ; @tests/fetch-deb.sh docker-registry - $@
 $(cache)/busybox.tar: images/busybox-archive.sh ; @tests/packages.sh test && images/busybox-archive.sh $@ docker.io/library/busybox:1.35

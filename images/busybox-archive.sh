@@ -1,7 +1,8 @@
 #!/bin/bash
 # Makes an OCI image archive from Debian's busybox-static: no registry, no daemon. Same input, same bytes.
-# Usage: busybox-archive.sh OUT.tar REFERENCE [CONFIG-JSON]
-# CONFIG-JSON is the image configuration's `config` object; default {"Cmd":["sh"],"Env":["PATH=…"]}.
+# Usage: busybox-archive.sh OUT.tar REFERENCE [CONFIG-JSON [PROGRAM]...]
+# CONFIG-JSON is the image configuration's `config` object; default {"Cmd":["sh"],"Env":["PATH=…"]}. Each PROGRAM of this machine is put
+# into /bin, with the libraries it is linked to.
 set -euo pipefail
 out=${1:?output file} ref=${2:?reference} config=${3:-'{"Cmd":["sh"],"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}'}
 
@@ -24,6 +25,11 @@ mkdir -p "$root/usr" && ln -s ../bin "$root/usr/bin" && ln -s ../bin "$root/usr/
 printf 'root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
 printf 'root:x:0:\nwww:x:33:\nlogs:x:44:www\nnogroup:x:65534:\n' >"$root/etc/group"
 printf '<!doctype html><title>plinth</title><p>Static pods stand on it.\n' >"$root/var/www/index.html"
+
+for program in "${@:4}"; do
+  install -m 755 "$program" "$root/bin/"
+  { ldd "$program" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r lib; do install -D -m 755 "$lib" "$root$lib"; done
+done
 
 same=(--sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 --format=ustar)
 digest() { sha256sum "$1" | cut -d' ' -f1; }

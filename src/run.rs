@@ -210,10 +210,12 @@ impl State {
                 adopted = true;
                 manifests.adopt(&self.running());
                 self.read(manifests);
+                self.take_inventory();
                 tokio::task::spawn_local(self.runtime.clone().collect_addresses(self.known()));
             }
             if collecting <= clock::now().mono {
                 collecting = clock::now().mono + self.settings.image_gc.period;
+                self.take_inventory();
                 self.named_images()
                     .into_iter()
                     .for_each(|named| drop(tokio::task::spawn_local(self.runtime.clone().collect_images(named))));
@@ -360,6 +362,9 @@ impl State {
         self.note(record::ended(&self.world.borrow(), &action, &outcome, now), now);
         apply(&mut self.world.borrow_mut(), Event::Ended(action.clone(), outcome.clone()), now);
         self.counters.borrow_mut().ended(&action, &outcome, now.mono - began, &self.world.borrow(), now);
+        if matches!(action, Action::PrepareImage { .. }) {
+            self.take_inventory();
+        }
     }
 
     fn happened(&self, event: Event) {

@@ -7,8 +7,9 @@ use std::path::Path;
 const MEMORY_LEFT_BYTES: u64 = 100 << 20;
 /// All tasks of the machine waited for memory this part of the last minute, percent: it does nothing else any more.
 const MEMORY_STALL_PERCENT: f64 = 20.0;
-/// As the kubelet's defaults `nodefs.available` and `nodefs.inodesFree`, percent.
+/// As the kubelet's defaults `nodefs.available`, `imagefs.available`, and `inodesFree` of both, percent.
 const DISK_LEFT_PERCENT: u64 = 10;
+const IMAGES_LEFT_PERCENT: u64 = 15;
 const INODES_LEFT_PERCENT: u64 = 5;
 /// Of the ids a task may have, percent.
 const PIDS_LEFT_PERCENT: u64 = 5;
@@ -21,6 +22,8 @@ pub struct Machine {
     pub boot_id: String,
     pub kernel: String,
     pub os_image: String,
+    /// Pods can have users of their own.
+    pub own_users: bool,
 }
 
 /// Reads it.
@@ -35,6 +38,7 @@ pub fn machine() -> Machine {
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         os_image: pretty.trim_matches(['"', '\'']).to_owned(),
+        own_users: crate::sys::users::missing().is_none(),
     }
 }
 
@@ -47,13 +51,15 @@ pub struct Pressure {
 }
 
 /// Looks.
-pub fn pressure(data_dir: &Path) -> Pressure {
-    let disk = data_dir.ancestors().find_map(|d| rustix::fs::statvfs(d).ok());
+pub fn pressure(data_dir: &Path, images_dir: Option<&Path>) -> Pressure {
+    let full = |dir: &Path, percent: u64| {
+        dir.ancestors()
+            .find_map(|d| rustix::fs::statvfs(d).ok())
+            .is_some_and(|s| less(s.f_bavail, s.f_blocks, percent) || (s.f_files > 0 && less(s.f_favail, s.f_files, INODES_LEFT_PERCENT)))
+    };
     Pressure {
         memory: memory(&read("/proc/meminfo"), &read("/proc/pressure/memory")),
-        disk: disk.is_some_and(|s| {
-            less(s.f_bavail, s.f_blocks, DISK_LEFT_PERCENT) || (s.f_files > 0 && less(s.f_favail, s.f_files, INODES_LEFT_PERCENT))
-        }),
+        disk: full(data_dir, DISK_LEFT_PERCENT) || images_dir.is_some_and(|dir| full(dir, IMAGES_LEFT_PERCENT)),
         pids: pids(&read("/proc/loadavg"), &read("/proc/sys/kernel/pid_max")),
     }
 }
@@ -76,6 +82,12 @@ fn pids(loadavg: &str, most: &str) -> bool {
     }
 }
 
+/// Recursive read-only mounts: `mount_setattr`, since Linux 5.12.
+pub fn can_mount_recursively_read_only(kernel: &str) -> bool {
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(12))
+}
+
 fn first(paths: &[&str]) -> String {
     paths.iter().map(|p| read(p)).find(|t| !t.is_empty()).unwrap_or_default()
 }
@@ -95,6 +107,14 @@ mod tests {
         assert!(memory("MemAvailable: 1024 kB", calm));
         assert!(memory("MemAvailable: 204800 kB", &calm.replace("0.50", "61.20")));
         assert!(!memory("", ""));
+    }
+
+    #[test]
+    fn kernels_are_compared_by_number() {
+        assert!(can_mount_recursively_read_only("5.12.0") && can_mount_recursively_read_only("6.1.0-25-amd64"));
+        assert!(
+            !can_mount_recursively_read_only("5.9.1") && !can_mount_recursively_read_only("4.19") && !can_mount_recursively_read_only("")
+        );
     }
 
     #[test]

@@ -57,7 +57,9 @@ pub struct Facts {
     /// Why pods cannot be run now, in words; `None`: they can.
     pub not_ready: Option<String>,
     /// Names and size in bytes of the largest images.
-    pub images: Vec<(Vec<String>, u64)>,
+    pub images: Rc<Vec<(Vec<String>, u64)>>,
+    /// Where images are unpacked, if that can be seen.
+    pub images_dir: Option<std::path::PathBuf>,
 }
 
 impl Facts {

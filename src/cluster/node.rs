@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::error::{Error, Result};
 use super::link::STRATEGIC;
-use super::machine::{Machine, Pressure, machine, pressure};
+use super::machine::{Machine, Pressure, can_mount_recursively_read_only, machine, pressure};
 use super::{Cluster, Facts};
 use crate::clock::{self, Moment, Now, Wall};
 use crate::settings::Settings;
@@ -74,7 +74,7 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
     let (settings, link, now) = (&cluster.settings, &cluster.link, clock::now());
     let Some(listed) = cluster.node() else { return Ok(()) };
     let facts = cluster.local.facts();
-    let status = memory.status(settings, machine, &facts, pressure(&settings.data_dir), now);
+    let status = memory.status(settings, machine, &facts, pressure(&settings.data_dir, facts.images_dir.as_deref()), now);
     let Some(node) = listed else {
         if !settings.register_node {
             return Ok(());
@@ -138,6 +138,17 @@ fn event(node: &str, reason: &str, message: &str, now: Wall) -> Value {
         "reportingComponent": "plinth",
         "reportingInstance": node,
     })
+}
+
+/// What `runtimeClassName` may stand for here, by the handler's name, which is the class'; empty: where there is none. What a shim of
+/// another kind can do is not known.
+fn handlers(settings: &Settings, machine: &Machine) -> Vec<Value> {
+    let able = json!({"recursiveReadOnlyMounts": can_mount_recursively_read_only(&machine.kernel), "userNamespaces": machine.own_users});
+    let classes = settings.runtime_classes.iter().map(|(name, class)| match class.shim {
+        None => json!({"name": name, "features": able}),
+        Some(_) => json!({"name": name}),
+    });
+    std::iter::once(json!({"name": "", "features": able})).chain(classes).collect()
 }
 
 /// Addresses that are gone go: two of one type would otherwise be merged into one.
@@ -219,6 +230,7 @@ impl Memory {
                 "architecture": facts.labels.get("kubernetes.io/arch"),
             },
             "images": facts.images.iter().map(|(names, bytes)| json!({"names": names, "sizeBytes": bytes})).collect::<Vec<_>>(),
+            "runtimeHandlers": handlers(settings, machine),
             "features": {"supplementalGroupsPolicy": true},
             "daemonEndpoints": {"kubeletEndpoint": {"Port": settings.api.listens().map_or(0, |at| at.port())}},
             // exec, attach and portForward come over WebSockets (KEP-4006), where they come at all.
@@ -324,6 +336,18 @@ mod tests {
         assert_eq!(kinds, ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]);
         assert_eq!(node["status"]["addresses"][0], json!({"type": "InternalIP", "address": "192.0.2.2"}));
         assert_eq!(node["status"]["addresses"][1], json!({"type": "Hostname", "address": "n"}));
+    }
+
+    #[test]
+    fn a_node_says_what_its_runtimes_can_do() {
+        let mut settings = settings();
+        let kata = crate::settings::RuntimeClass { shim: Some("io.containerd.kata.v2".into()), oci_runtime: None };
+        settings.runtime_classes.insert("crun".into(), crate::settings::RuntimeClass::default());
+        settings.runtime_classes.insert("kata".into(), kata);
+        let machine = Machine { kernel: "6.1.0".into(), ..Machine::default() };
+        let able = json!({"recursiveReadOnlyMounts": true, "userNamespaces": false});
+        let all = [json!({"name": "", "features": able}), json!({"name": "crun", "features": able}), json!({"name": "kata"})];
+        assert_eq!(handlers(&settings, &machine), all);
     }
 
     #[test]

@@ -62,7 +62,8 @@ impl Local for State {
             allocatable: written(node::allocatable(&self.settings)),
             containerd,
             not_ready: ending.or(down),
-            images: Vec::new(),
+            images: self.runtime.inventory(),
+            images_dir: self.runtime.images_dir(),
         }
     }
 
@@ -86,6 +87,15 @@ impl Local for State {
         };
         State::note(self, vec![note], clock::now());
         self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+impl State {
+    /// Images came or went. Where no cluster is joined nobody asks which.
+    pub(super) fn take_inventory(&self) {
+        if self.settings.kubeconfig.is_some() {
+            tokio::task::spawn_local(self.runtime.clone().take_inventory());
+        }
     }
 }
 

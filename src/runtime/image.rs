@@ -38,6 +38,8 @@ pub struct Image {
     pub config: ImageConfig,
     /// The snapshot a container of it stands on.
     pub chain: String,
+    /// What it takes as it came: manifests, config and layers of this machine's.
+    pub bytes: u64,
 }
 
 /// What is kept between calls.
@@ -98,10 +100,15 @@ impl Runtime {
         let request = GetImageRequest { name: image.to_string() };
         let record = client.images().get(client.ask(request)).await.tried("look for image", &image.0).unless(Code::NotFound)?;
         let Some(target) = record.and_then(|r| r.image).and_then(|i| i.target) else { return Ok(None) };
+        self.known_image(client, &target).await
+    }
+
+    /// What a name stands for, if its manifest and config are there.
+    pub(super) async fn known_image(&self, client: &Client, target: &Target) -> Result<Option<Rc<Image>>> {
         let kept = self.kept.borrow().images.get(target.digest.as_str()).cloned();
         let found = match kept {
             Some(found) => found,
-            None => match read(client, &target).await.unless(Code::NotFound)? {
+            None => match read(client, target).await.unless(Code::NotFound)? {
                 Some(found) => Rc::new(found),
                 None => return Ok(None),
             },
@@ -202,17 +209,20 @@ fn failed_pull(e: Error) -> Failure {
 /// Reads manifest and config of what a name stands for.
 async fn read(client: &Client, target: &Target) -> Result<Image> {
     let mut node: Node = json(client, &target.digest).await?;
+    let mut bytes = target.size;
     if node.config.is_none() {
         let here = node
             .for_this_machine()
             .ok_or_else(|| Error::Refused(format!("use image {}: it has nothing for linux/{}", target.digest, transfer::architecture())))?;
+        bytes = bytes.saturating_add(here.size);
         node = json(client, &here.digest).await?;
     }
+    bytes = node.config.iter().chain(&node.layers).fold(bytes, |sum, part| sum.saturating_add(part.size));
     let config = node.config.ok_or_else(|| Error::Refused(format!("use image {}: its manifest has no config", target.digest)))?;
     let text = blob(client, &config.digest).await?;
     let config = ImageConfig::parse(&text).map_err(|e| Error::Refused(format!("read the config of image {}: {e}", target.digest)))?;
     let chain = chain_id(&config.rootfs.diff_ids);
-    Ok(Image { id: target.digest.as_str().into(), config, chain })
+    Ok(Image { id: target.digest.as_str().into(), config, chain, bytes: u64::try_from(bytes).unwrap_or(0) })
 }
 
 async fn json<T: for<'de> serde::Deserialize<'de>>(client: &Client, digest: &str) -> Result<T> {

@@ -29,6 +29,7 @@ mod image;
 pub mod image_config;
 mod image_mount;
 pub mod image_volume;
+mod inventory;
 pub mod labels;
 pub mod logs;
 mod message;
@@ -115,6 +116,7 @@ pub struct Runtime {
     ages: RefCell<collect::Ages>,
     warned_of_age: Cell<bool>,
     kept: RefCell<image::Kept>,
+    inventory: RefCell<Rc<inventory::Inventory>>,
     archives: archives::Archives,
     making: RefCell<BTreeSet<Rc<str>>>,
     leases: RefCell<BTreeSet<String>>,
@@ -178,6 +180,7 @@ impl Runtime {
             ages: RefCell::default(),
             warned_of_age: Cell::new(false),
             kept: RefCell::default(),
+            inventory: RefCell::default(),
             archives: archives::Archives::default(),
             making: RefCell::default(),
             leases: RefCell::default(),

@@ -9,12 +9,14 @@ use futures_util::StreamExt;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use hyper::{Method, Request as HttpRequest, Response};
+use plinth::kubelet::authenticate::by_certificate;
 use serde_json::{Value, json};
 
 use super::admit::{self, Refusal, Request};
 use super::node;
+use super::table::table;
 use super::watch::{Watch, selects};
 use super::{Asked, Fault, Shared, State, csr, merge};
 
@@ -31,7 +33,10 @@ pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, mut http: HttpR
     let user = {
         let state = shared.state();
         let by_token = token.and_then(|t| state.tokens.get(t));
-        by_token.or_else(|| shown.as_ref().and_then(|c| state.certificates.get(c))).cloned()
+        let known = by_token.or_else(|| shown.as_ref().and_then(|c| state.certificates.get(c))).cloned();
+        // TLS has looked at who signed it.
+        let named = || shown.as_ref().filter(|_| state.by_name).and_then(|c| by_certificate(c));
+        known.or_else(|| named().map(|user| user.name))
     };
     let fault = shared.fault();
     let note = |code: u16| {
@@ -74,7 +79,14 @@ pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, mut http: HttpR
     };
     let response = match page {
         Some(page) if !is_node => reply(200, &page),
-        _ => route(&shared, &user, &method, &path, &body),
+        _ => route(
+            &shared,
+            &user,
+            &method,
+            &path,
+            &body,
+            head.headers.get(ACCEPT).is_some_and(|a| a.to_str().unwrap_or_default().contains("as=Table")),
+        ),
     };
     note(response.status().as_u16());
     if fault == Fault::HalfBody {
@@ -143,7 +155,7 @@ pub fn kind(resource: &str) -> &'static str {
     }
 }
 
-fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &Value) -> Response<Body> {
+fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &Value, tabular: bool) -> Response<Body> {
     let (bare, query) = path.split_once('?').unwrap_or((path, ""));
     let param = |key: &str| query.split('&').find_map(|p| p.strip_prefix(key)?.strip_prefix('=')).map(decoded).unwrap_or_default();
     let Some(mut r) = request(user, bare) else {
@@ -189,6 +201,12 @@ fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &V
     drop(state);
     shared.stir();
     match done {
+        Ok((code, object)) if tabular && r.verb == "list" => {
+            reply(code, &table(&r.resource, object["items"].as_array().unwrap(), &object["metadata"]["resourceVersion"]))
+        }
+        Ok((code, object)) if tabular && r.verb == "get" => {
+            reply(code, &table(&r.resource, std::slice::from_ref(&object), &object["metadata"]["resourceVersion"]))
+        }
         Ok((code, object)) => reply(code, &object),
         Err(refusal) => refused(&refusal),
     }

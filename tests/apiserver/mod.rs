@@ -11,12 +11,14 @@ mod http;
 mod merge;
 mod node;
 mod store;
+mod table;
 pub mod tls;
 mod watch;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -74,6 +76,8 @@ struct State {
     certificates: BTreeMap<Vec<u8>, String>,
     /// User, verb and subresource of nodes that are allowed.
     grants: std::collections::BTreeSet<[String; 3]>,
+    /// Certificates of an earlier life are known by their names.
+    by_name: bool,
     /// Certificate requests are approved as they come, for certificates that live so long.
     approves: Option<Duration>,
 }
@@ -116,6 +120,16 @@ impl ApiServer {
 
     /// On a listener, perhaps of another network namespace.
     pub fn on(listener: TcpListener) -> ApiServer {
+        let addr = listener.local_addr().unwrap();
+        ApiServer::with(listener, addr, tls::Authority::new(), false)
+    }
+
+    /// With an authority that is kept in a directory, for clients that were made known in an earlier life; `addr`: what they know it by.
+    pub fn of(listener: TcpListener, addr: SocketAddr, pki: &Path) -> ApiServer {
+        ApiServer::with(listener, addr, tls::Authority::kept(&pki.join("ca.key")), true)
+    }
+
+    fn with(listener: TcpListener, addr: SocketAddr, ca: tls::Authority, by_name: bool) -> ApiServer {
         let state = State {
             store: Store::new(),
             fault: Fault::None,
@@ -123,11 +137,10 @@ impl ApiServer {
             webhook: None,
             tokens: BTreeMap::from([("admin".into(), "admin".into())]),
             certificates: BTreeMap::new(),
+            by_name,
             approves: None,
             grants: Default::default(),
         };
-        let addr = listener.local_addr().unwrap();
-        let ca = tls::Authority::new();
         let config = ca.server(&addr.ip().to_string());
         let (moved, cut, ended) = (Sender::new(0), Sender::new(0), Sender::new(false));
         let shared = Arc::new(Shared { state: Mutex::new(state), ca, moved, cut, ended });
@@ -197,13 +210,6 @@ impl ApiServer {
         self.shared.ca.serving(vec![ip.to_owned()])
     }
 
-    /// No client certificate is good any more, or all are again.
-    pub fn expire_certificates(&self) -> impl FnOnce() + use<> {
-        let kept = std::mem::take(&mut self.shared.state().certificates);
-        let shared = self.shared.clone();
-        move || shared.state().certificates.extend(kept)
-    }
-
     /// The client certificates that are good.
     pub fn certificates(&self) -> Vec<Vec<u8>> {
         self.shared.state().certificates.keys().cloned().collect()
@@ -270,6 +276,31 @@ impl ApiServer {
         let gone = self.shared.state().store.delete(resource, namespace, name).is_some();
         self.shared.stir();
         gone
+    }
+
+    /// Its objects, for another life.
+    pub fn dump(&self) -> Value {
+        self.shared.state().store.dump()
+    }
+
+    /// Takes up an earlier life's objects.
+    pub fn restore(&self, kept: &Value) {
+        self.shared.state().store.restore(kept);
+        self.stir();
+    }
+
+    /// Whoever waits for a change looks again.
+    pub fn stir(&self) {
+        self.shared.stir();
+    }
+
+    /// Returns when something changed, or after that time.
+    pub fn moved(&self, within: Duration) {
+        let (mut moved, end) = (self.shared.moved.subscribe(), Instant::now() + within);
+        moved.mark_unchanged();
+        while !moved.has_changed().unwrap() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What was asked since the last call.

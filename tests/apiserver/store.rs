@@ -88,6 +88,20 @@ impl Store {
         self.history.push(Change { rv: self.rv, kind, resource, namespace, object: object.clone() });
     }
 
+    /// All but events, which are no great loss.
+    pub fn dump(&self) -> Value {
+        let objects: Vec<_> = self.objects.iter().filter(|((resource, ..), _)| resource != "events").collect();
+        json!({"objects": objects, "rv": self.rv, "uids": self.uids, "seed": self.seed})
+    }
+
+    pub fn restore(&mut self, kept: &Value) {
+        self.objects = serde_json::from_value::<Vec<(Key, Value)>>(kept["objects"].clone()).unwrap().into_iter().collect();
+        self.seed = kept["seed"].as_u64().unwrap();
+        // What was not written in time had versions too.
+        (self.rv, self.uids) = (kept["rv"].as_u64().unwrap() + 1000, kept["uids"].as_u64().unwrap() + 1000);
+        self.compact();
+    }
+
     /// Everything before now is forgotten: the next watch from an older version gets 410.
     pub fn compact(&mut self) {
         self.compacted = self.rv;

@@ -1,5 +1,6 @@
 //! A certificate authority of its own, and what it signs.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{
@@ -17,10 +18,22 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Authority {
+        Authority::by(KeyPair::generate().unwrap())
+    }
+
+    /// The one whose key is in that file; it is made where there is none.
+    pub fn kept(key: &Path) -> Authority {
+        if !key.exists() {
+            std::fs::write(key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        }
+        Authority::by(KeyPair::from_pem(&std::fs::read_to_string(key).unwrap()).unwrap())
+    }
+
+    fn by(key: KeyPair) -> Authority {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "test");
-        Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+        Authority { issuer: CertifiedIssuer::self_signed(params, key).unwrap() }
     }
 
     pub fn pem(&self) -> String {

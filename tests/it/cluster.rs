@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
@@ -30,6 +32,10 @@ pub fn inside<T: Send + 'static>(n: &Node, what: impl FnOnce() -> T + Send + 'st
         what()
     });
     there.join().unwrap()
+}
+
+fn kubectl_of(n: &Node, args: &[&str]) -> Vec<String> {
+    kubectl_words(n).into_iter().chain(args.iter().map(|a| (*a).to_owned())).collect()
 }
 
 /// kubectl and its flags for this node's API server.
@@ -81,6 +87,11 @@ fn pods_are_shown_at_the_api_server_as_they_are() {
         let node = server.get("nodes", "", "it");
         let runtime = node["status"]["nodeInfo"]["containerRuntimeVersion"].as_str().unwrap_or_default();
         is_ready(&node) && runtime.starts_with("containerd://2.")
+    });
+    n.until("the Node says what images are there, and how large", 20, |_| {
+        let images = server.get("nodes", "", "it")["status"]["images"].clone();
+        let of = images.as_array().into_iter().flatten().find(|i| i["names"][0] == crate::node::IMAGE).cloned();
+        of.is_some_and(|i| i["sizeBytes"].as_u64().is_some_and(|bytes| (500_000..5_000_000).contains(&bytes)))
     });
     n.until("its events are there", 10, |_| server.list("events").iter().any(|e| e["reason"] == "Started"));
     // kubectl, which nobody here wrote.
@@ -152,5 +163,103 @@ fn what_the_api_server_does_not_show_is_explained() {
         let out = n.plinth(&["status"]);
         String::from_utf8_lossy(&out.stderr).contains("the API server is away")
     });
+    n.shutdown();
+}
+
+const ETCD: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: etcd, namespace: kube-system}
+spec:
+  hostNetwork: true
+  terminationGracePeriodSeconds: 1
+  priorityClassName: system-node-critical
+  volumes: [{name: data, hostPath: {path: DIR/work/etcd, type: DirectoryOrCreate}}]
+  containers:
+  - name: c
+    image: localhost/etcd:1
+    command: [etcd, --data-dir=/data]
+    volumeMounts: [{name: data, mountPath: /data}]
+";
+
+const SERVER: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: apiserver, namespace: kube-system}
+spec:
+  hostNetwork: true
+  terminationGracePeriodSeconds: 1
+  priorityClassName: system-node-critical
+  volumes: [{name: pki, hostPath: {path: DIR/work/pki, type: Directory}}]
+  containers:
+  - name: c
+    image: localhost/apiserver:1
+    command: [apiserver, --etcd]
+    args: ['127.0.0.1:2379', --pki, /pki]
+    readinessProbe: {tcpSocket: {port: 6443}, periodSeconds: 1}
+    volumeMounts: [{name: pki, mountPath: /pki}]
+";
+
+/// The test API server as a program; `cargo test` builds it beside this one.
+fn program() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/apiserver")
+}
+
+#[test]
+fn a_node_whose_pods_are_the_control_plane_comes_up_from_nothing_and_shows_them_there() {
+    let (etcd, program) = (crate::node::cache().join("etcd/usr/bin/etcd"), program());
+    let built = crate::node::is_there(&program, "test API server in a pod: not built; run `cargo build --example apiserver`");
+    if !can_run() || !built || !crate::node::is_there(&etcd, "etcd: not fetched; run `make test`") {
+        return;
+    }
+    let (mut n, program) = (Node::up(), program.to_str().unwrap().to_owned());
+    let sh = |words: &[&str]| assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{words:?}");
+    let archiver = concat!(env!("CARGO_MANIFEST_DIR"), "/images/busybox-archive.sh");
+    sh(&[archiver, &n.path("work/archives/etcd.tar"), "localhost/etcd:1", "{\"Env\":[\"PATH=/bin\"]}", etcd.to_str().unwrap()]);
+    sh(&[archiver, &n.path("work/archives/apiserver.tar"), "localhost/apiserver:1", "{\"Env\":[\"PATH=/bin\"]}", &program]);
+    sh(&[&program, "--pki", &n.path("work/pki"), "--node", "it", "--init"]);
+    fs::copy(n.path("work/pki/admin"), n.path("work/admin")).unwrap();
+    n.extra.push(format!("kubeconfig={}", n.path("work/pki/it")));
+    let dir = n.dir.to_str().unwrap().to_owned();
+    let put = |n: &Node, edited: &str| n.put("apiserver.yaml", &SERVER.replace("DIR", &dir).replace("--etcd]", edited));
+    n.put("etcd.yaml", &ETCD.replace("DIR", &dir));
+    put(&n, "--etcd]");
+    n.start();
+    let mirror = |n: &Node, name: &str| -> Value {
+        let shown = n.tried(&kubectl_of(n, &["get", "pod", "-n", "kube-system", &format!("{name}-it"), "-o", "json"]));
+        serde_json::from_str(&shown).unwrap_or_default()
+    };
+    n.until("both are shown as Ready by the one of them", 25, |n| ["etcd", "apiserver"].iter().all(|p| is_ready(&mirror(n, p))));
+    let node: Value = serde_json::from_str(&n.tried(&kubectl_of(&n, &["get", "node", "it", "-o", "json"]))).unwrap();
+    assert!(is_ready(&node));
+    let etcd = run(&n.pod("etcd").unwrap());
+    let first = mirror(&n, "etcd")["metadata"]["uid"].clone();
+    // An edit of the API server itself: nobody can be asked while it is replaced.
+    let before = n.pod("apiserver").unwrap();
+    put(&n, "--edited, --etcd]");
+    n.until("the edit runs, and is shown", 25, |n| {
+        let (here, there) = (n.pod("apiserver").unwrap_or_default(), mirror(n, "apiserver"));
+        let hash = &there["metadata"]["annotations"]["kubernetes.io/config.mirror"];
+        here["metadata"]["uid"] != before["metadata"]["uid"] && *hash == here["metadata"]["uid"] && is_ready(&there)
+    });
+    // A crash of it.
+    let id = container(&n.pod("apiserver").unwrap(), "c")["containerID"].as_str().unwrap().replace("containerd://", "");
+    n.ctr(&["tasks", "kill", "-s", "SIGKILL", &id]);
+    n.until("it runs again, and says so itself", 25, |n| {
+        let there = mirror(n, "apiserver");
+        container(&there, "c")["restartCount"] == 1 && is_ready(&there)
+    });
+    // Both at once, and plinth too: what is left is on disk.
+    let ids: Vec<String> = ["etcd", "apiserver"]
+        .iter()
+        .map(|p| container(&n.pod(p).unwrap(), "c")["containerID"].as_str().unwrap().replace("containerd://", ""))
+        .collect();
+    assert_eq!(run(&n.pod("etcd").unwrap()), etcd, "etcd never noticed");
+    n.kill();
+    ids.iter().for_each(|id| drop(n.ctr(&["tasks", "kill", "-s", "SIGKILL", id])));
+    n.start();
+    n.until("they come back, and say so", 30, |n| {
+        let there = mirror(n, "etcd");
+        container(&there, "c")["restartCount"] == 1 && is_ready(&there) && is_ready(&mirror(n, "apiserver"))
+    });
+    assert_eq!(mirror(&n, "etcd")["metadata"]["uid"], first, "its mirror outlived them all");
     n.shutdown();
 }

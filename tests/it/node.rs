@@ -34,15 +34,21 @@ pub fn can_run() -> bool {
 /// The same with another suite's containerd.
 pub fn can_run_on(suite: &str) -> bool {
     let cache = cache();
-    let why = if !rustix_is_root() {
-        "real containerd: needs root"
-    } else if !cache.join(suite).join("usr/bin/containerd").exists() || !cache.join("busybox.tar").exists() {
-        "real containerd: not fetched; run `make test`"
-    } else {
-        return true;
-    };
-    skip::skip(why);
-    false
+    if !rustix_is_root() {
+        skip::skip("real containerd: needs root");
+        return false;
+    }
+    is_there(&cache.join("busybox.tar"), FETCH) && is_there(&cache.join(suite).join("usr/bin/containerd"), FETCH)
+}
+
+const FETCH: &str = "real containerd: not fetched; run `make test`";
+
+/// Whether a file is there; else the test is skipped, and why.
+pub fn is_there(path: &Path, why: &str) -> bool {
+    if !path.exists() {
+        skip::skip(why);
+    }
+    path.exists()
 }
 
 fn rustix_is_root() -> bool {
@@ -111,6 +117,12 @@ impl Node {
     /// A command inside the node's namespaces; its standard output.
     pub fn exec(&self, cmd: &[&str]) -> String {
         String::from_utf8_lossy(&self.script("exec", cmd).stdout).into_owned()
+    }
+
+    /// The same of what may fail.
+    pub fn tried(&self, cmd: &[String]) -> String {
+        let out = Command::new(format!("{ROOT}/tests/node.sh")).arg("exec").arg(&self.dir).args(cmd).stdin(Stdio::null()).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
     /// `ctr` on the node's containerd, in plinth's namespace.
