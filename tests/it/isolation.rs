@@ -47,8 +47,10 @@ fn containers_share_one_process_namespace_whose_first_process_gives_nothing_away
     let (pid, _) = pause(&n, "s").unwrap();
     n.remove("s.yaml");
     n.until("it is gone", 30, |n| n.gone("s"));
-    let left = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    assert!(left.is_empty() || left.contains("State:\tZ"), "the first process goes with its pod: {left}");
+    n.until("the first process goes with its pod", 10, |_| {
+        let left = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        left.is_empty() || left.contains("State:\tZ")
+    });
     n.assert_clean();
     n.shutdown();
 }

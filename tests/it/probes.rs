@@ -174,14 +174,16 @@ fn a_pre_stop_hook_that_never_ends_is_cut_off_by_the_grace() {
 #[test]
 fn a_post_start_hook_that_never_ends_holds_its_container_back_and_no_removal() {
     let Some(mut n) = Node::started() else { return };
-    n.put("e.yaml", &probed("e", 3, "lifecycle:\n  postStart: {exec: {command: [sleep, '7000']}}", FOREVER));
-    let sleeps = |n: &Node| n.exec(&["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"]).contains("sleep 7000");
-    n.until("the hook runs", 60, sleeps);
+    // Nobody else's: processes of the whole machine are looked at.
+    let long = format!("7{}", std::process::id());
+    n.put("e.yaml", &probed("e", 3, &format!("lifecycle:\n  postStart: {{exec: {{command: [sleep, '{long}']}}}}"), FOREVER));
+    let sleeps = |n: &Node| n.running(&format!("sleep\0{long}\0"));
+    n.until("the hook runs", 60, |n| sleeps(n) == 1);
     let state = |n: &Node| container(&n.pod("e").unwrap(), "c")["state"]["waiting"]["reason"].clone();
     assert_eq!(state(&n), "ContainerCreating", "as the kubelet shows it");
     n.remove("e.yaml");
     n.until("it is gone", 60, |n| n.gone("e"));
-    assert!(!sleeps(&n), "the hook outlived its container");
+    n.until("the hook is gone with its container", 10, |n| sleeps(n) == 0);
     n.assert_clean();
     n.shutdown();
 }
@@ -195,14 +197,13 @@ fn a_pod_that_is_past_its_deadline_has_failed_and_stays_so() {
     n.remove("first.yaml");
     n.until("it is gone", 10, |n| n.gone("first"));
     n.put("d.yaml", &pod("d", "activeDeadlineSeconds: 8\n  hostNetwork: true", FOREVER));
-    n.until_ready("d");
     let over = |n: &Node| n.pod("d").is_some_and(|p| p["status"]["phase"] == "Failed" && p["status"]["reason"] == "DeadlineExceeded");
-    n.until("it failed", 10, over);
+    n.until("it failed", 20, over);
     n.until("nothing of it runs", 10, |n| n.ctr(&["tasks", "list", "-q"]).trim().is_empty());
     n.kill();
     n.start();
     n.until("it stays so", 10, over);
-    assert!(n.ctr(&["tasks", "list", "-q"]).trim().is_empty(), "{}", n.log());
+    n.until("and nothing of it runs", 10, |n| n.ctr(&["tasks", "list", "-q"]).trim().is_empty());
     n.shutdown();
 }
 
@@ -230,7 +231,7 @@ fn probes_that_hang_do_not_slow_status_down() {
     n.until("those that hang are late", 20, |n| (0..5).all(|p| n.events_of(&format!("m{p}")).contains("Client.Timeout exceeded")));
     assert_eq!(n.restarts("m0"), 0);
     // A machine that is busy with other tests makes anybody late: the best of some rounds counts, each as long as all probes' period.
-    // What the probes held up would be held up in every round.
+    // What the probes held up would be held up in every round, and for as long as they hang: a second.
     let round = |n: &Node| {
         let mut took = [std::time::Duration::ZERO; 100];
         for took in &mut took {
@@ -243,7 +244,7 @@ fn probes_that_hang_do_not_slow_status_down() {
         eprintln!("status latency: median {:?}, 9 of 10 {:?}, 99 of 100 {:?}", took[50], took[90], took[99]);
         took[90]
     };
-    assert!((0..20).any(|_| round(&n) < std::time::Duration::from_millis(10)), "status is late in every round");
+    assert!((0..20).any(|_| round(&n) < std::time::Duration::from_millis(100)), "status is late in every round");
     let stat = |n: &Node| {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", n.pid())).unwrap();
         text.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2).map(|t| t.parse::<u64>().unwrap()).sum::<u64>()

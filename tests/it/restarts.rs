@@ -154,11 +154,10 @@ fn after_a_reboot_stale_objects_are_released_and_pods_start_anew() {
     n.start();
     n.until_ready("a");
     assert_eq!(n.restarts("a"), 1, "as the kubelet counts a reboot");
-    let addresses = fs::read_dir(n.dir.join("data/ipam/pods"))
-        .unwrap()
-        .filter(|e| e.as_ref().unwrap().file_name().to_str().unwrap().starts_with("10."))
-        .count();
-    assert_eq!(addresses, 1, "the old address was given back");
+    n.until("the old address was given back", 10, |n| {
+        let addresses = fs::read_dir(n.dir.join("data/ipam/pods")).into_iter().flatten().flatten();
+        addresses.filter(|e| e.file_name().to_string_lossy().starts_with("10.")).count() == 1
+    });
     n.shutdown();
 }
 
