@@ -40,7 +40,8 @@ use crate::sys::signal::Signals;
 const LAST_ACTIONS: Duration = Duration::from_secs(2);
 /// A shutdown that an absent containerd keeps from its end is given up so long after its grace: KILLs and deletions were still to come.
 const LAST_KILLS: Duration = Duration::from_secs(5);
-/// And so long after where containerd answers, but cannot delete what is dead: its disk is full. Long enough for many pods on a slow disk.
+/// And so long after where containerd answers, but cannot delete what is dead, because its disk is full, or takes calls and is late with its
+/// answers. Long enough for many pods on a slow disk.
 const LAST_DELETIONS: Duration = Duration::from_secs(60);
 /// A socket that is taken is tried this often again, with this pause: two seconds in all.
 const TAKEN_TRIES: u32 = 40;
@@ -455,7 +456,8 @@ impl State {
     /// A shutdown waits for containerd to come back, or to do what it failed at, but the machine's own end does not wait for ever.
     fn is_stuck_from(&self) -> Option<Moment> {
         let world = self.world.borrow();
-        let last = if matches!(world.seen.link, Link::Down { .. }) { LAST_KILLS } else { LAST_DELETIONS };
+        let is_absent = matches!(world.seen.link, Link::Down { .. }) && !self.runtime.is_silent();
+        let last = if is_absent { LAST_KILLS } else { LAST_DELETIONS };
         Some(world.wanted.shutdown.as_ref()?.deadline + last)
     }
 }

@@ -317,6 +317,11 @@ impl Runtime {
         std::future::pending().await
     }
 
+    /// containerd takes calls and answers none: it may yet.
+    pub fn is_silent(&self) -> bool {
+        self.calls.is_silent()
+    }
+
     fn tell(&self, event: Event) {
         // The receiver is the loop itself: when it is gone, so is everybody who could care.
         let _ = self.events.send(event);

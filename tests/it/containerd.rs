@@ -61,6 +61,24 @@ fn a_containerd_that_hangs_is_told_and_costs_nothing() {
 }
 
 #[test]
+fn a_shutdown_waits_for_a_containerd_that_is_late() {
+    let Some(mut n) = Node::started() else { return };
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    signal(&n, "STOP");
+    n.until("status says so", 30, |n| header(n).contains("answers none"));
+    let asked = std::time::Instant::now();
+    let mut client = Command::new(env!("CARGO_BIN_EXE_plinth"));
+    let mut client = client.args(["shutdown", "--grace", "1s"]).env("PLINTH_SOCKET", n.path("plinth.sock")).spawn().unwrap();
+    // One that is away would have been given up by now.
+    n.until("its grace is over", 20, |_| asked.elapsed() > std::time::Duration::from_secs(9));
+    signal(&n, "CONT");
+    assert!(client.wait().unwrap().success());
+    n.ended();
+    n.assert_stopped();
+}
+
+#[test]
 fn a_containerd_that_hangs_and_is_restarted_costs_nothing_either() {
     let Some(mut n) = Node::started() else { return };
     n.put("a.yaml", &script("a", FOREVER));
