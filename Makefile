@@ -13,8 +13,9 @@ build: ## the static binary, target/<host>/release/plinth
 	@tests/packages.sh build
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $$(rustc -vV | sed -n 's/^host: //p')
 
-demo: build $(cache)/sid $(cache)/busybox.tar ## three pods on a private containerd, looked at and cleaned up; KEEP=1 leaves them running
-	@images/demo.sh $(release) $(cache)/sid $(if $(KEEP),--keep)
+demo: build $(cache)/sid $(cache)/busybox.tar $(if $(CLUSTER),$(cache)/kubectl) ## three pods on a private containerd, looked at and cleaned up; KEEP=1 leaves them running, CLUSTER=1 joins an API server
+	$(if $(CLUSTER),cargo build --locked --example apiserver)
+	@$(if $(CLUSTER),images/demo-cluster.sh,images/demo.sh) $(release) $(cache)/sid $(if $(CLUSTER),$(cache)/kubectl target/debug/examples/apiserver,$(if $(KEEP),--keep))
 
 test: $(cache)/sid $(cache)/trixie $(cache)/bookworm $(cache)/kubectl $(cache)/etcd $(cache)/registry $(cache)/busybox.tar ## every test but the boots in QEMU, and what was skipped
 	@tests/run.sh
