@@ -672,3 +672,59 @@ fn the_certificate_of_a_nodes_own_api_is_asked_for_with_its_addresses() {
         }
     });
 }
+
+#[test]
+fn killed_between_the_end_of_a_mirror_and_its_next_one_it_makes_that_one_in_its_next_life() {
+    on_a_loop(async || {
+        let mut node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.local.show("default", "same", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        node.until_shown("same", "Running").await;
+        let same = uid(&node.server.get("pods", "default", "same-n"));
+        // The old one goes, and the new one does not get there.
+        node.server.webhook(Some(Box::new(|_| Err((403, "Forbidden", "not now".into())))));
+        node.server.asked();
+        node.local.show("default", "web", "h2", "Running");
+        node.until("the old one is gone", 10, |s| s.get("pods", "default", "web-n").is_null()).await;
+        node.again();
+        node.server.webhook(None);
+        node.until("the new one is shown", 10, |s| {
+            let pod = s.get("pods", "default", "web-n");
+            pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] == "h2" && pod["status"]["phase"] == "Running"
+        })
+        .await;
+        let deleted = node.server.asked().into_iter().filter(|a| a.method == "DELETE").count();
+        assert_eq!((deleted, uid(&node.server.get("pods", "default", "same-n"))), (1, same), "nothing else was touched");
+    });
+}
+
+#[test]
+fn a_lease_from_a_clock_an_hour_ahead_or_behind_is_renewed_by_the_one_we_have() {
+    on_a_loop(async || {
+        for hours in [-1, 1] {
+            let server = ApiServer::start();
+            let now = plinth::clock::now().wall;
+            let other = plinth::clock::Wall(now.0 + hours * 3_600_000_000_000);
+            let spec = json!({"holderIdentity": "n", "leaseDurationSeconds": 8, "renewTime": micros(other)});
+            let lease = json!({"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {"name": "n"}, "spec": spec});
+            server.put("leases", "kube-node-lease", lease);
+            let node = Node::join(server, |_| {});
+            node.local.show("default", "web", "h1", "Running");
+            node.until_shown("web", "Running").await;
+            let (from, to) = (micros(now), micros(plinth::clock::Wall(now.0 + 1_800_000_000_000)));
+            node.until("it is renewed at our time", 10, |s| {
+                let renewed = s.get("leases", "kube-node-lease", "n")["spec"]["renewTime"].as_str().unwrap_or_default().to_owned();
+                renewed > from && renewed < to
+            })
+            .await;
+            assert_eq!(node.cluster.trouble(), None);
+        }
+    });
+}
+
+fn micros(at: plinth::clock::Wall) -> String {
+    let mut text = String::new();
+    at.write_nanos(&mut text).unwrap();
+    format!("{}Z", &text[..26])
+}

@@ -44,3 +44,13 @@ fn quantities_are_exact_and_written_canonically() {
 fn any_bytes_are_spdy_frames_or_refused_however_they_are_cut() {
     each("spdy", checks::spdy);
 }
+
+#[test]
+fn no_bytes_but_the_signature_are_one_of_the_body() {
+    each("signature", checks::signature);
+}
+
+#[test]
+fn any_bytes_are_an_answer_or_none_and_a_cut_one_is_never_another_one() {
+    each("answer", checks::answer);
+}

@@ -61,6 +61,20 @@ mod tests {
     }
 
     #[test]
+    fn an_hour_without_an_answer_is_asked_little_and_its_end_found_within_five_seconds() {
+        let (mut retry, mut now, mut asked) = (Retry::default(), Moment(0), 0);
+        while now < Moment(3_600_000) {
+            retry.fail("no answer".into(), Duration::ZERO, now);
+            assert!(retry.due > now && retry.due - now <= Duration::from_secs(5));
+            (now, asked) = (retry.due, asked + 1);
+        }
+        assert!((720..=910).contains(&asked), "{asked} requests in an hour");
+        retry.succeed();
+        retry.fail("no answer".into(), Duration::ZERO, now);
+        assert!(retry.due - now < Duration::from_secs(1), "a new trouble begins anew");
+    }
+
+    #[test]
     fn what_the_server_asks_for_is_waited_for() {
         let mut retry = Retry::default();
         retry.fail("429".into(), Duration::from_secs(20), Moment(0));

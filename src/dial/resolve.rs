@@ -31,7 +31,7 @@ pub async fn lookup(host: &str, resolv_conf: &Path) -> io::Result<Vec<IpAddr>> {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
     let conf = std::fs::read_to_string(resolv_conf).unwrap_or_default();
-    ask(bare, &conf).await
+    ask(bare, &conf, &servers(&conf)).await
 }
 
 fn hosts_entries(text: &str, host: &str) -> Vec<IpAddr> {
@@ -63,11 +63,10 @@ fn candidates(host: &str, conf: &str) -> Vec<String> {
     }
 }
 
-async fn ask(host: &str, conf: &str) -> io::Result<Vec<IpAddr>> {
-    let servers = servers(conf);
+async fn ask(host: &str, conf: &str, servers: &[SocketAddr]) -> io::Result<Vec<IpAddr>> {
     let mut last = io::Error::other(format!("look up {host}: no name server is configured; put the name into /etc/hosts"));
     for name in candidates(host, conf) {
-        for server in &servers {
+        for server in servers {
             match tokio::time::timeout(ANSWER, ask_one(&name, *server)).await {
                 Ok(Ok(ips)) if !ips.is_empty() => return Ok(ips),
                 Ok(Ok(_)) => {
@@ -145,6 +144,67 @@ mod tests {
         assert_eq!(candidates("api", conf), ["api.a.test", "api.b.test", "api"]);
         assert_eq!(candidates("api.x", conf), ["api.x", "api.x.a.test", "api.x.b.test"]);
         assert_eq!(candidates("api.x.", conf), ["api.x"]);
+    }
+
+    /// A name server on loopback: `api.b.test` has one address of each kind, by way of another name; no other name has any. Before it
+    /// answers, it sends what a forger would.
+    fn serve() -> SocketAddr {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = socket.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1500];
+            while let Ok((n, from)) = socket.recv_from(&mut buffer) {
+                let query = Packet::parse(&buffer[..n]).unwrap();
+                let (asked, kind) = (query.questions[0].qname.to_string(), query.questions[0].qtype);
+                let reply = |id: u16, last: u8| {
+                    let mut packet = Packet::new_reply(id);
+                    packet.questions.push(query.questions[0].clone());
+                    let real = Name::new("real.test").unwrap();
+                    let record = |name: Name<'static>, data| simple_dns::ResourceRecord::new(name, CLASS::IN, 60, data);
+                    if asked == "api.b.test" {
+                        packet.answers.push(record(Name::new("api.b.test").unwrap(), RData::CNAME(real.clone().into())));
+                        packet.answers.push(match kind {
+                            QTYPE::TYPE(TYPE::A) => record(real, RData::A(Ipv4Addr::new(10, 0, 0, last).into())),
+                            _ => record(real, RData::AAAA(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into()).into())),
+                        });
+                    } else {
+                        *packet.rcode_mut() = simple_dns::RCODE::NameError;
+                    }
+                    packet.build_bytes_vec().unwrap()
+                };
+                for bytes in [b"nonsense".to_vec(), reply(query.id().wrapping_add(1), 66), reply(query.id(), 1)] {
+                    socket.send_to(&bytes, from).unwrap();
+                }
+            }
+        });
+        addr
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_name_server_is_asked_after_one_that_is_silent_and_forgeries_are_passed_over() {
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let servers = [silent.local_addr().unwrap(), serve()];
+        // By the search list: the first domain does not know it.
+        let found = run(ask("api", "search a.test b.test", &servers)).unwrap();
+        assert_eq!(found, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_name_that_nobody_knows_and_servers_that_are_away_are_told_apart() {
+        let told = |servers: &[SocketAddr]| run(ask("nope.test", "", servers)).unwrap_err().to_string();
+        let server = serve();
+        assert_eq!(told(&[server]), format!("look up nope.test: {server} knows no address of it"));
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(told(&[silent.local_addr().unwrap()]).ends_with("does not answer"));
+        // Where nothing listens, the kernel says so at once.
+        let gone = silent.local_addr().unwrap();
+        drop(silent);
+        assert!(told(&[gone]).contains("refused"));
+        assert!(told(&[]).contains("put the name into /etc/hosts"));
     }
 
     #[test]

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use plinth::manifest::identity::Source;
 use plinth::manifest::parse::{self, Context, Parsed};
+use plinth::manifest::url::fetch::{self, Answer};
+use plinth::manifest::url::minisign::Key;
 use plinth::manifest::yaml;
 use plinth::pod::Finding;
 use plinth::quantity::Amount;
 use plinth::quantity::written::Written;
 use plinth::spdy::{Decoder, Error, Frame};
+use tokio::io::AsyncWriteExt;
 
 /// Longer than this no input may take, optimised.
 pub const MOST: Duration = Duration::from_millis(100);
@@ -96,6 +99,55 @@ fn frames(bytes: &[u8], size: usize) -> (Vec<Frame>, Option<Error>) {
         }
     }
     (all, None)
+}
+
+/// Bytes as a signature, or as a key: only the real one is of the body, and it says when it was made.
+pub fn signature(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let body = include_bytes!("../signed/one.yaml");
+    let known = Key::parse(include_str!("../signed/key")).unwrap();
+    if let Ok(at) = known.signed_at(body, &text) {
+        assert_eq!(at, 1_795_235_334);
+        assert!(text.contains("trusted comment: timestamp:1795235334\tfile:one.yaml\thashed"));
+    }
+    if let Ok(other) = Key::parse(text.lines().next().unwrap_or_default()) {
+        let real = other.signed_at(body, include_str!("../signed/one.yaml.minisig"));
+        assert!(real.is_err() || text.starts_with("RWTQuCJxBzbRmqMfzYwcgGUmfWI66JznbGvpnpXIKTPH+Qy3PTWuv3"));
+    }
+}
+
+/// Bytes as what a server answers: the body is bounded, and what is called whole is not made another one by being cut off.
+pub fn answer(bytes: &[u8]) {
+    let read = |bytes: &[u8]| match answered(bytes) {
+        Ok(Ok(Answer::Body { bytes: body, whole, .. })) => {
+            assert!(body.len() <= bytes.len() && body.len() <= ANSWER_BYTES);
+            whole.then_some(body)
+        }
+        Ok(Ok(Answer::Unchanged) | Err(_)) => None,
+        Err(failure) => {
+            assert!(!failure.why.is_empty());
+            None
+        }
+    };
+    let whole = read(bytes);
+    for cut in [bytes.len() / 2, bytes.len() * 3 / 4, bytes.len().saturating_sub(7), bytes.len().saturating_sub(1)] {
+        if let Some(body) = bytes.get(..cut).and_then(read) {
+            assert_eq!(Some(body), whole, "cut off at {cut}");
+        }
+    }
+}
+
+const ANSWER_BYTES: usize = 1000;
+
+fn answered(bytes: &[u8]) -> Result<Result<Answer, String>, fetch::Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        theirs.write_all(bytes).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let request = hyper::Request::get("/m.yaml").header("host", "h").body(http_body_util::Empty::new()).unwrap();
+        fetch::exchange(ours, request, ANSWER_BYTES).await
+    })
 }
 
 /// The YAML and JSON reader.

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:?seconds}
 shift
-[ $# -gt 0 ] || set -- yaml manifest quantity spdy
+[ $# -gt 0 ] || set -- yaml manifest quantity spdy signature answer
 cargo +nightly fuzz --version >/dev/null 2>&1 || {
   echo "run.sh: find cargo-fuzz: install a nightly Rust (rustup toolchain install nightly) and cargo install cargo-fuzz" >&2
   exit 1

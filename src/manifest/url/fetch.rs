@@ -17,6 +17,7 @@ use hyper::header::{
 };
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::dial::{self, Tls};
@@ -103,11 +104,18 @@ async fn follow(settings: &Settings, address: &Address, path: &str, marks: &Mark
 async fn once(settings: &Settings, address: &Address, path: &str, marks: &Marks, most: usize) -> Result<Result<Answer, String>, Failure> {
     let tls = address.tls.then(|| tls(settings, address)).transpose()?;
     let stream = dial::dial(&address.host, address.dialled_port(), tls, &settings.resolv_conf).await;
-    let io = TokioIo::new(stream.map_err(|why| away(format!("connect: {why}")))?.io);
+    let io = stream.map_err(|why| away(format!("connect: {why}")))?.io;
+    exchange(io, request(settings, address, path, marks).map_err(|e| refused(format!("ask for it: {e}")))?, most).await
+}
+
+/// A request over a connection, and what comes of it: an answer, or where it is to be had.
+pub async fn exchange<T: AsyncRead + AsyncWrite + Unpin>(
+    io: T,
+    request: Request<Empty<Bytes>>,
+    most: usize,
+) -> Result<Result<Answer, String>, Failure> {
     let broken = |e: hyper::Error| away(format!("the answer is broken: {}", chain(&e)));
-    let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(HEADERS_BYTES).handshake::<_, Empty<Bytes>>(io).await.map_err(broken)?;
-    let request = request(settings, address, path, marks).map_err(|e| refused(format!("ask for it: {e}")))?;
+    let (mut sender, connection) = http1::Builder::new().max_buf_size(HEADERS_BYTES).handshake(TokioIo::new(io)).await.map_err(broken)?;
     let exchange = async {
         let begun = tokio::time::timeout(BEGIN, sender.send_request(request)).await;
         let response = begun.map_err(|_| away(format!("no answer within {} s", BEGIN.as_secs())))?.map_err(broken)?;
@@ -188,7 +196,7 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 }
 
 /// Reads a body to its end.
-pub async fn body<B: Body<Data = Bytes, Error: std::error::Error> + Unpin>(mut body: B, most: usize) -> Result<Vec<u8>, Failure> {
+async fn body<B: Body<Data = Bytes, Error: std::error::Error> + Unpin>(mut body: B, most: usize) -> Result<Vec<u8>, Failure> {
     let too_large = || refused(format!("the answer is larger than {} KiB", most >> 10));
     if body.size_hint().lower() > most as u64 {
         return Err(too_large());
