@@ -249,6 +249,8 @@ pub struct Settings {
     pub shutdown_critical: Duration,
     /// `maxPods`.
     pub max_pods: usize,
+    /// `podPidsLimit`: most processes and threads of a pod; `None`: as many as the machine takes.
+    pub pod_pids: Option<u64>,
     /// `allowedUnsafeSysctls`.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// `seccompDefault`: RuntimeDefault where a manifest is silent.
@@ -327,6 +329,7 @@ impl Default for Settings {
             shutdown_grace: Duration::from_secs(30),
             shutdown_critical: Duration::from_secs(10),
             max_pods: 110,
+            pod_pids: None,
             allowed_unsafe_sysctls: Vec::new(),
             seccomp_default: false,
             url: ManifestUrl::default(),

@@ -109,14 +109,14 @@ fn scale(suffix: &str) -> Option<(Form, i64, u32)> {
     Some((Form::Exponent, exponent.parse().ok()?, 0))
 }
 
-/// `whole.fraction * 10^exponent * 1024^binary` in billionths, rounded up, capped. Never more than 40 digits are looked at.
+/// `whole.fraction * 10^exponent * 1024^binary` in billionths, rounded up, capped.
 fn nanos(whole: &str, fraction: &str, exponent: i64, binary: u32) -> i128 {
     let whole = whole.trim_start_matches('0');
     let fraction = fraction.trim_end_matches('0');
     if whole.is_empty() && fraction.is_empty() {
         return 0;
     }
-    let factor = 1024i128.pow(binary);
+    let factor = 1024u64.pow(binary);
     // The place of the decimal point once billionths are the unit.
     let shift = exponent.saturating_add(9);
     let point = i64::try_from(whole.len()).unwrap_or(i64::MAX).saturating_add(shift);
@@ -127,32 +127,23 @@ fn nanos(whole: &str, fraction: &str, exponent: i64, binary: u32) -> i128 {
             return MOST;
         }
     }
-    let (mut units, mut rest, mut at) = (0i128, false, 0i64);
-    let mut sub = (0i128, 1i128);
-    for digit in whole.bytes().chain(fraction.bytes()).map(|b| i128::from(b - b'0')) {
-        if at < point {
-            units = units.saturating_mul(10).saturating_add(digit);
-        } else if sub.1 < 1_000_000_000_000_000_000 {
-            sub = (sub.0 * 10 + digit, sub.1 * 10);
-        } else {
-            rest |= digit != 0;
-        }
-        at += 1;
+    let digits = || whole.bytes().chain(fraction.bytes()).map(|b| b - b'0');
+    let before = usize::try_from(point).unwrap_or(0);
+    let mut units = digits().take(before).fold(0i128, |n, digit| n.saturating_mul(10).saturating_add(digit.into()));
+    for _ in digits().count()..before {
+        units = units.saturating_mul(10);
+    }
+    // What is behind the point times the factor, from the last digit on: a tenth of each sum is carried, and what is dropped of it counts.
+    let (mut carry, mut rest) = (0u64, false);
+    for digit in digits().rev().take(digits().count().saturating_sub(before)) {
+        let sum = u64::from(digit) * factor + carry;
+        (carry, rest) = (sum / 10, rest || sum % 10 != 0);
     }
     // A point left of the first digit: those are zeros between it and the digits.
     for _ in point.max(-40)..0 {
-        if sub.1 < 1_000_000_000_000_000_000_000_000 {
-            sub.1 *= 10;
-        } else {
-            return 1;
-        }
+        (carry, rest) = (carry / 10, rest || carry % 10 != 0);
     }
-    for _ in at..point {
-        units = units.saturating_mul(10);
-    }
-    let scaled = sub.0.saturating_mul(factor);
-    let up = i128::from(rest || scaled % sub.1 != 0);
-    units.saturating_mul(factor).saturating_add(scaled / sub.1 + up)
+    units.saturating_mul(factor.into()).saturating_add(i128::from(carry) + i128::from(rest))
 }
 
 impl fmt::Display for Written {

@@ -71,7 +71,7 @@ impl Runtime {
         if let Some(container) = whose.pod.container(whose.name) {
             volume::answer(&self.paths, whose.pod, container).await?;
         }
-        cgroup::restore(&self.paths, whose.pod);
+        cgroup::restore(&self.settings, &self.paths, whose.pod);
         let users = users::read(mounts)?;
         let image_volumes = self.image_volumes(whose, image, mounts).await?;
         self.specified(whose, image, &users, image_volumes)

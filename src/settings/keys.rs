@@ -50,6 +50,7 @@ pub const KEYS: &[(&str, Set)] = &[
     ("shutdownGracePeriod", |s, i| i.duration().map(|v| s.shutdown_grace = v)),
     ("shutdownGracePeriodCriticalPods", |s, i| i.duration().map(|v| s.shutdown_critical = v)),
     ("maxPods", |s, i| at_least_one(i).map(|v| s.max_pods = v)),
+    ("podPidsLimit", |s, i| pids(i).map(|v| s.pod_pids = v)),
     ("allowedUnsafeSysctls", |s, i| i.words().map(|v| s.allowed_unsafe_sysctls = v)),
     ("seccompDefault", |s, i| i.flag().map(|v| s.seccomp_default = v)),
     ("staticPodURL", |s, i| i.optional()?.map(|t| Address::parse(&t)).transpose().map(|v| s.url.address = v)),
@@ -91,6 +92,14 @@ pub const KEYS: &[(&str, Set)] = &[
 /// The key of that name.
 pub fn find(key: &str) -> Option<Set> {
     KEYS.iter().find(|(k, _)| *k == key).map(|(_, set)| *set)
+}
+
+/// Nothing, or less, is no limit, as with the kubelet.
+fn pids(i: &Input<'_>) -> Result<Option<u64>, Wrong> {
+    match i.text().ok().and_then(|t| t.parse::<i64>().ok()) {
+        Some(below) if below < 0 => Ok(None),
+        _ => i.count().map(|n| Some(n).filter(|n| *n > 0)),
+    }
 }
 
 /// `crun`, or `{shim: io.containerd.kata.v2}`, or both.

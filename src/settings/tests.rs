@@ -41,15 +41,23 @@ fn defaults_come_from_the_machine() {
 }
 
 #[test]
+fn a_limit_of_pids_below_one_is_none() {
+    for (text, want) in [("-1", None), ("0", None), ("7", Some(7)), ("'7'", Some(7))] {
+        assert_eq!(ok(&[&format!("{KUBELET}podPidsLimit: {text}\n")], &[]).pod_pids, want, "{text}");
+    }
+}
+
+#[test]
 fn kubelet_configuration_is_taken_as_it_is() {
     let text = KUBELET.to_owned()
         + "staticPodPath: /etc/kubernetes/manifests\nfileCheckFrequency: 1m30s\ncontainerLogMaxSize: 20Mi\ncontainerLogMaxFiles: 3\n\
            clusterDNS: [10.96.0.10, 'fd00::a']\nclusterDomain: cluster.local\nresolvConf: /run/resolv.conf\nmaxPods: 42\n\
-           shutdownGracePeriod: 40s\nshutdownGracePeriodCriticalPods: 15s\nallowedUnsafeSysctls: ['net.*']\nseccompDefault: true\n\
+           shutdownGracePeriod: 40s\nshutdownGracePeriodCriticalPods: 15s\nallowedUnsafeSysctls: ['net.*']\npodPidsLimit: 4096\nseccompDefault: true\n\
            maxParallelImagePulls: 4\nimageGCHighThresholdPercent: 70\nimageGCLowThresholdPercent: 60\nimageMinimumGCAge: 1m\nimageMaximumGCAge: 24h\nserializeImagePulls: false\ncrashLoopBackOff: {maxContainerRestartPeriod: 20s}\n\
            containerRuntimeEndpoint: unix:///run/c.sock\npodLogsDir: /var/log/p\n";
     let s = ok(&[&text], &[]);
     assert_eq!(s.layers, [Path::new("/etc/kubernetes/manifests")]);
+    assert_eq!(s.pod_pids, Some(4096));
     assert_eq!((s.rescan, s.log_max_bytes, s.log_max_files, s.max_pods), (Duration::from_secs(90), 20 << 20, 3, 42));
     assert_eq!((s.cluster_dns.len(), &*s.cluster_domain, &*s.resolv_conf), (2, "cluster.local", Path::new("/run/resolv.conf")));
     assert_eq!((s.shutdown_grace, s.shutdown_critical), (Duration::from_secs(40), Duration::from_secs(15)));

@@ -172,3 +172,18 @@ fn a_pod_has_users_of_its_own_and_keeps_them() {
     n.assert_clean();
     n.shutdown();
 }
+
+#[test]
+fn a_pod_has_no_more_processes_than_the_setting_says() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["podPidsLimit=20"]);
+    n.put("f.yaml", &pod("f", "hostNetwork: true", &format!("sh -c 'for i in $(seq 40); do sleep 98765 & done'; echo tried; {FOREVER}")));
+    n.start();
+    n.until_ready("f");
+    n.until("no more than so many were forked", 10, |n| n.said_or_nothing(&["logs", "f"]).contains("can't fork"));
+    n.remove("f.yaml");
+    n.until("it is gone", 30, |n| n.gone("f"));
+    n.shutdown();
+}

@@ -30,9 +30,12 @@ pub fn share_file(h: &Hierarchy, shares: i64) -> (&'static str, String) {
     if h.unified { ("cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string()) } else { ("cpu.shares", shares.to_string()) }
 }
 
-pub fn limit(h: &Hierarchy, dir: &Path, pod: &WantedPod) {
+pub fn limit(h: &Hierarchy, dir: &Path, pod: &WantedPod, pids: Option<u64>) {
     for setting in limits(h, pod) {
         write(dir, &setting);
+    }
+    if let Some(most) = pids {
+        write(dir, &("pids.max", most.to_string()));
     }
     // The kernel tells which sizes it has by its files.
     for file in std::fs::read_dir(dir).into_iter().flatten().flatten() {

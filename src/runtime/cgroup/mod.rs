@@ -15,6 +15,7 @@ use super::paths::Paths;
 use super::qos;
 use crate::pod::{Uid, WantedPod};
 use crate::quantity::Qos;
+use crate::settings::Settings;
 use crate::sys::cgroup::{self as kernel, Hierarchy};
 use limits::{limit, share_burstable, share_file, write};
 
@@ -30,7 +31,7 @@ pub fn pod_group(paths: &Paths, pod: &WantedPod) -> PathBuf {
 const CLASSES: [Qos; 3] = [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort];
 
 /// Makes the pod's group in every hierarchy and limits it. Goes without where it cannot.
-pub fn create(paths: &Paths, pod: &WantedPod) {
+pub fn create(settings: &Settings, paths: &Paths, pod: &WantedPod) {
     let group = pod_group(paths, pod);
     let mut trouble = None;
     let hierarchies = kernel::hierarchies();
@@ -41,7 +42,7 @@ pub fn create(paths: &Paths, pod: &WantedPod) {
             Ok(dir) => {
                 missing.retain(|(_, files)| !files.iter().any(|f| dir.join(f).exists()));
                 kernel::mark(&dir);
-                limit(h, &dir, pod);
+                limit(h, &dir, pod, settings.pod_pids);
                 share_burstable(h, &dir);
             }
             Err(e) => trouble = Some(format!("make {}: {e}", under(&h.root, &group).display())),
@@ -60,12 +61,12 @@ pub fn create(paths: &Paths, pod: &WantedPod) {
 }
 
 /// Makes the pod's group again where somebody removed it: a container that is made now still gets its pod's limits.
-pub fn restore(paths: &Paths, pod: &WantedPod) {
+pub fn restore(settings: &Settings, paths: &Paths, pod: &WantedPod) {
     let group = pod_group(paths, pod);
     let hierarchies = kernel::hierarchies();
     let is_there = |h: &Hierarchy| under(&h.root, &group).is_dir();
     if !hierarchies.iter().all(is_there) {
-        create(paths, pod);
+        create(settings, paths, pod);
     }
 }
 

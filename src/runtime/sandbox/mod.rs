@@ -75,7 +75,7 @@ async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<San
     for dir in [paths.pod(&pod.uid).join("volumes"), paths.pod(&pod.uid).join("containers"), run.join("ns"), run.join("io")] {
         directory(&dir)?;
     }
-    cgroup::create(paths, pod);
+    cgroup::create(settings, paths, pod);
     volume::set_up(paths, pod, &node::allocatable(settings)).await?;
     pin(paths, pod, &names.hostname, &sysctls).await?;
     if kinds(pod).contains(&Kind::Ipc) {
