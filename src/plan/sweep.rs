@@ -113,15 +113,16 @@ fn is_surplus(v: &View<'_>, c: &SeenContainer) -> bool {
 }
 
 /// Deletes records, last in the spec first: while a record of a main container is left, so is that of the init containers it
-/// came after, and a pod that is wanted again half-way goes on where it stands.
+/// came after, and a pod that is wanted again half-way goes on where it stands. So a deletion that failed is waited for by those.
 fn bury<'a>(v: &View<'a>, which: impl Fn(&SeenContainer) -> bool) -> Step<'a> {
     let mut step = Step::Done;
     let mut containers: Vec<&SeenContainer> = v.seen.containers.values().collect();
-    containers.sort_by_key(|c| std::cmp::Reverse(place(v, c)));
+    containers.sort_by_key(|c| (c.kind != Kind::Main, std::cmp::Reverse(place(v, c))));
     for c in containers {
         if matches!(c.state, State::Record | State::Dead(_)) && which(c) {
             let action = Action::DeleteContainer { uid: v.uid.clone(), id: c.id.clone() };
-            step = step.beside(|| cleaning(v, c, action, "nothing needs its record"));
+            let clean = || cleaning(v, c, action, "nothing needs its record");
+            step = if c.kind == Kind::Main { step.beside(clean) } else { step.then(clean) };
         }
     }
     step
