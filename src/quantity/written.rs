@@ -137,11 +137,11 @@ fn nanos(whole: &str, fraction: &str, exponent: i64, binary: u32) -> i128 {
     let (mut carry, mut rest) = (0u64, false);
     for digit in digits().rev().take(digits().count().saturating_sub(before)) {
         let sum = u64::from(digit) * factor + carry;
-        (carry, rest) = (sum / 10, rest || sum % 10 != 0);
+        (carry, rest) = (sum / 10, rest || !sum.is_multiple_of(10));
     }
     // A point left of the first digit: those are zeros between it and the digits.
     for _ in point.max(-40)..0 {
-        (carry, rest) = (carry / 10, rest || carry % 10 != 0);
+        (carry, rest) = (carry / 10, rest || !carry.is_multiple_of(10));
     }
     units.saturating_mul(factor.into()).saturating_add(i128::from(carry) + i128::from(rest))
 }
