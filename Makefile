@@ -31,7 +31,8 @@ check: ## formatting, lints, import rule
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-bench: build $(cache)/sid ## the reference table with ours beside it
+bench: build $(cache)/sid ## the reference table with ours beside it, and what it is to be joined
+	cargo build --locked --example apiserver
 	@tests/bench.py $(release) $(cache)/sid
 
 install: build ## binary, completions, man pages, configuration and unit below DESTDIR

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures plinth on a private node and prints the reference table with ours beside it.
 
-bench.py PLINTH CONTAINERD-DIR [--quick]     as root; ../shared/bench/podbench.py does the timing from outside
+bench.py PLINTH CONTAINERD-DIR [--quick] [--joined]     as root; --joined: that part alone; ../shared/bench/podbench.py does the timing from outside
 The floor, `ctr run -d`, is measured against the same containerd in turns with ours, a few starts each, so that whatever else the machine
 does hits both alike; what is shown is the median over all turns. The floor of the log is the CRI plugin of the same containerd under the
 same flood, on a second node. Takes about seven minutes, at most nine; --quick, for trying bench.py itself, two.
@@ -132,10 +132,12 @@ def main():
     if agent.poll() is not None:
         sys.exit(f"bench.py: plinth ended: {open(log.name).read()[-2000:]}")
     try:
-        report(pid, manifests)
+        if "--joined" not in sys.argv:
+            report(pid, manifests)
     finally:
         agent.terminate()
         agent.wait()
+    print("joined: " + json.dumps(joined(manifests)))
 
 
 def settings(manifests):
@@ -304,6 +306,81 @@ def latency(manifests):
         servers.terminate()
         servers.wait()
     return sorted(took)
+
+
+# Watches the pods at the API server; a line for each change: when, of whom, its phase, its restarts.
+WATCHER = """
+import json, subprocess, sys, time
+url = "https://127.0.0.1:6443/api/v1/pods?watch=true&resourceVersion=0&timeoutSeconds=600"
+curl = ["curl", "-sN", "--cacert", sys.argv[1], "-H", "Authorization: Bearer admin", url]
+for line in subprocess.Popen(curl, stdout=subprocess.PIPE, text=True, bufsize=1).stdout:
+    now, o = time.time_ns(), json.loads(line)["object"]
+    c = (o.get("status", {}).get("containerStatuses") or [{}])[0]
+    print(json.dumps([now, o["metadata"]["name"], o["status"].get("phase"), c.get("restartCount", 0), "running" in c.get("state", {})]), flush=True)
+"""
+
+
+def joined(manifests):
+    """A second life of plinth, joined to the tests' API server with BATCH pods: what it asks for and costs while idle, and how soon a
+    start and an end are to be seen there, ms after they happened."""
+    server = os.path.join(here, "..", "target", "debug", "examples", "apiserver")
+    pki, seen, asked = f"{node}/work/pki", f"{node}/watch.log", f"{node}/apiserver.log"
+    inside = ["nsenter", "-t", holder(), "-m", "-n"]
+    subprocess.run([server, "--pki", pki, "--node", "bench", "--init"], check=True)
+    started = [subprocess.Popen([*inside, server, "--pki", pki, "--log"], stdout=open(asked, "w"), stderr=subprocess.STDOUT)]
+    time.sleep(1)
+    try:
+        started.append(subprocess.Popen([*inside, sys.executable, "-c", WATCHER, f"{pki}/ca.pem"], stdout=open(seen, "w")))
+        log = open(f"{node}/joined.log", "w")
+        agent = subprocess.Popen([*inside, plinth, "run", *settings(manifests), "--kubeconfig", f"{pki}/bench"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        started.append(agent)
+        rows = lambda: [json.loads(l) for l in open(seen) if l.endswith("\n")]
+
+        def first(name, holds):
+            end = time.monotonic() + 30
+            while time.monotonic() < end:
+                for at, who, *rest in rows():
+                    if who == f"{name}-bench" and holds(*rest):
+                        return at
+                time.sleep(0.02)
+            sys.exit(f"bench.py: {name} is not shown at the API server; see {log.name}")
+
+        mount = {"volumeMounts": [{"name": "m", "mountPath": "/m"}]}
+        volumes = [{"name": "m", "hostPath": {"path": marks}}]
+        starts, ends, mirrors = [], [], []
+        for k in range(BATCH):
+            name = f"shown{k}"
+            # Its first life ends by itself after a while, in the first few; the others stay.
+            script = f"touch /m/{name}; trap 'exit 0' TERM; while :; do sleep 1; done"
+            if k < 5:
+                script = f"if [ -e /m/{name} ]; then while :; do sleep 1; done; fi; touch /m/{name}; sleep 2; touch /m/{name}-end; exit 1"
+            put(manifests, name, ["sh", "-c", script], mount, volumes=volumes)
+            wait_mark(name)
+            at = os.stat(f"{marks}/{name}").st_mtime_ns
+            mirrors.append(max(0, first(name, lambda *_: True) - at) / 1e6)
+            starts.append((first(name, lambda phase, restarts, running: running) - at) / 1e6)
+        for k in range(5):
+            at = os.stat(f"{marks}/shown{k}-end").st_mtime_ns
+            ends.append((first(f"shown{k}", lambda phase, restarts, running: phase == "Running" and restarts == 1 or not running and phase != "Pending") - at) / 1e6)
+        # Until it has said all there is to say.
+        quiet = time.monotonic()
+        size = 0
+        while time.monotonic() < quiet + 3:
+            if os.path.getsize(asked) != size:
+                size, quiet = os.path.getsize(asked), time.monotonic() if size == 0 else quiet
+            time.sleep(0.2)
+        time.sleep(5)
+        before, cpu = len(open(asked).readlines()), cpu_s(agent.pid)
+        time.sleep(IDLE_S)
+        requests = [l.split()[1:3] for l in open(asked).readlines()[before:] if l.startswith("system:node:")]
+        rss = int(re.search(r"VmRSS:\s+(\d+)", open(f"/proc/{agent.pid}/status").read()).group(1))
+        got = {"starts": starts, "ends": ends, "mirrors": mirrors, "rss_kb": rss, "cpu_pct": (cpu_s(agent.pid) - cpu) * 100 / IDLE_S,
+               "requests": len(requests), "others": [r for r in requests if "/leases/" not in r[1] and "/nodes/" not in r[1]]}
+    finally:
+        for p in reversed(started):
+            p.terminate()
+            p.wait()
+    return got
 
 
 def report(pid, manifests):
