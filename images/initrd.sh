@@ -15,4 +15,5 @@ install -m 755 "$init" "$root/init"
 cp "$here/skeleton/etc/mke2fs.conf" "$root/etc/"
 "$here/modules.sh" "$cache" initrd "$root"
 "$here/complete.sh" "$root"
-find "$root" -type d -exec chmod 755 {} +
+# A checkout has the modes its user's umask left.
+chmod -R u=rwX,go=rX "$root"

@@ -31,5 +31,6 @@ echo "BUILD_TIME=$build_time" >"$root/etc/plinth-release"
 
 "$here/modules.sh" "$cache" root "$root"
 "$here/complete.sh" "$root"
-find "$root" -type d -exec chmod 755 {} +
+# A checkout has the modes its user's umask left.
+chmod -R u=rwX,go=rX "$root"
 chmod 1777 "$root/tmp" "$root/var/tmp"
