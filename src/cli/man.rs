@@ -99,23 +99,25 @@ pub fn page(verb: &Verb) -> String {
     out
 }
 
-/// plinth-config(5): each paragraph of the default configuration is a setting, what comes before the first is about all of them.
+/// plinth-config(5): the words of the default configuration are about the settings below them, those before the first about all.
 pub fn config() -> String {
     let mut out = head("PLINTH\\-CONFIG", 5);
     out.push_str(".SH NAME\nplinth\\-config \\- settings of plinth\n.SH SYNOPSIS\n.I /etc/plinth/config.yaml\n.SH DESCRIPTION\n");
     let mut settings = false;
-    for paragraph in CONFIG.split("\n\n") {
-        let (words, key): (Vec<&str>, Vec<&str>) = paragraph.lines().partition(|line| *line == "#" || line.starts_with("# "));
-        if let Some(key) = key.iter().find_map(|line| line.strip_prefix('#')) {
+    let is_words = |line: &str| line == "#" || line.starts_with("# ");
+    let lines: Vec<&str> = CONFIG.lines().filter(|line| !line.is_empty()).collect();
+    for group in lines.chunk_by(|above, below| is_words(above) || !is_words(below)) {
+        let (words, keys): (Vec<&str>, Vec<&str>) = group.iter().partition(|line| is_words(line));
+        for (n, key) in keys.iter().filter_map(|line| line.strip_prefix('#')).enumerate() {
             out.push_str(if settings { "" } else { ".SH SETTINGS\n" });
-            out.push_str(&format!(".TP\n.B {}\n", roff(key)));
+            out.push_str(&format!("{}\n.B {}\n", if n == 0 { ".TP" } else { ".TQ" }, roff(key)));
             settings = true;
         }
         for line in words.iter().map(|line| line.trim_start_matches('#').trim_start()) {
             let line = if line.starts_with("kubelet: ") { format!("({line})") } else { line.to_owned() };
             out.push_str(&if line.is_empty() { ".PP\n".to_owned() } else { format!("{}\n", roff(&line)) });
         }
-        for line in key.iter().filter(|line| !line.starts_with('#')) {
+        for line in keys.iter().filter(|line| !line.starts_with('#')) {
             out.push_str(&format!(".br\n\\fB{}\\fR\n", roff(line)));
         }
     }
