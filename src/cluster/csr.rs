@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::credentials::public_key;
+use crate::hex::hex;
 
 /// Where they are.
 pub const PATH: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
@@ -40,8 +41,7 @@ impl Wish {
             hash.update(word);
             hash.update([0]);
         }
-        let digest = hash.finalize();
-        digest.iter().take(16).fold("node-csr-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+        format!("node-csr-{}", hex(hash.finalize().iter().take(16)))
     }
 
     /// The object to be made.

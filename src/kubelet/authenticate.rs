@@ -7,6 +7,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use webpki::EndEntityCert;
 
+use crate::hex::hex;
+
 /// Every group of this name may do anything, at each API server (`user.SystemPrivilegedGroup`).
 const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
@@ -49,8 +51,7 @@ pub fn by_certificate(der: &[u8]) -> Option<User> {
     let shown = der.into();
     let cert = EndEntityCert::try_from(&shown).ok()?;
     let (name, groups) = subject(cert.subject())?;
-    let hash: String = Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
-    let extra = BTreeMap::from([(CREDENTIAL.to_owned(), vec![format!("X509SHA256={hash}")])]);
+    let extra = BTreeMap::from([(CREDENTIAL.to_owned(), vec![format!("X509SHA256={}", hex(&Sha256::digest(der)))])]);
     (!name.is_empty()).then(|| User { name, groups, extra, ..User::default() }.authenticated())
 }
 

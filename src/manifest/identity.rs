@@ -10,6 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Wall;
+use crate::hex::hex;
 use crate::pod::WantedPod;
 
 /// The pod's hash; here its UID.
@@ -84,7 +85,7 @@ fn content_hash(pod: &Pod) -> String {
     if let Ok(value) = serde_json::to_value(pod) {
         write_sorted(&value, &mut sink);
     }
-    sink.0.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+    hex(sink.0.finalize().iter().take(16))
 }
 
 struct Sink(Sha256);

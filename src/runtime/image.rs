@@ -20,6 +20,7 @@ use super::error::{Error, Result};
 use super::image_config::ImageConfig;
 use super::labels::SCHEME;
 use super::transfer::{self, Lease, Wish};
+use crate::hex::hex;
 use crate::plan::action::{Class, Failure};
 use crate::plan::world::SeenImage;
 use crate::pod::{ImageRef, PullPolicy};
@@ -250,10 +251,6 @@ fn chain_id(diff_ids: &[String]) -> String {
         chain = if chain.is_empty() { id.clone() } else { format!("sha256:{}", hex(&Sha256::digest(format!("{chain} {id}").as_bytes()))) };
     }
     chain
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// distribution/reference's grammar over a normalised reference: what is wrong with it, if anything is.

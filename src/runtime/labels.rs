@@ -8,6 +8,7 @@ use std::rc::Rc;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Wall;
+use crate::hex::hex;
 use crate::plan::world::Exit;
 use crate::pod::{ImageRef, Kind, PodKey, Uid};
 
@@ -81,8 +82,8 @@ fn squeezed(name: &str) -> String {
             short.push(c);
         }
     }
-    let hash: String = Sha256::digest(name.as_bytes()).iter().take(4).map(|b| format!("{b:02x}")).collect();
-    format!("{}-{hash}", short.trim_end_matches('-'))
+    let hash = Sha256::digest(name.as_bytes());
+    format!("{}-{}", short.trim_end_matches('-'), hex(hash.iter().take(4)))
 }
 
 /// The label filter for one pod's records.

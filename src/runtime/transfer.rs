@@ -24,6 +24,7 @@ use tonic::Streaming;
 use super::client::{Client, Tried};
 use super::error::{Error, Result};
 use crate::clock;
+use crate::hex::hex;
 
 /// A lease outlives the longest transfer; if plinth dies meanwhile, containerd drops it after that.
 const LEASE_S: i64 = 24 * 3600;
@@ -230,5 +231,5 @@ fn random() -> Result<String> {
     let fail = |source| Error::File { verb: "read random bytes from", path: "/dev/urandom".into(), source };
     let mut file = std::fs::File::open("/dev/urandom").map_err(fail)?;
     std::io::Read::read_exact(&mut file, &mut bytes).map_err(fail)?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&bytes))
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
 use crate::manifest::disk::MAX_FILE_BYTES;
 use crate::sys::asked;
 
@@ -43,7 +44,7 @@ pub struct Head {
 
 /// SHA-256, hex.
 pub fn digest(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(body))
 }
 
 /// Where it is kept.
