@@ -45,13 +45,27 @@ if ! enough "$has"; then
   fi
 fi
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+log=$(mktemp) private=$(mktemp -d)
+trap 'rm -rf "$log" "$private"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+get() { apt-get "$@" -qq -y --no-install-recommends --no-remove </dev/null >"$log" 2>&1; }
 # Lists that are old or were never fetched are fetched, once.
-install() {
-  local get=(apt-get install -qq -y --no-install-recommends --no-remove "${missing[@]}")
-  export DEBIAN_FRONTEND=noninteractive
-  "${get[@]}" </dev/null >"$log" 2>&1 || { apt-get update -qq && "${get[@]}" </dev/null >"$log" 2>&1; }
+install() { get install "${missing[@]}" || { apt-get update -qq && get install "${missing[@]}"; } || install_beside_backports; }
+# QEMU's packages are of one version. Where its tools came from the backports and apt knows these no more, the rest comes from there too, by lists of
+# this run's own beside the machine's.
+install_beside_backports() {
+  dpkg-query -W -f '${Version}' qemu-utils 2>/dev/null | grep -q '~bpo' || return 1
+  local mirror keyring suite own
+  IFS='|' read -r mirror keyring suite < <(apt-get indextargets --format '$(LABEL)|$(COMPONENT)|$(REPO_URI)|$(SIGNED_BY)|$(CODENAME)' 'Created-By: Packages' |
+    awk -F'|' '$1 == "Debian" && $2 == "main" { print $3 "|" $4 "|" $5; exit }') || return 1
+  mkdir -p "$private"/{lists/partial,parts}
+  cp /etc/apt/sources.list.d/* "$private/parts/"
+  [ ! -e /etc/apt/sources.list ] || cp /etc/apt/sources.list "$private/parts/own.list"
+  case ${keyring:-} in /*) ;; *) keyring=/usr/share/keyrings/debian-archive-keyring.gpg ;; esac
+  echo "deb [signed-by=$keyring] $mirror $suite-backports main" >"$private/parts/backports.list"
+  printf 'Package: src:qemu src:seabios\nPin: release n=%s-backports\nPin-Priority: 600\n' "$suite" >"$private/pins"
+  own=(-o Dir::Etc::Preferences="$private/pins" -o APT::Sandbox::User=root -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$private/parts" -o Dir::State::Lists="$private/lists")
+  apt-get "${own[@]}" -qq update && get "${own[@]}" install "${missing[@]}"
 }
 if [ ${#missing[@]} -gt 0 ]; then
   [ "$(id -u)" = 0 ] || fail "missing: ${missing[*]}; run this as root, or install them"
