@@ -17,12 +17,13 @@ ordered() {
     modprobe -d "$kernel/usr" -S "$release" --show-depends "$m" | sed -n "s|^insmod .*/$release/\(.*\)\.ko.*|\1|p" | sed "s|\$|.ko|"
   done | awk '!seen[$0]++'
 }
-# Their signatures go: root and initrd are verified as a whole, and checking each module again is most of the time of loading it.
-# A kernel under Secure Boot's lockdown wants them: SIGNED=1 leaves them.
+# Their signatures go: root and initrd are verified as a whole, and checking each module again is most of the time of loading it. So do the
+# names of their inner functions and the tables by which a backtrace leads through them, which the kernel sorts anew at each boot: half of
+# the rest. A kernel under Secure Boot's lockdown wants the signatures: SIGNED=1 leaves all of it.
 unpack() {
   mkdir -p "$(dirname "$2")"
   xz -dc "$kernel/usr/lib/modules/$release/$1.xz" >"$2"
-  [ -n "${SIGNED:-}" ] || strip --strip-debug -R .BTF "$2"
+  [ -n "${SIGNED:-}" ] || strip --strip-unneeded -R .BTF -R .orc_unwind -R .orc_unwind_ip -R .rela.orc_unwind_ip -R .orc_header "$2"
 }
 
 case $when in
