@@ -3,6 +3,7 @@
 //! Not hyper-util's connector: it looks names up in a blocking pool, which is a second thread.
 
 mod resolve;
+pub mod trust;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,15 +12,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use trust::Trust;
 
 /// Name, TCP and TLS together take no longer.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Where distributions keep the certificates of public authorities.
-const SYSTEM: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// What TLS and plain TCP have in common.
 pub trait Io: AsyncRead + AsyncWrite + Unpin {}
@@ -68,28 +69,13 @@ async fn dial_all(host: &str, port: u16, tls: Option<Tls>, resolv_conf: &Path) -
     Err(last)
 }
 
-/// TLS that believes these authorities (PEM; `None`: the system's), and shows this certificate with its key (PEM) where it is asked to.
-pub fn tls(authority: Option<&[u8]>, certificate: Option<(&[u8], &[u8])>) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    let system;
-    let pem = match authority {
-        Some(pem) => pem,
-        None => {
-            system = SYSTEM.iter().find_map(|path| std::fs::read(path).ok()).ok_or("no authority is named, and the system has none")?;
-            &system
-        }
-    };
-    for cert in certificates(pem)? {
-        // Of a bundle, what cannot be used is passed over.
-        let _ = roots.add(cert);
-    }
-    if roots.is_empty() {
-        return Err("there is no certificate of an authority in what is named as such".into());
-    }
+/// TLS that believes whom it is told to, and shows this certificate with its key (PEM) where it is asked to.
+pub fn tls(trust: Trust<'_>, certificate: Option<(&[u8], &[u8])>) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
-        .with_root_certificates(roots);
+        .dangerous()
+        .with_custom_certificate_verifier(trust.verifier()?);
     match certificate {
         None => Ok(builder.with_no_client_auth()),
         Some((cert, key)) => {

@@ -269,6 +269,23 @@ fn mirrors_of_an_earlier_life_go_and_pods_of_others_stay() {
 }
 
 #[test]
+fn a_mirror_that_comes_before_the_server_knows_its_node_everywhere_is_no_news() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        for (name, code, reason, text) in [
+            ("web", 404, "NotFound", "node \"n\" not found"),
+            ("more", 403, "Forbidden", "pods \"more-n\" is forbidden: node n UID mismatch: expected a got b"),
+        ] {
+            let mut refusal = Some((code, reason, text.to_owned()));
+            node.server.webhook(Some(Box::new(move |_| refusal.take().map_or(Ok(()), Err))));
+            node.local.show("default", name, "h1", "Running");
+            node.until_shown(name, "Running").await;
+        }
+        assert_eq!(*node.local.told.borrow(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn a_missing_namespace_is_told_and_waited_for() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |_| {});
@@ -460,6 +477,29 @@ fn two_plinths_of_one_name_argue_slowly() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let asked = node.asked_within(6).await;
         assert!(rate(&asked) <= 5.0, "{} a second\n{asked:#?}", rate(&asked));
+    });
+}
+
+#[test]
+fn a_server_nobody_vouches_for_is_joined_only_where_the_kubeconfig_says_so() {
+    on_a_loop(async || {
+        let (server, other) = (ApiServer::start(), ApiServer::start());
+        server.token("one", Some("system:node:n"));
+        // Another authority's, first, at the same address.
+        let stranger = server
+            .kubeconfig_of_token("one")
+            .replace(&apiserver::tls::base64(server.authority()), &apiserver::tls::base64(other.authority()));
+        let at = |s: &Settings, text: &str| std::fs::write(s.kubeconfig.as_ref().unwrap(), text).unwrap();
+        let node = Node::join(server, |s| at(s, &stranger));
+        node.local.show("default", "web", "h1", "Running");
+        node.until("it is not believed", 10, |_| node.cluster.trouble().is_some_and(|t| t.contains("invalid peer certificate"))).await;
+        let open = "insecure-skip-tls-verify: true}";
+        let text = stranger.lines().map(|l| match l.split_once("certificate-authority-data") {
+            Some((before, _)) => format!("{before}{open}\n"),
+            None => format!("{l}\n"),
+        });
+        at(&node.settings, &text.collect::<String>());
+        node.until_shown("web", "Running").await;
     });
 }
 

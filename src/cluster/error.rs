@@ -83,6 +83,15 @@ impl Error {
         if let Error::Refused { code, .. } = self { Some(*code) } else { None }
     }
 
+    /// The Node was made just now, and what admits its pods has not seen it yet (NodeRestriction asks a cache).
+    pub fn is_early(&self) -> bool {
+        match self {
+            Error::Refused { code: 404, message, .. } => message.starts_with("node ") && message.ends_with(" not found"),
+            Error::Refused { code: 403, message, .. } => message.contains(" UID mismatch: "),
+            _ => false,
+        }
+    }
+
     /// It is the server as a whole that is in trouble, or the way to it, not the one request.
     pub fn is_general(&self) -> bool {
         match self {

@@ -109,6 +109,7 @@ fn written(store: &Store, bootstrap: &Path) -> Result<String, String> {
     let config = kubeconfig::read(bootstrap).map_err(|e| e.to_string())?;
     let mut cluster = json!({"server": config.server});
     if let Some(map) = cluster.as_object_mut() {
+        config.unverified.then(|| map.insert("insecure-skip-tls-verify".into(), json!(true)));
         config.authority.map(|pem| map.insert("certificate-authority-data".into(), json!(ByteString(pem))));
         config.server_name.map(|name| map.insert("tls-server-name".into(), json!(name)));
     }

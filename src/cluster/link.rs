@@ -204,6 +204,9 @@ impl Link {
             }
             Stream { .. } => (Way::Each, None),
         };
+        if dialer.is_unverified() {
+            log::warn!("whoever answers at {server} is believed, and told our token: the kubeconfig says insecure-skip-tls-verify");
+        }
         // What was given up before is not this one.
         let _ = self.stale.notified().now_or_never();
         if self.renewals.get() != renewals {

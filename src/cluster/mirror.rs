@@ -80,10 +80,25 @@ pub struct Memory {
     pub in_flight: bool,
     /// Requests about it that failed.
     pub retry: Retry,
-    /// The status last sent, to which uid, and when.
-    pub sent: Option<(String, Rc<Value>, Moment)>,
+    /// The last of them came too early: the next one is expected to go well.
+    pub early: bool,
+    /// The status last sent.
+    pub sent: Option<Sent>,
     /// For which hash (`None`: as an orphan) its mirror was last deleted, and when.
     pub replaced: Option<(Option<Uid>, Moment)>,
+}
+
+/// A status that was sent.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// To the pod of this uid.
+    pub uid: String,
+    /// This one.
+    pub status: Rc<Value>,
+    /// When.
+    pub at: Moment,
+    /// The pod's version that came of it, once it was answered.
+    pub version: Option<u64>,
 }
 
 /// What a plan is made from.
@@ -189,10 +204,12 @@ fn decide(sight: &Sight<'_>, key: &PodKey, memory: &Memory, now: Moment) -> Opti
         return pod.wanted.then(|| (Action::Delete { uid: found.uid.clone(), replaces: true }, churn(memory, Some(&pod.uid), now)));
     }
     let patch = status_patch(&pod.status, &found.status, &found.uid)?;
-    // What was sent and is not there was changed by somebody else: no argument without pause.
-    let from = match &memory.sent {
-        Some((uid, status, at)) if *uid == found.uid && *status == pod.status => *at + Duration::from_millis(SENT_AGAIN_MS),
-        _ => now,
+    let from = match memory.sent.as_ref().filter(|s| s.uid == found.uid && s.status == pod.status) {
+        // It is what the server made of it: it writes something otherwise, or leaves a field out, and would do so again.
+        Some(sent) if sent.version == Some(found.version) => return None,
+        // What was sent and is not there was changed by somebody else: no argument without pause.
+        Some(sent) => sent.at + Duration::from_millis(SENT_AGAIN_MS),
+        None => now,
     };
     Some((Action::Status { uid: found.uid.clone(), patch, status: pod.status.clone() }, from))
 }

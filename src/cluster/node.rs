@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::error::{Error, Result};
 use super::link::STRATEGIC;
 use super::machine::{Machine, Pressure, can_mount_recursively_read_only, machine, pressure};
+use super::object::replaced;
 use super::{Cluster, Facts};
 use crate::clock::{self, Moment, Now, Wall};
 use crate::settings::Settings;
@@ -108,7 +109,7 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
     let bare = without_heartbeats(status.clone());
     let is_fresh = |(to, what, at): &(String, Value, Moment)| to == uid && *what == bare && now.mono - *at < settings.node_status_report;
     if !memory.sent.as_ref().is_some_and(is_fresh) {
-        let patch = json!({"metadata": {"uid": uid}, "status": replaced(status)});
+        let patch = json!({"metadata": {"uid": uid}, "status": addressed(status, &node.status)});
         let _: Value = link.ask(Method::PATCH, &format!("{path}/status"), STRATEGIC, Some(&patch)).await?;
         for (reason, message) in memory.news(&settings.node_name, &bare) {
             let event = event(&settings.node_name, &reason, &message, now.wall);
@@ -152,9 +153,9 @@ fn handlers(settings: &Settings, machine: &Machine) -> Vec<Value> {
 }
 
 /// Addresses that are gone go: two of one type would otherwise be merged into one.
-fn replaced(mut status: Value) -> Value {
-    if let Some(addresses) = status.get_mut("addresses").and_then(Value::as_array_mut) {
-        addresses.insert(0, json!({"$patch": "replace"}));
+fn addressed(mut status: Value, found: &Value) -> Value {
+    if let Some(ours) = status.get_mut("addresses") {
+        *ours = replaced(ours, found.get("addresses"));
     }
     status
 }

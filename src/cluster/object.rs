@@ -89,6 +89,13 @@ const OWNED: [&str; 12] = [
     "qosClass",
 ];
 
+/// A list that merges by key, as a patch that leaves nothing of what is there. Where nothing is there older servers store the directive as
+/// one more item.
+pub fn replaced(ours: &Value, theirs: Option<&Value>) -> Value {
+    let directive = theirs.and_then(Value::as_array).filter(|t| !t.is_empty()).map(|_| json!({"$patch": "replace"}));
+    directive.into_iter().chain(ours.as_array().into_iter().flatten().cloned()).collect()
+}
+
 /// The strategic merge patch that makes `found` say what `status` says; `None` when it does already. The uid in it keeps it from
 /// another pod of that name.
 pub fn status_patch(status: &Value, found: &Value, uid: &str) -> Option<Value> {
@@ -99,10 +106,7 @@ pub fn status_patch(status: &Value, found: &Value, uid: &str) -> Option<Value> {
             // The class is settled when a pod is made, and immutable.
             ("qosClass", _, Some(_)) | (_, None, None) => None,
             ("conditions", Some(ours), theirs) => conditions(ours, theirs),
-            // Lists that merge by key would keep what is no longer there.
-            ("hostIPs" | "podIPs", Some(Value::Array(ours)), theirs) if theirs.and_then(Value::as_array) != Some(ours) => {
-                Some(Value::Array(std::iter::once(json!({"$patch": "replace"})).chain(ours.iter().cloned()).collect()))
-            }
+            ("hostIPs" | "podIPs", Some(ours), Some(theirs)) if ours != theirs => Some(replaced(ours, Some(theirs))),
             (_, Some(ours), Some(theirs)) if says(theirs, ours) => None,
             (_, Some(ours), _) => Some(ours.clone()),
             (_, None, Some(_)) => Some(Value::Null),
@@ -112,12 +116,18 @@ pub fn status_patch(status: &Value, found: &Value, uid: &str) -> Option<Value> {
     (!patch.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": patch}))
 }
 
+/// Of the node's own conditions the one that is not always there.
+const PASSING: &str = "AllContainersRestarting";
+
 /// Conditions that differ, each whole: what it no longer has is null. Conditions of others stay.
 fn conditions(ours: &Value, theirs: Option<&Value>) -> Option<Value> {
     let list = |v: Option<&Value>| v.and_then(Value::as_array).cloned().unwrap_or_default();
     let theirs = list(theirs);
-    let mut changed = Vec::new();
-    for mut c in list(Some(ours)) {
+    let ours = list(Some(ours));
+    let named = |all: &[Value]| all.iter().any(|c| c.get("type").and_then(Value::as_str) == Some(PASSING));
+    let over = named(&theirs) && !named(&ours);
+    let mut changed: Vec<Value> = over.then(|| json!({"$patch": "delete", "type": PASSING})).into_iter().collect();
+    for mut c in ours {
         let old = theirs.iter().find(|o| o.get("type") == c.get("type"));
         let gone = |key: &&str| c.get(*key).is_none() && old.and_then(|o| o.get(*key)).is_some_and(|v| !v.is_null());
         let gone: Vec<&str> = ["reason", "message"].into_iter().filter(gone).collect();
@@ -195,6 +205,23 @@ mod tests {
         assert_eq!(status["conditions"][0]["reason"], Value::Null);
         assert_eq!(status["podIPs"], json!([{"$patch": "replace"}, {"ip": "10.0.0.9"}]));
         assert_eq!(status["containerStatuses"], running()["containerStatuses"]);
+    }
+
+    #[test]
+    fn a_condition_of_ours_that_passed_is_taken_back_and_those_of_others_stay() {
+        let mut found = running();
+        let theirs = found["conditions"].as_array_mut().unwrap();
+        theirs.extend(["AllContainersRestarting", "example.com/Own"].map(|kind| json!({"type": kind, "status": "True"})));
+        let patch = status_patch(&running(), &found, "u").unwrap();
+        assert_eq!(patch["status"], json!({"conditions": [{"$patch": "delete", "type": "AllContainersRestarting"}]}));
+    }
+
+    #[test]
+    fn a_list_that_is_not_there_yet_is_sent_as_it_is() {
+        let mut found = running();
+        found.as_object_mut().unwrap().remove("podIPs");
+        let patch = status_patch(&running(), &found, "u").unwrap();
+        assert_eq!(patch["status"], json!({"podIPs": [{"ip": "10.0.0.9"}]}));
     }
 
     #[test]

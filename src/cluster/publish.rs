@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Cluster;
 use super::error::{Error, Result};
 use super::link::STRATEGIC;
-use super::mirror::{self, Action, Memory, Plan};
+use super::mirror::{self, Action, Memory, Plan, Sent};
 use super::object::{self, Object};
 use crate::clock::{self, Moment};
 use crate::pod::PodKey;
@@ -83,7 +83,9 @@ fn turn(cluster: &std::rc::Rc<Cluster>, in_flight: &mut InFlight) -> Option<Mome
 
 fn begun(cluster: &Cluster, key: &PodKey, memory: &mut Memory, action: &Action, now: Moment) {
     match action {
-        Action::Status { uid, status, .. } => memory.sent = Some((uid.clone(), status.clone(), now)),
+        Action::Status { uid, status, .. } => {
+            memory.sent = Some(Sent { uid: uid.clone(), status: status.clone(), at: now, version: None });
+        }
         Action::Delete { replaces: true, .. } => memory.replaced = Some((cluster.hash(key), now)),
         Action::Delete { .. } | Action::Create => {}
     }
@@ -129,7 +131,11 @@ fn fold(cluster: &Cluster, Ended { key, action, answer }: Ended) {
                         memory.replaced = Some((cluster.hash(&key), now));
                     }
                 }
-                Action::Status { .. } => mirror::answered(observed, object, cluster.told_version.get()),
+                Action::Status { .. } => {
+                    let version = Some(object.metadata.version());
+                    memory.sent.iter_mut().for_each(|sent| sent.version = version);
+                    mirror::answered(observed, object, cluster.told_version.get());
+                }
             }
             if memory.retry.failures > 0 {
                 cluster.paced.set(None);
@@ -150,6 +156,7 @@ fn fold(cluster: &Cluster, Ended { key, action, answer }: Ended) {
         // It is gone already, or is another one by now: the watch tells.
         (Action::Delete { uid, .. } | Action::Status { uid, .. }, Some(404)) => forget(observed, &key, uid),
         _ => {
+            memory.early = failed.is_early();
             memory.retry.fail(words(&action, &failed), Duration::ZERO, now);
             cluster.paced.set(Some(now + PACE));
         }
@@ -175,7 +182,7 @@ fn forget(observed: &mut BTreeMap<PodKey, mirror::Observed>, key: &PodKey, uid: 
 fn tell(cluster: &Cluster) {
     let Some(lacking) = cluster.sighted(|sight| {
         let troubled = |key: &&PodKey| {
-            let refused = sight.memory.get(*key).is_some_and(|m| m.retry.failures > 0);
+            let refused = sight.memory.get(*key).is_some_and(|m| m.retry.failures > u32::from(m.early));
             refused || sight.observed.get(*key).is_some_and(|o| o.mirror.is_none())
         };
         let keys = sight.published.keys().filter(troubled);

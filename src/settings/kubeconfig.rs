@@ -1,11 +1,11 @@
 //! A kubeconfig: which API server, whom to believe and who we are. Read anew for each connection, so that what is rotated is used.
 //!
-//! Runs no credential plugin, asks no proxy and trusts no unverified server: a kubeconfig that wants that is refused with words.
+//! Runs no credential plugin and asks no proxy: a kubeconfig that wants that is refused with words.
 
 use std::path::{Path, PathBuf};
 
 use crate::manifest::scalar::base64;
-use crate::manifest::value::Node;
+use crate::manifest::value::{Node, Value};
 use crate::manifest::yaml;
 
 /// What one context of a kubeconfig comes to.
@@ -17,6 +17,8 @@ pub struct Kubeconfig {
     pub server_name: Option<String>,
     /// Certificates of the authorities that may sign it, PEM; `None`: the system's.
     pub authority: Option<Vec<u8>>,
+    /// `insecure-skip-tls-verify`: whoever answers there is believed.
+    pub unverified: bool,
     /// Our certificate and its key, PEM.
     pub certificate: Option<(Vec<u8>, Vec<u8>)>,
     /// Our bearer token.
@@ -79,16 +81,20 @@ pub fn read(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
 impl File<'_> {
     fn context(&self, cluster: &Node, user: &Node) -> Result<Kubeconfig, KubeconfigError> {
         for (node, key, instead) in [
-            (cluster, "insecure-skip-tls-verify", "name its authority with certificate-authority"),
             (cluster, "proxy-url", "proxies are not supported"),
             (user, "exec", "credential plugins are not run: use a client certificate or a tokenFile"),
             (user, "auth-provider", "credential plugins are not run: use a client certificate or a tokenFile"),
             (user, "username", "no API server takes passwords: use a client certificate or a tokenFile"),
         ] {
-            let set = node.get(key).is_some_and(|n| !matches!(&n.value, crate::manifest::value::Value::Bool(false, _)));
+            let set = node.get(key).is_some_and(|n| !matches!(&n.value, Value::Bool(false, _) | Value::Null) && n.text() != Some(""));
             if set {
                 return Err(self.wrong(format!("`{key}` is not used here: {instead}")));
             }
+        }
+        let authority = self.data(cluster, "certificate-authority")?;
+        let unverified = self.flag(cluster, "insecure-skip-tls-verify")?;
+        if unverified && authority.is_some() {
+            return Err(self.wrong("certificate-authority and `insecure-skip-tls-verify` exclude each other: leave out the second".into()));
         }
         let server = text(cluster, "server").ok_or_else(|| self.wrong("its cluster has no server".into()))?;
         let certificate = self.data(user, "client-certificate")?;
@@ -106,10 +112,19 @@ impl File<'_> {
         Ok(Kubeconfig {
             server: server.trim_end_matches('/').to_owned(),
             server_name: text(cluster, "tls-server-name").map(str::to_owned),
-            authority: self.data(cluster, "certificate-authority")?,
+            authority,
+            unverified,
             certificate,
             token,
         })
+    }
+
+    fn flag(&self, node: &Node, key: &str) -> Result<bool, KubeconfigError> {
+        match node.get(key).map(|n| &n.value) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(set, _)) => Ok(*set),
+            Some(other) => Err(self.wrong(format!("`{key}` is true or false, not {}", other.described()))),
+        }
     }
 
     /// `KEY-data`, else what the file under `KEY` holds.
@@ -154,7 +169,7 @@ fn text<'n>(node: &'n Node, key: &str) -> Option<&'n str> {
 
 fn entries<'n>(root: &'n Node, list: &str) -> impl Iterator<Item = &'n Node> {
     match root.get(list).map(|n| &n.value) {
-        Some(crate::manifest::value::Value::List(items)) => items.iter(),
+        Some(Value::List(items)) => items.iter(),
         _ => [].iter(),
     }
 }
@@ -188,6 +203,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_out_as_nothing_is_nothing() {
+        let c =
+            config("server: 'https://a', proxy-url: '', insecure-skip-tls-verify: false", "token: x, exec: null, username: ''").unwrap();
+        assert!(!c.unverified && c.token == Token::Inline("x".into()));
+        assert!(config("server: 'https://a', insecure-skip-tls-verify: true", "token: x").unwrap().unverified);
+    }
+
+    #[test]
+    fn of_several_contexts_the_current_one_counts() {
+        let dir = std::env::temp_dir().join(format!("plinth-contexts-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("config");
+        let text = |current: &str| {
+            format!(
+                "{current}contexts: [{{name: one, context: {{cluster: k1, user: u}}}}, {{name: two, context: {{cluster: k2, user: u, namespace: x}}}}]\n\
+                 clusters: [{{name: k1, cluster: {{server: 'https://one'}}}}, {{name: k2, cluster: {{server: 'https://two'}}}}]\n\
+                 users: [{{name: u, user: {{token: x}}}}]\n"
+            )
+        };
+        let of = |current: &str| {
+            std::fs::write(&path, text(current)).unwrap();
+            read(&path).map(|c| c.server).map_err(|e| e.to_string())
+        };
+        assert_eq!(of("current-context: two\n").as_deref(), Ok("https://two"));
+        assert_eq!(of("current-context: one\n").as_deref(), Ok("https://one"));
+        assert!(of("current-context: three\n").unwrap_err().contains("no context `three`"));
+        assert!(of("").unwrap_err().contains("no current-context"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
     fn a_token_file_wins_over_a_token() {
         let c = config("server: 'https://a'", "token: x, tokenFile: /run/token").unwrap();
         assert_eq!(c.token, Token::File("/run/token".into()));
@@ -197,7 +243,8 @@ mod tests {
     fn what_is_not_used_here_is_refused_with_what_to_do() {
         for (cluster, user, word) in [
             ("server: 'https://a'", "exec: {command: aws}", "credential plugins are not run"),
-            ("server: 'https://a', insecure-skip-tls-verify: true", "token: x", "certificate-authority"),
+            ("server: 'https://a', insecure-skip-tls-verify: true, certificate-authority: ca.pem", "token: x", "exclude each other"),
+            ("server: 'https://a', insecure-skip-tls-verify: 1", "token: x", "true or false"),
             ("server: 'https://a', proxy-url: 'http://p'", "token: x", "proxies"),
             ("server: 'https://a'", "client-certificate-data: Y2VydA==", "go together"),
             ("server: 'https://a', certificate-authority: nope.pem", "token: x", "nope.pem"),

@@ -126,10 +126,13 @@ fn a_status_is_sent_at_once_and_not_argued_about() {
     let mut case = Case::new(Some(Observed { status: json!({"phase": "Pending"}), ..mirror() }));
     assert!(matches!(case.action(5), Some(Action::Status { .. })));
     // It was sent, and somebody changed it back.
-    let sent = Some(("api-1".into(), status("Running"), Moment(5)));
-    case.memory.insert(key(), Memory { sent, ..Memory::default() });
+    let sent = |version| Some(Sent { uid: "api-1".into(), status: status("Running"), at: Moment(5), version });
+    case.memory.insert(key(), Memory { sent: sent(Some(6)), ..Memory::default() });
     assert_eq!(case.plan(100), Plan { actions: Vec::new(), wake: Some(Moment(10_005)) });
     assert!(matches!(case.action(10_005), Some(Action::Status { .. })));
+    // That is what the server makes of it: it is not sent for ever.
+    case.memory.insert(key(), Memory { sent: sent(Some(7)), ..Memory::default() });
+    assert_eq!(case.plan(10_005), Plan::default());
     // Another status does not wait for that.
     case.published.get_mut(&key()).unwrap().status = status("Failed");
     assert!(matches!(case.action(100), Some(Action::Status { .. })));

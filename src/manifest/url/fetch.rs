@@ -137,7 +137,7 @@ fn tls(settings: &Settings, address: &Address) -> Result<Tls, Failure> {
     };
     let (authority, certificate, key) = (read(&url.ca_file)?, read(&url.cert_file)?, read(&url.key_file)?);
     let own = certificate.as_deref().zip(key.as_deref());
-    let config = dial::tls(authority.as_deref(), own).map_err(|e| refused(format!("prepare TLS: {e}")))?;
+    let config = dial::tls(authority.as_deref().into(), own).map_err(|e| refused(format!("prepare TLS: {e}")))?;
     let bare = address.host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let name = ServerName::try_from(bare).map_err(|e| refused(format!("prepare TLS: {e}")))?;
     Ok((Arc::new(config), name))
