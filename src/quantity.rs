@@ -44,8 +44,14 @@ impl Amount {
         i64::try_from(up).unwrap_or(if up < 0 { i64::MIN } else { i64::MAX })
     }
 
-    fn plus(self, other: Amount) -> Amount {
+    /// Both.
+    pub fn plus(self, other: Amount) -> Amount {
         Amount(self.0.saturating_add(other.0))
+    }
+
+    /// What is left without the other; not less than nothing.
+    pub fn minus(self, other: Amount) -> Amount {
+        Amount(self.0.saturating_sub(other.0).max(0))
     }
 }
 

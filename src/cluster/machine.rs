@@ -3,16 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-/// As the kubelet's default of hard eviction has it: less is pressure.
-const MEMORY_LEFT_BYTES: u64 = 100 << 20;
+use crate::settings::reserve::Reserve;
+
 /// All tasks of the machine waited for memory this part of the last minute, percent: it does nothing else any more.
 const MEMORY_STALL_PERCENT: f64 = 20.0;
-/// As the kubelet's defaults `nodefs.available`, `imagefs.available`, and `inodesFree` of both, percent.
-const DISK_LEFT_PERCENT: u64 = 10;
-const IMAGES_LEFT_PERCENT: u64 = 15;
-const INODES_LEFT_PERCENT: u64 = 5;
-/// Of the ids a task may have, percent.
-const PIDS_LEFT_PERCENT: u64 = 5;
 
 /// `status.nodeInfo`, what does not change while a machine runs.
 #[derive(Clone, Debug, Default)]
@@ -50,34 +44,39 @@ pub struct Pressure {
     pub pids: bool,
 }
 
-/// Looks.
-pub fn pressure(data_dir: &Path, images_dir: Option<&Path>) -> Pressure {
-    let full = |dir: &Path, percent: u64| {
-        dir.ancestors()
-            .find_map(|d| rustix::fs::statvfs(d).ok())
-            .is_some_and(|s| less(s.f_bavail, s.f_blocks, percent) || (s.f_files > 0 && less(s.f_favail, s.f_files, INODES_LEFT_PERCENT)))
+/// Looks: less than hard eviction leaves is pressure.
+pub fn pressure(reserve: &Reserve, data_dir: &Path, images_dir: Option<&Path>) -> Pressure {
+    let full = |dir: &Path, signals: [&str; 2]| {
+        let Some(s) = dir.ancestors().find_map(|d| rustix::fs::statvfs(d).ok()) else { return false };
+        // Some file systems count no inodes.
+        let counts = [(s.f_bavail.saturating_mul(s.f_frsize), s.f_blocks.saturating_mul(s.f_frsize)), (s.f_favail, s.f_files)];
+        signals.into_iter().zip(counts).any(|(signal, (left, whole))| whole > 0 && is_short(reserve, signal, left, whole))
     };
     Pressure {
-        memory: memory(&read("/proc/meminfo"), &read("/proc/pressure/memory")),
-        disk: full(data_dir, DISK_LEFT_PERCENT) || images_dir.is_some_and(|dir| full(dir, IMAGES_LEFT_PERCENT)),
-        pids: pids(&read("/proc/loadavg"), &read("/proc/sys/kernel/pid_max")),
+        memory: memory(reserve, &read("/proc/meminfo"), &read("/proc/pressure/memory")),
+        disk: full(data_dir, ["nodefs.available", "nodefs.inodesFree"])
+            || images_dir.is_some_and(|dir| full(dir, ["imagefs.available", "imagefs.inodesFree"])),
+        pids: pids(reserve, &read("/proc/loadavg"), &read("/proc/sys/kernel/pid_max")),
     }
 }
 
-fn less(left: u64, whole: u64, percent: u64) -> bool {
-    left.saturating_mul(100) < whole.saturating_mul(percent)
+fn is_short(reserve: &Reserve, signal: &str, left: u64, whole: u64) -> bool {
+    reserve.least(signal).is_some_and(|least| left < least.of(whole))
 }
 
-fn memory(meminfo: &str, psi: &str) -> bool {
-    let available = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse::<u64>().ok());
+fn memory(reserve: &Reserve, meminfo: &str, psi: &str) -> bool {
+    let line = |name: &str| meminfo.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok());
+    let bytes = |name: &str| line(name).map_or(0, |kib| kib.saturating_mul(1024));
     let stalled = psi.lines().find_map(|l| l.strip_prefix("full ")?.split("avg60=").nth(1)?.split(' ').next()?.parse::<f64>().ok());
-    available.is_some_and(|kib| kib.saturating_mul(1024) < MEMORY_LEFT_BYTES) || stalled.is_some_and(|p| p > MEMORY_STALL_PERCENT)
+    let is_looked_at = reserve.least("memory.available").is_some();
+    let few = line("MemAvailable:").is_some() && is_short(reserve, "memory.available", bytes("MemAvailable:"), bytes("MemTotal:"));
+    few || is_looked_at && stalled.is_some_and(|p| p > MEMORY_STALL_PERCENT)
 }
 
-fn pids(loadavg: &str, most: &str) -> bool {
+fn pids(reserve: &Reserve, loadavg: &str, most: &str) -> bool {
     let used = loadavg.split_whitespace().nth(3).and_then(|f| f.split('/').nth(1)?.parse::<u64>().ok());
     match (used, most.parse::<u64>()) {
-        (Some(used), Ok(most)) => less(most.saturating_sub(used), most, PIDS_LEFT_PERCENT),
+        (Some(used), Ok(most)) => is_short(reserve, "pid.available", most.saturating_sub(used), most),
         _ => false,
     }
 }
@@ -98,15 +97,28 @@ fn read(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+
+    fn with(hard: &str) -> Reserve {
+        let flags = ["--eviction-hard".to_owned(), hard.to_owned()];
+        crate::settings::Settings::load(&[&flags[..], &["--config".into(), "/dev/null".into()]].concat(), "").unwrap().0.reserve
+    }
 
     #[test]
     fn memory_is_short_when_little_is_left_or_all_wait_for_it() {
         let calm = "some avg10=0.00 avg60=9.00 avg300=0.00 total=1\nfull avg10=0.00 avg60=0.50 avg300=0.00 total=1";
-        assert!(!memory("MemTotal: 9 kB\nMemAvailable: 204800 kB", calm));
-        assert!(memory("MemAvailable: 1024 kB", calm));
-        assert!(memory("MemAvailable: 204800 kB", &calm.replace("0.50", "61.20")));
-        assert!(!memory("", ""));
+        let memory = |reserve: &Reserve, meminfo, psi: &str| super::memory(reserve, meminfo, psi);
+        let (plain, much) = (Reserve::default(), "MemTotal: 409600 kB\nMemAvailable: 204800 kB");
+        assert!(!memory(&plain, much, calm));
+        assert!(memory(&plain, "MemAvailable: 1024 kB", calm));
+        assert!(memory(&plain, much, &calm.replace("0.50", "61.20")));
+        assert!(!memory(&plain, "", ""));
+        for (set, is) in [("memory.available<201Mi", true), ("memory.available<51%", true), ("memory.available<49%", false)] {
+            assert_eq!(memory(&with(set), much, calm), is, "{set}");
+        }
+        let none = with("pid.available<1");
+        assert!(!memory(&none, "MemAvailable: 1 kB", &calm.replace("0.50", "61.20")), "one threshold replaces them all");
     }
 
     #[test]
@@ -119,8 +131,18 @@ mod tests {
 
     #[test]
     fn pids_are_short_when_few_are_left() {
-        assert!(!pids("0.1 0.2 0.3 2/900 4711", "32768"));
-        assert!(pids("0.1 0.2 0.3 2/32000 4711", "32768"));
-        assert!(!pids("", ""));
+        let plain = Reserve::default();
+        assert!(!pids(&plain, "0.1 0.2 0.3 2/900 4711", "32768"));
+        assert!(pids(&plain, "0.1 0.2 0.3 2/32000 4711", "32768"));
+        assert!(!pids(&plain, "", ""));
+        assert!(pids(&with("pid.available<31900"), "0.1 0.2 0.3 2/900 4711", "32768"));
+    }
+
+    #[test]
+    fn a_disk_is_as_short_as_its_thresholds_say() {
+        let here = std::env::temp_dir();
+        let disk = |set: &str| pressure(&with(set), &here, Some(&here)).disk;
+        assert!(disk("nodefs.available<8Ei") && disk("imagefs.available<8Ei"));
+        assert!(!disk("nodefs.available<1") && !disk("memory.available<1"));
     }
 }

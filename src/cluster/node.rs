@@ -20,8 +20,6 @@ type Words = BTreeMap<String, String>;
 
 /// The kubelet this behaves as; what is ours stands behind the plus.
 const VERSION: &str = concat!("v1.36.2+plinth.", env!("CARGO_PKG_VERSION"));
-/// Pressure is shown for so long after it was last seen, ms (`evictionPressureTransitionPeriod`).
-const PRESSURE_MS: u64 = 300_000;
 /// A refused registration is tried again after this.
 const REFUSED: Duration = Duration::from_secs(5);
 
@@ -75,7 +73,8 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
     let (settings, link, now) = (&cluster.settings, &cluster.link, clock::now());
     let Some(listed) = cluster.node() else { return Ok(()) };
     let facts = cluster.local.facts();
-    let status = memory.status(settings, machine, &facts, pressure(&settings.data_dir, facts.images_dir.as_deref()), now);
+    let pressure = pressure(&settings.reserve, &settings.data_dir, facts.images_dir.as_deref());
+    let status = memory.status(settings, machine, &facts, pressure, now);
     let Some(node) = listed else {
         if !settings.register_node {
             return Ok(());
@@ -216,7 +215,7 @@ impl Memory {
         json!({
             "capacity": facts.capacity,
             "allocatable": facts.allocatable,
-            "conditions": self.conditions(facts, pressure, now),
+            "conditions": self.conditions(settings.reserve.transition, facts, pressure, now),
             "addresses": ips.chain(std::iter::once(hostname)).collect::<Vec<_>>(),
             "nodeInfo": {
                 "machineID": machine.machine_id,
@@ -257,11 +256,11 @@ impl Memory {
     }
 
     /// In the kubelet's order and words.
-    fn conditions(&mut self, facts: &Facts, pressure: Pressure, now: Now) -> Vec<Value> {
+    fn conditions(&mut self, lasts: Duration, facts: &Facts, pressure: Pressure, now: Now) -> Vec<Value> {
         for (at, is) in self.pressed.iter_mut().zip([pressure.memory, pressure.disk, pressure.pids]) {
             match at {
                 _ if is => *at = Some(now.mono),
-                Some(last) if now.mono.since_ms(*last) > PRESSURE_MS => *at = None,
+                Some(last) if now.mono - *last > lasts => *at = None,
                 _ => {}
             }
         }
@@ -366,7 +365,7 @@ mod tests {
     fn conditions_keep_the_time_they_changed_and_pressure_is_shown_a_while() {
         let mut memory = Memory::default();
         let short = Pressure { memory: true, ..Pressure::default() };
-        let mut look = |pressure, s| memory.conditions(&Facts::default(), pressure, at(s))[0].clone();
+        let mut look = |pressure, s| memory.conditions(settings().reserve.transition, &Facts::default(), pressure, at(s))[0].clone();
         assert_eq!(look(Pressure::default(), 10)["status"], "False");
         let pressed = look(short, 20);
         assert_eq!((&pressed["status"], &pressed["lastTransitionTime"]), (&json!("True"), &json!(at(20).wall.to_string())));

@@ -17,6 +17,7 @@ use crate::plan::record::EventNote;
 use crate::plan::status;
 use crate::plan::world::{Link, World};
 use crate::pod::{PodKey, Uid, WantedPod};
+use crate::quantity::Amount;
 use crate::runtime::node;
 use crate::socket;
 
@@ -46,8 +47,12 @@ impl Local for State {
 
     fn facts(&self) -> Facts {
         let world = self.world.borrow();
-        let written = |amounts: BTreeMap<String, crate::quantity::Amount>| {
-            let mut all: BTreeMap<String, String> = amounts.into_iter().map(|(k, v)| (k, v.units().to_string())).collect();
+        let written = |amounts: BTreeMap<String, Amount>| {
+            let text = |name: &str, v: Amount| match v.milli() {
+                milli if name == "cpu" && milli % 1000 != 0 => format!("{milli}m"),
+                _ => v.units().to_string(),
+            };
+            let mut all: BTreeMap<String, String> = amounts.into_iter().map(|(k, v)| (k.clone(), text(&k, v))).collect();
             all.insert("pods".into(), self.settings.max_pods.to_string());
             all
         };

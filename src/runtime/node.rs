@@ -12,8 +12,6 @@ use crate::plan::world::Node;
 use crate::quantity::Amount;
 use crate::settings::Settings;
 
-/// Hard eviction's reserve, the kubelet's default: it is not allocatable.
-const RESERVED_BYTES: i64 = 100 << 20;
 /// Profile of RuntimeDefault, as containerd names its own.
 const APPARMOR_DEFAULT: &str = "cri-containerd.apparmor.d";
 
@@ -64,13 +62,28 @@ pub fn capacity(settings: &Settings) -> BTreeMap<String, Amount> {
     own.into_iter().chain(hugepages()).map(|(name, units)| (name, Amount::of_units(units))).collect()
 }
 
-/// What pods may ask for of it.
+/// What pods may ask for of it: all but what is reserved and what hard eviction keeps free.
 pub fn allocatable(settings: &Settings) -> BTreeMap<String, Amount> {
-    // What is set aside for huge pages is memory nobody else gets.
-    let memory = hugepages().values().fold(memory_bytes() - RESERVED_BYTES, |left, bytes| left.saturating_sub(*bytes));
     let mut all = capacity(settings);
-    all.insert("memory".to_owned(), Amount::of_units(memory.max(0)));
+    // What is set aside for huge pages is memory nobody else gets.
+    let huge = hugepages().values().fold(Amount::default(), |sum, bytes| sum.plus(Amount::of_units(*bytes)));
+    for (name, has) in &mut all {
+        let signal = match name.as_str() {
+            "memory" => "memory.available",
+            "ephemeral-storage" => "nodefs.available",
+            _ => "",
+        };
+        let free = settings.reserve.least(signal).map(|least| least.of(u64::try_from(has.units()).unwrap_or(0)));
+        let free = Amount::of_units(free.and_then(|free| i64::try_from(free).ok()).unwrap_or(0));
+        *has = has.minus(settings.reserve.kept(name)).minus(free).minus(if name == "memory" { huge } else { Amount::default() });
+    }
     all
+}
+
+/// The most memory all pods together may have, where some is reserved (`enforceNodeAllocatable: [pods]`).
+pub fn memory_for_pods(settings: &Settings) -> Option<i64> {
+    let kept = settings.reserve.kept("memory");
+    kept.is_positive().then(|| Amount::of_units(memory_bytes()).minus(kept).units())
 }
 
 /// The node as pods are measured against it; its labels are those the kubelet gives itself.
@@ -274,6 +287,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_reserved_or_to_be_kept_free_is_not_allocatable() {
+        let (all, mib) = (capacity(&Settings::default()), 1 << 20);
+        let left = |settings: &Settings, name: &str| all.get(name).unwrap().minus(*allocatable(settings).get(name).unwrap());
+        let plain = Settings::default();
+        let huge: i64 = hugepages().values().sum();
+        assert_eq!(left(&plain, "memory").units(), 100 * mib + huge);
+        assert_eq!(left(&plain, "ephemeral-storage").units(), all.get("ephemeral-storage").unwrap().units() / 10);
+        assert_eq!((left(&plain, "cpu"), memory_for_pods(&plain)), (Amount::default(), None));
+        let mut kept = Settings::default();
+        let amount = |text| Amount::parse(text).unwrap();
+        kept.reserve.system = [("cpu", "100m"), ("memory", "64Mi")].map(|(k, v)| (k.to_owned(), amount(v))).into();
+        kept.reserve.kube = [("cpu".to_owned(), amount("50m"))].into();
+        assert_eq!((left(&kept, "cpu").milli(), left(&kept, "memory").units()), (150, 164 * mib + huge));
+        assert_eq!(memory_for_pods(&kept), Some(memory_bytes() - 64 * mib));
+        kept.reserve.system.insert("memory".into(), amount("1Ei"));
+        assert_eq!(allocatable(&kept).get("memory").unwrap().units(), 0);
+    }
+
+    #[test]
     fn page_sizes_are_named_as_the_controller_names_them() {
         let names: Vec<String> =
             ["hugepages-2048kB", "hugepages-1048576kB", "hugepages-64kB"].iter().filter_map(|p| size_kib(p)).map(size_name).collect();
@@ -295,7 +327,7 @@ mod tests {
     #[test]
     fn the_machine_has_memory_a_cpu_and_a_null_device() {
         let facts = facts(&Settings::default(), true);
-        assert!(facts.memory_bytes > RESERVED_BYTES);
+        assert!(facts.memory_bytes > 100 << 20);
         assert!(facts.allocatable.get("cpu").unwrap().units() >= 1);
         assert!(facts.devices.iter().any(|d| d.path == "/dev/null" && (d.major, d.minor) == (1, 3)));
         assert!(!facts.devices.iter().any(|d| d.path.starts_with("/dev/pts/")));

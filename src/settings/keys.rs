@@ -2,7 +2,7 @@
 
 use super::input::{Input, Wrong};
 use super::url::{self, Address};
-use super::{LogTarget, RuntimeClass, Settings};
+use super::{LogTarget, RuntimeClass, Settings, reserve};
 
 /// Sets one key.
 pub type Set = fn(&mut Settings, &Input<'_>) -> Result<(), Wrong>;
@@ -72,6 +72,11 @@ pub const KEYS: &[(&str, Set)] = &[
     ("nodeStatusUpdateFrequency", |s, i| i.duration().map(|v| s.node_status_update = v)),
     ("nodeStatusReportFrequency", |s, i| i.duration().map(|v| s.node_status_report = v)),
     ("nodeLeaseDurationSeconds", |s, i| at_least_one(i).map(|v| s.node_lease_s = u32::try_from(v).unwrap_or(u32::MAX))),
+    ("evictionHard", |s, i| s.reserve.set_hard(i)),
+    ("mergeDefaultEvictionSettings", |s, i| i.flag().map(|v| s.reserve.merge = v)),
+    ("evictionPressureTransitionPeriod", |s, i| i.duration().map(|v| s.reserve.transition = v)),
+    ("systemReserved", |s, i| reserve::amounts(i).map(|v| s.reserve.system = v)),
+    ("kubeReserved", |s, i| reserve::amounts(i).map(|v| s.reserve.kube = v)),
     ("enableServer", |s, i| i.flag().map(|v| s.api.enabled = v)),
     ("address", |s, i| i.ip().map(|v| s.api.address = v)),
     ("port", |s, i| i.count().map(|v| s.api.port = v)),

@@ -82,6 +82,41 @@ fn what_kubeadm_writes_is_accepted() {
 }
 
 #[test]
+fn what_is_kept_free_is_a_kubelets_and_any_threshold_replaces_all() {
+    use super::reserve::Least;
+    let of = |text: &str, args: &[&str]| ok(&[&(KUBELET.to_owned() + text)], args).reserve;
+    let plain = of("", &[]);
+    assert_eq!(
+        (plain.least("memory.available"), plain.least("nodefs.available").map(|l| l.of(50))),
+        (Some(Least::Units(100 << 20)), Some(5))
+    );
+    let set = of("evictionHard: {memory.available: 5%, imagefs.available: 0%}\nevictionPressureTransitionPeriod: 30s\n", &[]);
+    assert_eq!(
+        (set.least("memory.available").map(|l| l.of(200)), set.least("imagefs.available"), set.least("nodefs.available")),
+        (Some(10), None, None)
+    );
+    assert_eq!(set.transition, Duration::from_secs(30));
+    let merged = of("evictionHard: {memory.available: 5%, imagefs.available: 0%}\nmergeDefaultEvictionSettings: true\n", &[]);
+    assert_eq!((merged.least("imagefs.available"), merged.least("nodefs.available")), (None, plain.least("nodefs.available")));
+    let flags =
+        ["--eviction-hard=memory.available<1Gi,pid.available<10%", "--system-reserved", "cpu=100m,memory=1Gi", "--kube-reserved=cpu=50m"];
+    let flags = of("", &flags);
+    assert_eq!(
+        (flags.least("memory.available"), flags.kept("cpu").milli(), flags.kept("memory").units()),
+        (Some(Least::Units(1 << 30)), 150, 1 << 30)
+    );
+    for (text, word) in [
+        ("evictionHard: {memory.free: 5%}\n", "no signal `memory.free`"),
+        ("evictionHard: {memory.available: lots}\n", "found `lots`"),
+        ("systemReserved: {disk: 1Gi}\n", "`disk` cannot be reserved"),
+        ("kubeReserved: {cpu: -1}\n", "not negative"),
+    ] {
+        let e = error(&[&(KUBELET.to_owned() + text)], &[]);
+        assert!(e.contains(word), "{e}");
+    }
+}
+
+#[test]
 fn every_key_of_ours_is_in_the_table_and_can_be_set() {
     let text = OURS.to_owned()
         + "layers: [/a, b]\nnodeName: N1\nnodeIPs: 192.0.2.7\ndataDir: /d\nrunDir: /r\nsocketGroup: '27'\ncontainerLinksDir: ''\nnamespace: ns\n\

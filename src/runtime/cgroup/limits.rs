@@ -30,6 +30,10 @@ pub fn share_file(h: &Hierarchy, shares: i64) -> (&'static str, String) {
     if h.unified { ("cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string()) } else { ("cpu.shares", shares.to_string()) }
 }
 
+pub fn memory_file(h: &Hierarchy, bytes: i64) -> (&'static str, String) {
+    (if h.unified { "memory.max" } else { "memory.limit_in_bytes" }, bytes.to_string())
+}
+
 pub fn limit(h: &Hierarchy, dir: &Path, pod: &WantedPod, pids: Option<u64>) {
     for setting in limits(h, pod) {
         write(dir, &setting);
@@ -90,7 +94,7 @@ fn limits(h: &Hierarchy, pod: &WantedPod) -> Vec<(&'static str, String)> {
         }
     }
     if let Some(bytes) = memory {
-        set.push((if h.unified { "memory.max" } else { "memory.limit_in_bytes" }, bytes.to_string()));
+        set.push(memory_file(h, bytes));
     }
     set
 }

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::node::memory_for_pods;
 use super::paths::Paths;
 use super::qos;
 use crate::pod::{Uid, WantedPod};
 use crate::quantity::Qos;
 use crate::settings::Settings;
 use crate::sys::cgroup::{self as kernel, Hierarchy};
-use limits::{limit, share_burstable, share_file, write};
+use limits::{limit, memory_file, share_burstable, share_file, write};
 
 /// After SIGKILL a group empties within milliseconds; one that is not empty by then holds a process the kernel cannot end.
 const EMPTY_WITHIN: Duration = Duration::from_secs(5);
@@ -44,6 +45,9 @@ pub fn create(settings: &Settings, paths: &Paths, pod: &WantedPod) {
                 kernel::mark(&dir);
                 limit(h, &dir, pod, settings.pod_pids);
                 share_burstable(h, &dir);
+                if let (Some(all), Some(bytes)) = (dir.ancestors().find(|d| d.ends_with("kubepods")), memory_for_pods(settings)) {
+                    write(all, &memory_file(h, bytes));
+                }
             }
             Err(e) => trouble = Some(format!("make {}: {e}", under(&h.root, &group).display())),
         }
