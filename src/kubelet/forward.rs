@@ -18,7 +18,6 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use hyper::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -28,18 +27,17 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 
 use super::Refusal;
+use super::wire::{self, CHUNK_BYTES, QUEUE};
 use crate::plan::world::Sandbox;
 use crate::pod::{PodKey, Uid};
 use crate::socket::View;
-use crate::socket::remote::{idle_since, limits, switch, words};
-use crate::spdy::{Decoder, Encoder, Frame};
+use crate::socket::remote::{idle_since, limits, switch};
+use crate::spdy::{Encoder, Frame};
 
 /// SPDY inside a WebSocket.
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 /// What is spoken on the streams.
 const PROTOCOL: &str = "portforward.k8s.io";
-const SPDY: &str = "SPDY/3.1";
-const VERSION: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
 /// Connections at once through one client's; the next is refused.
 const CONNECTIONS: usize = 64;
@@ -47,10 +45,6 @@ const CONNECTIONS: usize = 64;
 const PAIRED: Duration = Duration::from_secs(30);
 /// A client that vanished is found out by the next of these.
 const PING: Duration = Duration::from_secs(5);
-/// Messages in a queue; those from the client have up to 32 KiB.
-const QUEUE: usize = 4;
-/// What is read of a pod at once, bytes.
-const CHUNK_BYTES: usize = 32 << 10;
 
 /// A pod whose ports are asked for.
 #[derive(Clone, Debug)]
@@ -78,24 +72,9 @@ pub fn begin<B>(request: &Request<B>, path: &[&str], view: &View<'_>) -> Result<
         return Err((StatusCode::NOT_FOUND, format!("pod {name:?} does not run now: `plinth why {ns}/{name}` says why\n")));
     }
     let headers = request.headers();
-    let asks = |what: &str| words(headers, UPGRADE).any(|w| w.eq_ignore_ascii_case(what));
-    let tunnel = !asks(SPDY);
-    let answer = if tunnel { switch(headers, &[TUNNEL])? } else { spdy(words(headers, VERSION).any(|w| w == PROTOCOL))? };
+    let tunnel = !wire::is_asked_for(headers);
+    let answer = if tunnel { switch(headers, &[TUNNEL])? } else { wire::turn(headers, PROTOCOL)? };
     Ok((Target { key: pod.key.clone(), uid: pod.uid.clone(), tunnel }, answer))
-}
-
-/// The answer that turns the connection into SPDY.
-fn spdy(known: bool) -> Result<Response<()>, Refusal> {
-    if !known {
-        return Err((StatusCode::FORBIDDEN, format!("agree on a protocol: this address speaks {PROTOCOL}\n")));
-    }
-    let mut answer = Response::new(());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let fields = answer.headers_mut();
-    fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    fields.insert(UPGRADE, HeaderValue::from_static(SPDY));
-    fields.insert(VERSION, HeaderValue::from_static(PROTOCOL));
-    Ok(answer)
 }
 
 /// Makes a connection to a port.
@@ -109,19 +88,8 @@ pub async fn carry(stream: impl AsyncRead + AsyncWrite + Unpin, before: &[u8], t
         let to = to.with(async |bytes| Ok::<_, tokio_tungstenite::tungstenite::Error>(Message::Binary(bytes)));
         return serve(std::pin::pin!(from), std::pin::pin!(to), target, dial, idle).await;
     }
-    let (from, to) = tokio::io::split(stream);
-    let first = futures_util::stream::iter((!before.is_empty()).then(|| Bytes::copy_from_slice(before)));
-    let rest = futures_util::stream::unfold(from, async |mut from| {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let n = from.read(&mut chunk).await.ok().filter(|n| *n > 0)?;
-        chunk.truncate(n);
-        Some((chunk.into(), from))
-    });
-    let to = futures_util::sink::unfold(to, async |mut to, bytes: Bytes| {
-        to.write_all(&bytes).await?;
-        Ok::<_, io::Error>(to)
-    });
-    serve(std::pin::pin!(first.chain(rest)), std::pin::pin!(to), target, dial, idle).await;
+    let (from, to) = wire::halves(stream, before);
+    serve(std::pin::pin!(from), std::pin::pin!(to), target, dial, idle).await;
 }
 
 /// What is to be said.
@@ -161,7 +129,7 @@ struct Line {
 
 type Lines = RefCell<BTreeMap<u32, Line>>;
 
-async fn serve<S, T>(mut from: S, mut to: T, target: &Target, dial: &Dial<'_>, idle: Duration)
+async fn serve<S, T>(from: S, mut to: T, target: &Target, dial: &Dial<'_>, idle: Duration)
 where
     S: Stream<Item = Bytes> + Unpin,
     T: Sink<Bytes> + Unpin,
@@ -172,24 +140,14 @@ where
     let lines = Lines::default();
     let hear = async {
         let mut ears = Ears { lines: &lines, pairs: BTreeMap::new(), newest: 0, say: say.clone(), job };
-        let mut decoder = Decoder::default();
-        while let Some(bytes) = from.next().await {
-            decoder.push(&bytes);
-            loop {
-                match decoder.frame() {
-                    Ok(Some(frame)) => {
-                        if matches!(frame, Frame::Data { .. } | Frame::Open { .. }) {
-                            last.set(Instant::now());
-                        }
-                        if ears.hear(frame).await.is_none() {
-                            return;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(e) => return log::debug!("pod={} port forwarding: {e}", target.key),
-                }
+        let what = format!("pod={} port forwarding", target.key);
+        let hear = async |frame| {
+            if matches!(frame, Frame::Data { .. } | Frame::Open { .. }) {
+                last.set(Instant::now());
             }
-        }
+            ears.hear(frame).await
+        };
+        wire::frames(from, &what, hear).await;
     };
     let speak = async {
         let mut encoder = Encoder::default();
@@ -288,7 +246,7 @@ impl Ears<'_> {
 
     /// Notes one stream of a pair; false: it makes no sense, or is one too many.
     fn takes(&mut self, stream: u32, headers: &[(String, String)]) -> bool {
-        let get = |name: &str| headers.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value.as_str());
+        let get = |name: &str| wire::header(headers, name);
         let Some(port) = get("port").parse().ok().filter(|port| *port > 0) else { return false };
         if stream.is_multiple_of(2) || stream <= self.newest {
             return false;

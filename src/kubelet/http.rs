@@ -29,8 +29,9 @@ use super::Door;
 use super::authenticate::{self, User};
 use super::forward::{self, Target};
 use super::tls::Tls;
+use super::{enter, wire};
 use crate::socket::patient::Patient;
-use crate::socket::query::decode;
+use crate::socket::query::{Query, decode};
 use crate::socket::remote::{self, Peer};
 use crate::socket::routes::{self, Body, text};
 
@@ -120,6 +121,7 @@ async fn converse(bounds: Bounds, stream: TcpStream, from: SocketAddr, config: A
         user: shown.and_then(|der| authenticate::by_certificate(der)),
         known: Cell::new(false),
         peer: Peer::new(true),
+        spdy: Cell::new(false),
         forward: RefCell::default(),
         door: door.clone(),
     });
@@ -155,7 +157,11 @@ async fn converse(bounds: Bounds, stream: TcpStream, from: SocketAddr, config: A
     if let Some((upgrade, request)) = caller.peer.upgrade.take()
         && let Some((stream, before)) = turned(upgrade).await
     {
-        remote::carry(stream, &before, door.backend.session(request), Some(door.api.idle)).await;
+        if caller.spdy.get() {
+            enter::carry(stream, &before, request, |request| door.backend.session(request), door.api.idle).await;
+        } else {
+            remote::carry(stream, &before, door.backend.session(request), Some(door.api.idle)).await;
+        }
     }
     if let Some((upgrade, target)) = caller.forward.take()
         && let Some((stream, before)) = turned(upgrade).await
@@ -172,6 +178,8 @@ struct Caller {
     /// He was let in once.
     known: Cell<bool>,
     peer: Peer,
+    /// His session is by SPDY alone.
+    spdy: Cell<bool>,
     /// A pod's ports, once the connection is free.
     forward: RefCell<Option<(OnUpgrade, Target)>>,
     door: Rc<Door>,
@@ -204,7 +212,23 @@ impl Caller {
                 Err((code, why)) => text(code, &why),
             };
         }
+        if let ([kind @ ("exec" | "attach"), rest @ ..], true) = (path.as_slice(), wire::is_asked_for(request.headers())) {
+            return match self.enter(&mut request, *kind == "attach", rest) {
+                Ok(answer) => answer.map(|()| Body::Left(Full::default())),
+                Err((code, why)) => text(code, &why),
+            };
+        }
         routes::answer(&mut request, &self.peer, &self.door.backend)
+    }
+
+    fn enter(&self, request: &mut Request<Incoming>, attach: bool, path: &[&str]) -> Result<Response<()>, super::Refusal> {
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let broken = || (hyper::StatusCode::BAD_REQUEST, "read the query: a percent escape in it is broken\n".to_owned());
+        let wanted = remote::wanted(attach, path, &query.ok_or_else(broken)?, &self.door.backend)?;
+        let answer = wire::turn(request.headers(), enter::PROTOCOL)?;
+        self.spdy.set(true);
+        self.peer.upgrade.replace(Some((hyper::upgrade::on(request), wanted)));
+        Ok(answer)
     }
 
     fn begin(&self, request: &mut Request<Incoming>, path: &[&str]) -> Result<Response<()>, super::Refusal> {

@@ -1,6 +1,6 @@
 //! The kubelet API: what the status socket answers, and a pod's ports, over TLS to those whom the cluster lets in. Off unless configured.
 //! - `tls`: our certificate and whose we believe; `http`: connections and their limits
-//! - `forward`: ports of pods
+//! - `forward`: ports of pods; `enter`: sessions of those who come without a WebSocket; `wire`: the SPDY under both
 //! - `authenticate`: who asks (pure); `authorize`: what he needs for it (pure); `cache`: what the API server said of both, for a while
 //!
 //! Never decides who may do what: certificates of the client CA, TokenReviews and SubjectAccessReviews do, through [`Judge`].
@@ -9,9 +9,11 @@
 pub mod authenticate;
 pub mod authorize;
 mod cache;
+mod enter;
 pub mod forward;
 pub mod http;
 pub mod tls;
+mod wire;
 
 #[cfg(test)]
 mod tests;

@@ -273,6 +273,136 @@ fn a_session_is_carried_over_tls() {
     });
 }
 
+/// A client of a session by SPDY alone.
+struct Entered {
+    stream: TlsStream<TcpStream>,
+    encoder: Encoder,
+    decoder: Decoder,
+}
+
+impl Entered {
+    /// Asks for a session; the answer's code and the protocol agreed on.
+    async fn ask(place: &Place, path: &str, protocols: &str) -> (Entered, String) {
+        let mut stream = place.dial(Some(place.ca.sign("admin", "system:masters"))).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: n1\r\nconnection: Upgrade\r\nupgrade: SPDY/3.1\r\ncontent-length: 0\r\nx-stream-protocol-version: {protocols}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(stream.read_u8().await.unwrap());
+        }
+        (Entered { stream, encoder: Encoder::default(), decoder: Decoder::default() }, String::from_utf8(answer).unwrap().to_lowercase())
+    }
+
+    async fn begin(place: &Place, query: &str, streams: &[(u32, &str)]) -> Entered {
+        let path = format!("/exec/default/web-n1/main?command=cat&{query}");
+        let (mut client, answer) = Entered::ask(place, &path, "v5.channel.k8s.io, v4.channel.k8s.io").await;
+        assert!(answer.starts_with("http/1.1 101") && answer.contains("x-stream-protocol-version: v4.channel.k8s.io\r\n"), "{answer}");
+        for (stream, kind) in streams {
+            let bytes = client.encoder.open(*stream, &[("streamType", kind)]);
+            client.say(&bytes).await;
+            assert_eq!(client.hear().await, Some(Frame::Other), "each is answered");
+        }
+        client
+    }
+
+    async fn say(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// The next frame but pings; `None`: it is over.
+    async fn hear(&mut self) -> Option<Frame> {
+        loop {
+            match self.decoder.frame().unwrap() {
+                Some(Frame::Ping(_)) => continue,
+                Some(frame) => return Some(frame),
+                None => {}
+            }
+            let mut chunk = [0; 4096];
+            let n = self.stream.read(&mut chunk).await.ok().filter(|n| *n > 0)?;
+            self.decoder.push(&chunk[..n]);
+        }
+    }
+}
+
+async fn served(place: &Place) -> (crate::session::Request, crate::session::Served) {
+    while place.fake.sessions.borrow().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    place.fake.sessions.borrow_mut().remove(0)
+}
+
+#[test]
+fn a_session_by_spdy_alone_has_input_output_and_an_end() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        let mut client =
+            Entered::begin(&place, "input=1&output=1&error=1", &[(1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")]).await;
+        let (request, served) = served(&place).await;
+        assert_eq!((request.command, request.tty), (Some(vec!["cat".to_owned()]), false));
+        let mut stdin = served.stdin.unwrap();
+        let bytes =
+            [client.encoder.data(3, b"he", false), client.encoder.data(3, b"llo", false), client.encoder.data(3, b"", true)].concat();
+        client.say(&bytes).await;
+        assert_eq!((stdin.recv().await.unwrap(), stdin.recv().await.unwrap(), stdin.recv().await), ("he".into(), "llo".into(), None));
+        let ping = client.encoder.ping(7);
+        client.say(&ping).await;
+        served.output.send(Output::Stdout("out".into())).await.unwrap();
+        assert_eq!(client.hear().await, Some(data(5, "out", false)));
+        served.output.send(Output::Stderr("oops".into())).await.unwrap();
+        assert_eq!(client.hear().await, Some(data(7, "oops", false)));
+        drop(served.output);
+        served.end.send(End::Exited(3)).unwrap();
+        let Some(Frame::Data { stream: 1, bytes, .. }) = client.hear().await else { panic!("no status") };
+        let status: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!((&status["reason"], &status["details"]["causes"][0]["message"]), (&json!("NonZeroExitCode"), &json!("3")));
+        for stream in [5, 7, 1] {
+            assert_eq!(client.hear().await, Some(data(stream, "", true)));
+        }
+        // It is the client who closes.
+        client.stream.shutdown().await.unwrap();
+        assert_eq!(client.hear().await, None);
+    });
+}
+
+#[test]
+fn a_terminal_by_spdy_alone_is_told_its_size_and_its_clients_end() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        let mut client =
+            Entered::begin(&place, "input=1&output=1&error=1&tty=1", &[(1, "error"), (3, "stdin"), (5, "stdout"), (7, "resize")]).await;
+        let (_, mut served) = served(&place).await;
+        for part in ["{\"Width\":101,\"Hei", "ght\":41}\n{\"Width\":80,\"Height\":24}\n"] {
+            let bytes = client.encoder.data(7, part.as_bytes(), false);
+            client.say(&bytes).await;
+        }
+        for (columns, rows) in [(101, 41), (80, 24)] {
+            assert_eq!(served.control.recv().await, Some(crate::session::Control::Resize { columns, rows }));
+        }
+        drop(client);
+        served.output.closed().await;
+    });
+}
+
+#[test]
+fn who_asks_for_another_protocol_or_a_stream_of_no_kind_is_refused() {
+    serving(Bench::default(), Bounds::default(), |place| async move {
+        let path = "/exec/default/web-n1/main?command=cat&output=1";
+        let (_, answer) = Entered::ask(&place, path, "channel.k8s.io").await;
+        assert!(answer.starts_with("http/1.1 403"), "{answer}");
+        let (_, answer) = Entered::ask(&place, "/attach/default/nope/main?output=1", "v4.channel.k8s.io").await;
+        assert!(answer.starts_with("http/1.1 404"), "{answer}");
+        let mut client = Entered::begin(&place, "output=1", &[(1, "error")]).await;
+        for (stream, kind) in [(3, "error"), (5, "data"), (6, "stdout")] {
+            let bytes = client.encoder.open(stream, &[("streamType", kind)]);
+            client.say(&bytes).await;
+            assert_eq!(client.hear().await, Some(Frame::Reset { stream }), "{kind}");
+        }
+        assert!(place.fake.sessions.borrow().is_empty());
+        client.say(b"\x80\x02 no version of ours").await;
+        assert_eq!(client.hear().await, None);
+    });
+}
+
 /// A client of a tunnel: frames inside a WebSocket.
 struct Tunnel {
     socket: WebSocketStream<TlsStream<TcpStream>>,

@@ -36,9 +36,9 @@ const PROTOCOLS: [&str; 2] = [PROTOCOL, "v4.channel.k8s.io"];
 /// The largest message a client may send, bytes; kubectl's are 32 KiB.
 const MESSAGE_BYTES: usize = 1 << 20;
 /// A client that vanished while its input waits is found out by the next of these.
-const PING: Duration = Duration::from_secs(5);
+pub const PING: Duration = Duration::from_secs(5);
 /// After the status a client has so long to close its side, and to take what is on the way.
-const LINGER: Duration = Duration::from_secs(5);
+pub const LINGER: Duration = Duration::from_secs(5);
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -78,6 +78,14 @@ pub fn begin<B>(
         let text = format!("{what} a container: only uid 0 may, readers of the socket may not; run it as root\n");
         return Err((StatusCode::FORBIDDEN, text));
     }
+    let wanted = wanted(attach, path, query, backend)?;
+    let answer = switch(request.headers(), &PROTOCOLS)?;
+    peer.upgrade.replace(Some((hyper::upgrade::on(request), wanted)));
+    Ok(answer)
+}
+
+/// The session that is asked for.
+pub fn wanted(attach: bool, path: &[&str], query: &Query, backend: &Rc<dyn Backend>) -> Result<session::Request, Refusal> {
     let (ns, pod, uid, container) = match path {
         [ns, pod, container] => (ns, pod, None, container),
         [ns, pod, uid, container] => (ns, pod, Some(*uid), container),
@@ -85,10 +93,7 @@ pub fn begin<B>(
     };
     let mut found = None;
     backend.with(&mut |view| found = Some(find(view, [ns, pod, container], uid, attach, query)));
-    let wanted = found.unwrap_or_else(|| Err((StatusCode::SERVICE_UNAVAILABLE, "nothing to show yet; try again\n".into())))?;
-    let answer = switch(request.headers(), &PROTOCOLS)?;
-    peer.upgrade.replace(Some((hyper::upgrade::on(request), wanted)));
-    Ok(answer)
+    found.unwrap_or_else(|| Err((StatusCode::SERVICE_UNAVAILABLE, "nothing to show yet; try again\n".into())))
 }
 
 fn find(
@@ -297,11 +302,7 @@ fn heard(mut bytes: Bytes) -> Option<Heard> {
     match channel {
         STDIN => Some(Heard::Input(rest)),
         CLOSE if *rest == [STDIN] => Some(Heard::InputEnds),
-        RESIZE => {
-            let size: Value = serde_json::from_slice(&rest).ok()?;
-            let side = |name| u16::try_from(size.get(name)?.as_u64()?).ok();
-            Some(Heard::Control(Control::Resize { columns: side("Width")?, rows: side("Height")? }))
-        }
+        RESIZE => resized(&rest).map(Heard::Control),
         SIGNAL => {
             let number = std::str::from_utf8(&rest).ok()?.parse().ok()?;
             (1..=64).contains(&number).then_some(Heard::Control(Control::Signal(number)))
@@ -310,8 +311,15 @@ fn heard(mut bytes: Bytes) -> Option<Heard> {
     }
 }
 
+/// A window's size, as clients write it.
+pub fn resized(text: &[u8]) -> Option<Control> {
+    let size: Value = serde_json::from_slice(text).ok()?;
+    let side = |name| u16::try_from(size.get(name)?.as_u64()?).ok();
+    Some(Control::Resize { columns: side("Width")?, rows: side("Height")? })
+}
+
 /// The last word, as the kubelet words it.
-fn status(end: &End) -> Value {
+pub fn status(end: &End) -> Value {
     match end {
         End::Exited(0) => json!({ "metadata": {}, "status": "Success" }),
         End::Exited(code) => json!({

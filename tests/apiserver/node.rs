@@ -102,7 +102,8 @@ pub async fn pass(shared: &Arc<Shared>, head: Parts, upgrade: OnUpgrade, [ns, po
 /// One request to a node's kubelet API.
 async fn ask(shared: &Arc<Shared>, node: &str, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, String> {
     let status = shared.state().store.get("nodes", "", node).map(|n| n["status"].clone()).unwrap_or_default();
-    let upgrades = request.headers().contains_key("upgrade");
+    // Who speaks SPDY is passed on to any node.
+    let upgrades = request.headers().get("upgrade").is_some_and(|u| u.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if upgrades && !status["declaredFeatures"].as_array().is_some_and(|all| all.iter().any(|f| f == "ExtendWebSocketsToKubelet")) {
         return Err("the node does not declare ExtendWebSocketsToKubelet, and translating to SPDY is not this server's".into());
     }

@@ -146,9 +146,70 @@ fn kubectl_exec_attach_and_cp_enter_a_pod() {
     n.shutdown();
 }
 
+/// As before WebSockets: kubectl 1.30 and older, and API servers that translate.
+const BY_SPDY: [(&str, &str); 2] = [("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"), ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false")];
+
+#[test]
+fn kubectl_enters_a_pod_and_reaches_its_ports_by_spdy_alone() {
+    let Some((mut n, server)) = serving() else { return };
+    n.put("a.yaml", &script("a", &format!("mkdir /www; echo hello >/www/index.html; httpd -p 127.0.0.1:8080 -h /www; {FOREVER}")));
+    let echo = "echo begun; while read -r line; do echo \"heard $line\"; done";
+    n.put("t.yaml", &(script("t", echo) + "    stdin: true\n    tty: true\n"));
+    until_shown(&mut n, &server, "a");
+    until_shown(&mut n, &server, "t");
+    let by_spdy = |args: &[&str]| {
+        let mut c = command(&n, args);
+        c.envs(BY_SPDY);
+        c
+    };
+    let (code, out, err) = told(by_spdy(&["exec", "a-it", "--", "sh", "-c", "echo out; echo oops >&2; exit 7"]).output().unwrap());
+    assert_eq!((code, &*out), (7, "out\n"), "{err}");
+    assert!(err.starts_with("oops\n") && err.contains("command terminated with exit code 7"), "{err}");
+    let (code, _, err) = told(by_spdy(&["exec", "a-it", "--", "no-such-command"]).output().unwrap());
+    assert!(code == 1 && err.contains("no-such-command"), "{code} {err}");
+    // More than any queue holds, both ways at once.
+    let (there, back) = (n.path("work/there"), n.path("work/back"));
+    n.exec(&["dd", "if=/dev/urandom", &format!("of={there}"), "bs=1M", "count=3", "status=none"]);
+    let out = by_spdy(&["exec", "-i", "a-it", "--", "cat"]).stdin(fs::File::open(&there).unwrap()).output().unwrap();
+    assert!(out.stdout == fs::read(&there).unwrap(), "{} bytes came back", out.stdout.len());
+    for args in [["cp", &*there, "a-it:/tmp/x"], ["cp", "a-it:/tmp/x", &*back]] {
+        let (code, _, err) = told(by_spdy(&args).output().unwrap());
+        assert_eq!(code, 0, "{err}");
+    }
+    assert!(fs::read(&there).unwrap() == fs::read(&back).unwrap(), "it came back otherwise");
+
+    let mut terminal = Terminal::new(101, 41);
+    let mut child = terminal.is_used_by(by_spdy(&["exec", "-it", "a-it", "--", "sh"]));
+    n.until("the terminal is the shell's", 10, |_| terminal.is_raw());
+    terminal.master.write_all(b"until stty size | grep -q '41 101'; do sleep 0.1; done; exit 42\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+    let mut terminal = Terminal::new(80, 24);
+    let mut c = command(&n, &["attach", "-it", "t-it"]);
+    c.envs(BY_SPDY);
+    let mut child = terminal.is_used_by(c);
+    n.until("the terminal is the container's", 10, |_| terminal.is_raw());
+    terminal.master.write_all(b"typed\n").unwrap();
+    until_said(&mut terminal.master, "heard typed\r\n");
+    signal(&child, "TERM");
+    child.wait().unwrap();
+
+    let mut c = command(&n, &["port-forward", "a-it", ":8080"]);
+    let (mut child, port) = listening(c.envs(BY_SPDY).spawn().unwrap());
+    for _ in 0..3 {
+        assert!(ask(&n, port, b"GET / HTTP/1.0\r\n\r\n").ends_with("hello\n"), "{}", n.log());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(n.ready("t") && n.ready("a") && n.restarts("a") == 0);
+    n.shutdown();
+}
+
 /// kubectl port-forward to a port of the pod, and the local port it listens on.
 fn forward(n: &Node, pod: &str, port: u16) -> (Child, u16) {
-    let mut child = command(n, &["port-forward", pod, &format!(":{port}")]).spawn().unwrap();
+    listening(command(n, &["port-forward", pod, &format!(":{port}")]).spawn().unwrap())
+}
+
+fn listening(mut child: Child) -> (Child, u16) {
     let said = line(child.stdout.as_mut().unwrap());
     let local = said.strip_prefix("Forwarding from 127.0.0.1:").and_then(|s| s.split(' ').next()).and_then(|p| p.parse().ok());
     (child, local.unwrap_or_else(|| panic!("{said:?}")))
