@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Cluster;
 use super::error::Result;
 use super::link::STRATEGIC;
+use crate::clock::{self, Moment};
 
 /// As many of those from before the connection are sent, newest ones.
 const BACKLOG: usize = 250;
@@ -16,6 +17,9 @@ const BACKLOG: usize = 250;
 const PACE: Duration = Duration::from_millis(200);
 /// Events of the last while are sent as a burst of so many.
 const BURST: u32 = 20;
+/// Of one object so many at once, and then one so often, s (kubelet: `EventSourceObjectSpamFilter`).
+const OBJECT_BURST: u64 = 25;
+const OBJECT_PACE_S: u64 = 300;
 /// Names remembered to count a repeated event up instead of making another.
 const SENT: usize = 1000;
 
@@ -25,6 +29,7 @@ pub async fn send(cluster: &Cluster) {
     let (mut after, mut burst) = (None, BURST);
     // Names tried before, with their last sequence number: who is in here is counted up.
     let mut sent: BTreeMap<String, u64> = BTreeMap::new();
+    let mut shares = Shares::default();
     loop {
         cluster.link.up().await;
         changes.mark_unchanged();
@@ -35,8 +40,14 @@ pub async fn send(cluster: &Cluster) {
             tokio::time::sleep(PACE).await;
             continue;
         };
+        // Read at the ring's own pace: what is dropped here is still shown there.
+        let of = event.pointer("/involvedObject/uid").and_then(Value::as_str).unwrap_or_default();
+        if !shares.takes(of, clock::now().mono) {
+            continue;
+        }
         match one(cluster, &event, &mut sent, seq).await {
             Err(e) if e.is_general() => {
+                shares.gives_back(of);
                 after = Some(seq - 1);
                 continue;
             }
@@ -52,6 +63,28 @@ pub async fn send(cluster: &Cluster) {
         if burst == 0 {
             tokio::time::sleep(PACE).await;
         }
+    }
+}
+
+/// What of each object may still be sent: one that has much to say does not keep others from saying anything.
+#[derive(Debug, Default)]
+struct Shares(BTreeMap<String, (u64, Moment)>);
+
+impl Shares {
+    fn takes(&mut self, uid: &str, now: Moment) -> bool {
+        if self.0.len() > SENT {
+            self.0.retain(|_, (_, since)| now - *since < Duration::from_secs(OBJECT_PACE_S * OBJECT_BURST));
+        }
+        let (left, since) = self.0.entry(uid.to_owned()).or_insert((OBJECT_BURST, now));
+        let more = (now - *since).as_secs() / OBJECT_PACE_S;
+        (*left, *since) = ((*left + more).min(OBJECT_BURST), *since + Duration::from_secs(more * OBJECT_PACE_S));
+        let takes = *left > 0;
+        *left = left.saturating_sub(1);
+        takes
+    }
+
+    fn gives_back(&mut self, uid: &str) {
+        self.0.entry(uid.to_owned()).and_modify(|(left, _)| *left += 1);
     }
 }
 
@@ -89,4 +122,26 @@ async fn one(cluster: &Cluster, event: &Value, sent: &mut BTreeMap<String, u64>,
         meta.remove("creationTimestamp");
     }
     cluster.link.ask::<Value>(Method::POST, &path, "application/json", Some(&fresh)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_much_to_say_is_heard_less_and_others_as_before() {
+        let (mut shares, s) = (Shares::default(), |s: u64| Moment(s * 1000));
+        let taken = |shares: &mut Shares, uid: &str, at| (0..100).filter(|_| shares.takes(uid, at)).count();
+        assert_eq!(taken(&mut shares, "loud", s(10)), 25);
+        assert_eq!(taken(&mut shares, "loud", s(309)), 0);
+        assert_eq!(taken(&mut shares, "loud", s(910)), 3);
+        assert!(shares.takes("calm", s(910)));
+        assert_eq!(taken(&mut shares, "loud", s(100_000)), 25);
+        shares.gives_back("loud");
+        assert!(shares.takes("loud", s(100_000)));
+        for i in 0..5000 {
+            shares.takes(&i.to_string(), s(200_000 + i * 60));
+        }
+        assert!(shares.0.len() <= SENT + 1);
+    }
 }
