@@ -7,7 +7,7 @@
 //! - `keys`: every key, how it is set; `kubelet`: the kubelet's names for them, and its fields that mean nothing here
 //! - `input`: one value with its place to durations, paths, sizes; `fragments`: files to values; `arguments`: flags and words to values
 //! - `kubeconfig`: the API server's address and our identity there, read by who connects
-//! - `url`: the server of manifests
+//! - `url`: the server of manifests; `reserve`: what pods may not have of the machine
 //! - `node`: what is found out when nothing says it
 
 mod arguments;
@@ -17,6 +17,7 @@ mod keys;
 pub mod kubeconfig;
 mod kubelet;
 mod node;
+pub mod reserve;
 pub mod url;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use crate::manifest::url::minisign;
 use crate::plan::garbage::Rule;
+use reserve::Reserve;
 use url::ManifestUrl;
 
 /// Where log lines go.
@@ -279,6 +281,8 @@ pub struct Settings {
     pub node_status_report: Duration,
     /// `nodeLeaseDurationSeconds`; the Lease is renewed four times in it.
     pub node_lease_s: u32,
+    /// What pods may not have of the machine.
+    pub reserve: Reserve,
     /// The kubelet API.
     pub api: Api,
     /// Log level: error, warn, info, debug.
@@ -344,6 +348,7 @@ impl Default for Settings {
             node_status_update: Duration::from_secs(10),
             node_status_report: Duration::from_secs(300),
             node_lease_s: 40,
+            reserve: Reserve::default(),
             api: Api::default(),
             log_level: log::LevelFilter::Info,
             log_target: LogTarget::Stderr,

@@ -114,7 +114,16 @@ fn pods_are_shown_at_the_api_server_as_they_are() {
 fn nothing_that_is_wrong_with_the_api_server_reaches_a_pod() {
     let Some((mut n, server)) = with_a_shown() else { return };
     let before = run(&n.pod("a").unwrap());
-    let faults = [Fault::BlackHole, Fault::Away, Fault::Code(500, None), Fault::Stall, Fault::Garbage, Fault::Code(401, None)];
+    let faults = [
+        Fault::BlackHole,
+        Fault::Away,
+        Fault::Code(500, None),
+        Fault::Stall,
+        Fault::Garbage,
+        Fault::Code(401, None),
+        Fault::HalfBody,
+        Fault::Code(429, Some(1)),
+    ];
     for (i, fault) in faults.into_iter().enumerate() {
         server.asked();
         server.fault(fault.clone());
@@ -143,6 +152,81 @@ fn nothing_that_is_wrong_with_the_api_server_reaches_a_pod() {
         n.until("no mirror is left of what came and went", 10, |_| shown(&server, &format!("b{i}")).is_null());
     }
     assert_eq!(run(&n.pod("a").unwrap()), before);
+    n.shutdown();
+}
+
+/// Does it while `a` runs as it did, and shows it as that again afterwards.
+fn through(n: &mut Node, server: &ApiServer, what: &str, wrong: impl FnOnce(&mut Node, &ApiServer)) {
+    let before = run(&n.pod("a").unwrap());
+    wrong(n, server);
+    n.until(&format!("it is shown as it is after {what}"), 15, |_| {
+        let there = shown(server, "a");
+        is_ready(&there) && run(&there) == before
+    });
+    assert_eq!(run(&n.pod("a").unwrap()), before, "{what}");
+}
+
+#[test]
+fn whatever_others_do_to_its_objects_a_pod_runs_on_and_is_shown() {
+    let Some((mut n, server)) = with_a_shown() else { return };
+    through(&mut n, &server, "a Node of another uid", |n, server| {
+        server.delete("nodes", "", "it");
+        server.put("nodes", "", serde_json::json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "it"}, "spec": {}}));
+        n.until("the mirror has the new owner", 15, |_| {
+            shown(server, "a")["metadata"]["ownerReferences"][0]["uid"] == server.get("nodes", "", "it")["metadata"]["uid"]
+        });
+    });
+    through(&mut n, &server, "a webhook that edits mirrors", |n, server| {
+        server.webhook(Some(Box::new(|pod| {
+            pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "edited".into();
+            Ok(())
+        })));
+        server.delete("pods", "default", "a-it");
+        n.until("the edited one is there", 15, |_| {
+            shown(server, "a")["metadata"]["annotations"]["kubernetes.io/config.mirror"] == "edited"
+        });
+        server.asked();
+        std::thread::sleep(Duration::from_secs(5));
+        assert!(server.asked().len() <= 25, "it is not fought");
+        server.webhook(None);
+        server.delete("pods", "default", "a-it");
+    });
+    through(&mut n, &server, "another plinth of that name", |n, server| {
+        server.asked();
+        for i in 0..20 {
+            if !shown(server, "a").is_null() {
+                server.edit("pods", "default", "a-it", |pod| {
+                    pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = format!("theirs{i}").into()
+                });
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let asked = server.asked().len();
+        assert!(asked <= 50, "{asked} requests in ten seconds of a quarrel\n{}", n.log());
+        // What was replaced twice within a minute waits before the next time: the other one goes, and so does its mirror.
+        server.delete("pods", "default", "a-it");
+    });
+    through(&mut n, &server, "flapping each second", |_, server| {
+        for i in 0..8 {
+            server.fault(if i % 2 == 0 { Fault::Away } else { Fault::None });
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        server.fault(Fault::None);
+    });
+    through(&mut n, &server, "kill -9 between the end of a mirror and its next one", |n, server| {
+        n.put("b.yaml", &script("b", FOREVER));
+        n.until("b is shown", 20, |_| is_ready(&shown(server, "b")));
+        server.webhook(Some(Box::new(|_| Err((403, "Forbidden", "not now".into())))));
+        n.put("b.yaml", &script("b", &format!("echo again; {FOREVER}")));
+        n.until("the old one is gone", 20, |_| shown(server, "b").is_null());
+        n.kill();
+        server.webhook(None);
+        n.start();
+        n.until("the new one is shown", 20, |n| {
+            let (here, there) = (n.pod("b").unwrap_or_default(), shown(server, "b"));
+            is_ready(&there) && there["metadata"]["annotations"]["kubernetes.io/config.mirror"] == here["metadata"]["uid"]
+        });
+    });
     n.shutdown();
 }
 
