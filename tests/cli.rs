@@ -134,6 +134,7 @@ fn running(pod: &WantedPod) -> SeenPod {
         image_id: "sha256:00".into(),
         created: seconds_ago(301),
         sandbox: None,
+        user: None,
         state: State::Running { since: seconds_ago(300) },
     };
     SeenPod {

@@ -170,8 +170,19 @@ pub struct SeenContainer {
     /// `since` of the sandbox it was made in, from its label (`plinth.dev/sandbox`, nanoseconds): a container of another sandbox
     /// is history (a new sandbox runs init again). Compared for equality only, clocks step. `None`: unknown, taken as the present one.
     pub sandbox: Option<Wall>,
+    /// As whom its first process was started, if that is known.
+    pub user: Option<Rc<RunsAs>>,
     /// Where it is.
     pub state: State,
+}
+
+/// The ids of a container's first process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub struct RunsAs {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
 }
 
 /// Where one attempt is. The order is the order of life.

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Wall;
 use crate::hex::hex;
-use crate::plan::world::Exit;
+use crate::plan::world::{Exit, RunsAs};
 use crate::pod::{ImageRef, Kind, PodKey, Uid};
 
 /// The version of this scheme; anything else is not touched.
@@ -27,6 +27,7 @@ const IMAGE: &str = "plinth.dev/image";
 const IMAGE_ID: &str = "plinth.dev/image-id";
 const BOOT: &str = "plinth.dev/boot";
 const SANDBOX: &str = "plinth.dev/sandbox";
+const USER: &str = "plinth.dev/user";
 const STOP_SIGNAL: &str = "plinth.dev/stop-signal";
 const EXIT: &str = "plinth.dev/exit";
 const REASON: &str = "plinth.dev/exit-reason";
@@ -61,6 +62,8 @@ pub struct Labels {
     pub boot: Rc<str>,
     /// When the sandbox it was made in was made.
     pub sandbox: Option<Wall>,
+    /// As whom it runs; left out where its groups are too many for a label.
+    pub user: Option<Rc<RunsAs>>,
     /// The image's stop signal, as a number.
     pub stop_signal: u32,
     /// How it ended, once that is written down.
@@ -119,6 +122,9 @@ impl Labels {
         if let Some(sandbox) = self.sandbox {
             put(SANDBOX, sandbox.0.to_string());
         }
+        if let Some(user) = self.user.as_deref().map(ids).filter(|text| text.len() <= VALUE_BYTES) {
+            put(USER, user);
+        }
         put(STOP_SIGNAL, self.stop_signal.to_string());
         if let Some(exit) = &self.exit {
             put(EXIT, exit.code.to_string());
@@ -161,6 +167,7 @@ impl Labels {
             image_id: get(IMAGE_ID).unwrap_or_default().into(),
             boot: get(BOOT).unwrap_or_default().into(),
             sandbox: get(SANDBOX).and_then(|ns| ns.parse().ok()).map(Wall),
+            user: get(USER).and_then(runs_as).map(Rc::new),
             stop_signal: get(STOP_SIGNAL).and_then(|n| n.parse().ok()).unwrap_or(SIGTERM),
             exit,
         })
@@ -185,6 +192,18 @@ fn kind(word: &str) -> Option<Kind> {
         "main" => Some(Kind::Main),
         _ => None,
     }
+}
+
+/// `UID:GID:GROUP,GROUP`.
+fn ids(user: &RunsAs) -> String {
+    let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
+    format!("{}:{}:{}", user.uid, user.gid, groups.join(","))
+}
+
+fn runs_as(text: &str) -> Option<RunsAs> {
+    let mut parts = text.split(':');
+    let (uid, gid) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(RunsAs { uid, gid, groups: parts.next()?.split(',').filter_map(|g| g.parse().ok()).collect() })
 }
 
 /// A termination message (at most 4096 bytes) over two labels, cut where a character ends.
@@ -232,6 +251,7 @@ mod tests {
             image_id: "sha256:00".into(),
             boot: "b".into(),
             sandbox: Some(Wall(4)),
+            user: Some(Rc::new(RunsAs { uid: 33, gid: 33, groups: vec![33, 44] })),
             stop_signal: 3,
             exit: Some(Exit { code: 7, started: Some(Wall(5)), finished: Wall(9), reason: "Error".into(), message: Some("no".into()) }),
         }

@@ -127,6 +127,7 @@ impl Runtime {
             image_id: labels.image_id.clone(),
             created: record.created_at.as_ref().map(wall).unwrap_or_default(),
             sandbox: labels.sandbox,
+            user: labels.user.clone(),
             state,
             id,
         }

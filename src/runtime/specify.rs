@@ -15,7 +15,9 @@ use super::oci::{self, Input, OciError, Support, VolumeSource, user};
 use super::users::{self, Users};
 use super::{Runtime, cgroup, image_volume, node, sandbox, userns, volume};
 use crate::plan::action::{Class, Failure};
+use crate::plan::world::RunsAs;
 use crate::pod::WantedPod;
+use crate::sys::mounts;
 
 /// Why there is no specification, under the kubelet's words for it.
 pub(super) struct Unspecified {
@@ -50,10 +52,11 @@ impl From<volume::VolumeError> for Unspecified {
     }
 }
 
-/// A specification as JSON, and where its cgroup is.
+/// A specification as JSON, where its cgroup is, and whose its process is.
 pub(super) struct Specified {
     pub(super) json: Vec<u8>,
     pub(super) cgroup: String,
+    pub(super) user: Rc<RunsAs>,
 }
 
 /// Which container of which pod.
@@ -129,12 +132,13 @@ impl Runtime {
         let pinned = volume::open_sub_paths(&self.paths, pod, container, &oci::sub_paths(&input)?, &volumes)?;
         input.sub_paths = &pinned;
         let mut spec = oci::spec(&input)?;
+        propagated(&spec)?;
         if userns::own(pod) {
             let mapped = userns::map(&self.paths, &pod.uid, &mut spec, &sandbox, termination.as_deref());
             mapped.map_err(|e| Error::Refused(chain(&e).to_string()))?;
         }
         let json = serde_json::to_vec(&spec).map_err(|e| Error::Refused(format!("write the specification of container `{name}`: {e}")))?;
-        Ok(Specified { json, cgroup })
+        Ok(Specified { json, cgroup, user: Rc::new(RunsAs { uid: user.uid, gid: user.gid, groups: user.additional_gids }) })
     }
 
     fn termination_log(&self, whose: &Whose<'_>, at: Option<&str>) -> Result<Option<String>> {
@@ -156,6 +160,27 @@ impl Runtime {
         let path = self.settings.data_dir.join("seccomp").join(profile);
         std::fs::read_to_string(&path).map(Some).map_err(file("read seccomp profile", &path))
     }
+}
+
+/// That what is to be seen on the other side of a mount can be: an OCI runtime is silent about a source that passes nothing on, and
+/// containerd's CRI refuses it.
+fn propagated(spec: &oci::Spec) -> Result<()> {
+    for mount in &spec.mounts {
+        let asks = |option: &str| mount.options.iter().any(|o| o == option);
+        let (wish, enough, needs): (_, &[&str], _) = match (asks("rshared"), asks("rslave")) {
+            (true, _) => ("Bidirectional", &["shared:"], "shared"),
+            (_, true) => ("HostToContainer", &["shared:", "master:"], "shared or slave"),
+            _ => continue,
+        };
+        let (on, passes) = mounts::holding(Path::new(&*mount.source)).map_err(file("find the mount of", Path::new(&*mount.source)))?;
+        if !passes.split(' ').any(|field| enough.iter().any(|e| field.starts_with(e))) {
+            let (to, source, on) = (&mount.destination, &mount.source, on.display());
+            return Err(Error::Again(format!(
+                "mount {to} with mountPropagation {wish}: {source} is mounted on {on}, which is not a {needs} mount: `mount --make-rshared {on}`"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The files environment variables are read from. A volume belongs to the pod: no link may lead out of it.

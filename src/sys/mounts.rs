@@ -101,6 +101,23 @@ pub fn below(dirs: &[&Path]) -> io::Result<Vec<PathBuf>> {
     Ok(mount_points(&table).into_iter().rev().filter(|p| dirs.iter().any(|d| p.starts_with(d))).collect())
 }
 
+/// The mount a resolved path lies on: where it is mounted, and its optional fields (`shared:1`, `master:2`), as the kernel writes them.
+pub fn holding(path: &Path) -> io::Result<(PathBuf, String)> {
+    let table = std::fs::read("/proc/thread-self/mountinfo")?;
+    deepest(&table, path).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no mount holds it"))
+}
+
+/// Of two at one place the later one is on top.
+fn deepest(table: &[u8], path: &Path) -> Option<(PathBuf, String)> {
+    let mounts = table.split(|b| *b == b'\n').filter_map(|line| {
+        let mut fields = line.split(|b| *b == b' ');
+        let at = unescape(fields.nth(4)?);
+        let passes: Vec<_> = fields.skip(1).take_while(|f| *f != b"-").map(String::from_utf8_lossy).collect();
+        path.starts_with(&at).then(|| (at, passes.join(" ")))
+    });
+    mounts.max_by_key(|(at, _)| at.components().count())
+}
+
 /// The fifth column of a mountinfo table, unescaped.
 fn mount_points(table: &[u8]) -> Vec<PathBuf> {
     table.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(unescape).collect()
@@ -135,6 +152,14 @@ mod tests {
     fn mount_points_are_unescaped() {
         let table = b"22 27 0:21 / /proc rw - proc proc rw\n23 27 0:22 / /a\\040b\\134c rw shared:1 - tmpfs x rw\n";
         assert_eq!(mount_points(table), [PathBuf::from("/proc"), PathBuf::from("/a b\\c")]);
+    }
+
+    #[test]
+    fn a_path_lies_on_the_deepest_and_latest_mount_above_it() {
+        let table = b"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /a rw shared:1 - tmpfs x rw\n3 2 0:3 / /a rw,noatime shared:1 master:2 - tmpfs y rw\n4 1 0:4 / /ab rw shared:3 - tmpfs z rw\n";
+        let lies = |path: &str| deepest(table, Path::new(path)).map(|(at, passes)| (at.display().to_string(), passes));
+        assert_eq!(lies("/a/b/c"), Some(("/a".into(), "shared:1 master:2".into())));
+        assert_eq!(lies("/abc"), Some(("/".into(), String::new())));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod faults;
 mod images;
 mod isolation;
 mod kubectl;
+mod mounts;
 mod pods;
 mod probes;
 mod restarts;

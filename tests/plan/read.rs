@@ -378,6 +378,7 @@ impl Case {
             image_id: "sha256:1".into(),
             created,
             sandbox: Some(sandbox),
+            user: None,
             state,
         };
         pod.containers.insert(id, seen);

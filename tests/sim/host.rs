@@ -198,6 +198,7 @@ impl Host {
             image_id: "sha256:1".into(),
             created: wall,
             sandbox: Some(since),
+            user: None,
             state,
         };
         pod.seen.containers.insert(id, made.clone());

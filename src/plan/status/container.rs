@@ -1,12 +1,15 @@
 //! One container's status: state, last state, and the waiting reasons with the kubelet's texts.
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus};
+use k8s_openapi::api::core::v1::{
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
+    LinuxContainerUser, VolumeMount, VolumeMountStatus,
+};
 
 use super::time;
 use crate::plan::image::{self, Image};
 use crate::plan::order;
 use crate::plan::view::View;
-use crate::plan::world::{Exit, Retry, SeenContainer, SeenImage, State};
+use crate::plan::world::{Exit, Retry, RunsAs, SeenContainer, SeenImage, State};
 use crate::pod::{Kind, PullPolicy, WantedContainer, WantedPod};
 
 /// How long a failed pull is shown as `ErrImagePull` before it is `ImagePullBackOff`, ms: the kubelet's next sync turns it.
@@ -40,10 +43,34 @@ pub fn status(v: &View<'_>, pod: &WantedPod, index: usize, c: &WantedContainer) 
         container_id: last.map(|l| format!("containerd://{}", l.id)),
         allocated_resources: resources.as_ref().filter(|_| running).and_then(|r| r.requests.clone()),
         resources: resources.filter(|_| running),
+        volume_mounts: spec.and_then(|s| s.volume_mounts.as_ref()).map(|all| all.iter().map(mounted).collect()),
+        user: last.and_then(|l| l.user.as_deref()).map(user),
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
         ..ContainerStatus::default()
     }
+}
+
+/// What becomes of a mount. Where it is demanded, nothing that is mounted below is writable either: the OCI runtime can do it.
+fn mounted(mount: &VolumeMount) -> VolumeMountStatus {
+    let asks = mount.recursive_read_only.as_deref().is_some_and(|how| how != "Disabled");
+    let read_only = mount.read_only.filter(|is| *is);
+    VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only,
+        recursive_read_only: read_only.map(|_| if asks { "Enabled" } else { "Disabled" }.to_owned()),
+        ..VolumeMountStatus::default()
+    }
+}
+
+fn user(runs_as: &RunsAs) -> ContainerUser {
+    let linux = LinuxContainerUser {
+        uid: runs_as.uid.into(),
+        gid: runs_as.gid.into(),
+        supplemental_groups: Some(runs_as.groups.iter().map(|g| i64::from(*g)).collect()),
+    };
+    ContainerUser { linux: Some(linux) }
 }
 
 /// The digest under the image's own repository, as containerd's CRI reports it.

@@ -73,6 +73,7 @@ impl Runtime {
             image_id: image.id.clone(),
             boot: self.boot.clone(),
             sandbox: Some(*since),
+            user: None,
             stop_signal: labels::signal(stop).unwrap_or(labels::SIGTERM),
             exit: None,
         };
@@ -109,8 +110,12 @@ impl Runtime {
         let failed = |e: Error| e.into_failure("CreateContainerError");
         let base = userns::base(&self.paths, &whose.pod.uid).filter(|_| userns::own(whose.pod));
         let mounts = self.snapshot(client, &id, &image.chain, base).await.map_err(failed)?;
+        let mut labels = labels.clone();
         let made = match self.specify(whose, image, &mounts).await.map_err(|e| e.into_failure()) {
-            Ok(spec) => self.make_record(client, whose.pod, &id, spec, labels).await.map_err(failed),
+            Ok(spec) => {
+                labels.user = Some(Rc::clone(&spec.user));
+                self.make_record(client, whose.pod, &id, spec, &labels).await.map_err(failed)
+            }
             Err(e) => Err(e),
         };
         let record = match made {
@@ -121,8 +126,8 @@ impl Runtime {
                 return Err(e);
             }
         };
-        self.know(&id, labels);
-        let target = target(labels, &id);
+        self.know(&id, &labels);
+        let target = target(&labels, &id);
         let mut answer = self.make_task(client, whose, &target, &mounts).await;
         if answer.as_ref().is_err_and(refused_by_runtime) {
             // A create that was cut short may still be under way in the shim and stand in the way of this one: only a no that is
@@ -137,7 +142,7 @@ impl Runtime {
             Ok(created) => {
                 let created =
                     containerd_client::types::v1::Process { pid: created.pid, status: Status::Created.into(), ..Default::default() };
-                Ok(self.seen(&record, labels, Some(&created)))
+                Ok(self.seen(&record, &labels, Some(&created)))
             }
             Err(e) if refused_by_runtime(&e) && is_full(&mounts) => {
                 self.end_leftover(&id).await;
@@ -147,7 +152,7 @@ impl Runtime {
                     chain(&e)
                 ))))
             }
-            Err(e) if refused_by_runtime(&e) => self.never_ran(client, &record, labels, &e).await.map_err(failed),
+            Err(e) if refused_by_runtime(&e) => self.never_ran(client, &record, &labels, &e).await.map_err(failed),
             Err(e) => {
                 if left_over(&e) {
                     self.end_leftover(&id).await;

@@ -191,6 +191,7 @@ pub fn container(id: &str, name: &str, state: State) -> SeenContainer {
         image_id: "sha256:00".into(),
         created: second(9),
         sandbox: None,
+        user: None,
         state,
     }
 }
