@@ -106,6 +106,8 @@ pub struct Round {
     pub last: Option<(bool, u32)>,
     /// What counts, once a threshold was reached.
     pub verdict: Option<bool>,
+    /// What was wrong with the last answer.
+    pub wrong: Option<Rc<str>>,
 }
 
 /// How far the postStart hook of one attempt is.

@@ -127,6 +127,10 @@ pub fn answered(world: &mut World, check: &Check, answer: &Answer, now: Now) -> 
     let Some(round) = round(world, check) else { return false };
     let began = round.asked.take().unwrap_or(now.mono);
     round.due = Moment(began.0.saturating_add(round.rule.period_ms)).max(now.mono);
+    round.wrong = match answer {
+        Answer::Passed | Answer::Warned(_) => None,
+        Answer::Failed(why) | Answer::Errored(why) => Some(why.clone()),
+    };
     let (well, why) = match answer {
         Answer::Passed | Answer::Warned(_) => (true, None),
         Answer::Failed(why) => (false, Some(why)),
@@ -216,7 +220,7 @@ fn watch(uid: &Uid, c: &SeenContainer, since: Wall, care: &Care, now: Now) -> Op
         .probes()
         .map(|(probe, rule)| {
             let due = due(probe, rule.initial_delay_ms, rule.period_ms);
-            Round { probe, rule, due, asked: None, last: None, verdict: None }
+            Round { probe, rule, due, asked: None, last: None, verdict: None, wrong: None }
         })
         .collect();
     (!rounds.is_empty()).then(|| Box::new(Watch { id: c.id.clone(), started, adopted, rounds }))

@@ -1,13 +1,15 @@
 //! `/v1/why/{ns}/{pod}`: the file that won, the last decision, what the pod waits for. What it waits for is asked of
 //! `plan` itself, so that this answer cannot differ from what is done.
 
+use k8s_openapi::api::core::v1::ContainerStatus;
+
 use super::wire::{API_VERSION, Attempt, Decision, SandboxState, Wait, Why};
 use super::{View, rows};
 use crate::clock::Moment;
 use crate::plan::status::summary;
 use crate::plan::why;
 use crate::plan::world::{Exit, PodMemory, Sandbox, SeenContainer, SeenPod, State};
-use crate::pod::{RESTART_OVERFULL, Uid, WantedPod};
+use crate::pod::{Probe, RESTART_OVERFULL, Uid, WantedPod};
 
 /// Explains the pod of that full name; `None` when neither a manifest nor the node has it.
 pub fn explain(view: &View<'_>, namespace: &str, name: &str) -> Option<Why> {
@@ -38,7 +40,7 @@ pub fn explain(view: &View<'_>, namespace: &str, name: &str) -> Option<Why> {
         next_retry_seconds: waits_for.iter().filter_map(|w| w.retry_in_seconds).reduce(sooner),
         waits_for,
         sandbox: sandbox(seen, wanted.map(|p| &**p).or(seen.made_from.as_deref())),
-        containers: seen.containers.values().map(attempt).collect(),
+        containers: seen.containers.values().map(|c| attempt(c, memory)).collect(),
         older: there.filter(|other| *other != uid).map(ToString::to_string).collect(),
     })
 }
@@ -75,7 +77,10 @@ fn waits(view: &View<'_>, uid: &Uid, wanted: Option<&WantedPod>, memory: &PodMem
         return waits;
     }
     for c in status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()) {
-        let Some(waiting) = c.state.as_ref().and_then(|s| s.waiting.as_ref()) else { continue };
+        let Some(waiting) = c.state.as_ref().and_then(|s| s.waiting.as_ref()) else {
+            waits.extend(unpassed(memory, c));
+            continue;
+        };
         let (due, failures) = retry(view, pod, memory, &c.name).unzip();
         waits.push(Wait {
             on: format!("container {}", c.name),
@@ -86,6 +91,15 @@ fn waits(view: &View<'_>, uid: &Uid, wanted: Option<&WantedPod>, memory: &PodMem
         });
     }
     waits
+}
+
+/// The probe a running container waits for to be started or ready.
+fn unpassed(memory: &PodMemory, c: &ContainerStatus) -> Option<Wait> {
+    let watch = memory.containers.get(c.name.as_str())?.watch.as_ref().filter(|_| !c.ready)?;
+    let open = |probe: Probe| watch.rounds.iter().find(|r| r.probe == probe && r.verdict != Some(true));
+    let round = open(Probe::Startup).or_else(|| open(Probe::Readiness))?;
+    let on = format!("container {}: its {} probe", c.name, round.probe.to_string().to_lowercase());
+    Some(Wait { on, message: round.wrong.as_deref().map(ToOwned::to_owned), ..Wait::default() })
 }
 
 /// When a waiting container's next try is due, and how many failed before it in a row: of its start, its restart or its image.
@@ -115,7 +129,7 @@ fn sandbox(seen: &SeenPod, pod: Option<&WantedPod>) -> SandboxState {
     }
 }
 
-fn attempt(c: &SeenContainer) -> Attempt {
+fn attempt(c: &SeenContainer, memory: &PodMemory) -> Attempt {
     let ended = |word: &str, exit: &Exit| (word.to_owned(), Some(exit.finished), Some(exit.code), Some(exit.reason.to_string()));
     let (state, since, exit_code, reason) = match &c.state {
         State::Record => ("record".into(), None, None, None),
@@ -129,6 +143,12 @@ fn attempt(c: &SeenContainer) -> Attempt {
         State::Exited(exit) | State::Lost(exit) | State::Dead(exit) => exit.message.as_deref().map(ToOwned::to_owned),
         State::Record | State::Created | State::Running { .. } => None,
     };
+    // Who was ended by us did not say why itself.
+    let doom = memory.containers.get(&c.name).and_then(|m| m.doom.as_deref()).filter(|d| d.id == c.id);
+    let doom = doom.map(|d| match d.probe {
+        Some(probe) => format!("{probe} probe failed: {}", d.message),
+        None => format!("PostStartHook failed: {}", d.message),
+    });
     Attempt {
         name: c.name.to_string(),
         id: c.id.to_string(),
@@ -137,6 +157,6 @@ fn attempt(c: &SeenContainer) -> Attempt {
         since: since.map(|t| t.to_string()),
         exit_code,
         reason,
-        message,
+        message: doom.or(message),
     }
 }

@@ -140,6 +140,8 @@ fn a_hundred_and_ten_pods_at_once_all_run_and_the_next_is_refused() {
     n.until("all run", 240, |n| ready(n) == 110);
     n.put("z.yaml", &pod("z", "hostNetwork: true", "exec sleep 100000"));
     n.until("one more is refused", 30, |n| n.pod("z").is_some_and(|p| p["status"]["reason"] == "OutOfpods"));
+    let why = n.said(&["why", "z"]);
+    assert!(why.contains("OutOfpods") && why.contains("Next try"), "{why}");
     n.remove("p0.yaml");
     n.until("and taken when there is room", 60, |n| n.ready("z"));
     n.shutdown();

@@ -121,6 +121,8 @@ fn tcp_probes_find_an_open_port_and_a_closed_one() {
     n.put("shut.yaml", &probed("shut", 3, &port(8124), FOREVER));
     n.until_ready("open");
     n.until("the closed one is told", 10, |n| n.events_of("shut").contains("connect: connection refused"));
+    let why = n.said(&["why", "shut"]);
+    assert!(why.contains("Waits for  container c: its readiness probe: dial tcp 127.0.0.1:8124: connect: connection refused"), "{why}");
     assert!(!n.ready("shut") && is_started(&n, "shut"));
     n.shutdown();
 }
@@ -181,6 +183,8 @@ fn a_post_start_hook_that_never_ends_holds_its_container_back_and_no_removal() {
     n.until("the hook runs", 60, |n| sleeps(n) == 1);
     let state = |n: &Node| container(&n.pod("e").unwrap(), "c")["state"]["waiting"]["reason"].clone();
     assert_eq!(state(&n), "ContainerCreating", "as the kubelet shows it");
+    let why = n.said(&["why", "e"]);
+    assert!(why.contains("Waits for  the postStart hook of c"), "{why}");
     n.remove("e.yaml");
     n.until("it is gone", 60, |n| n.gone("e"));
     n.until("the hook is gone with its container", 10, |n| sleeps(n) == 0);
@@ -252,5 +256,48 @@ fn probes_that_hang_do_not_slow_status_down() {
     let before = stat(&n);
     std::thread::sleep(std::time::Duration::from_secs(4));
     eprintln!("cpu: {} % of a core", (stat(&n) - before) * 100 / 400);
+    n.shutdown();
+}
+
+#[test]
+fn a_server_that_sends_one_byte_a_second_is_late_and_its_client_restarted() {
+    let Some(mut n) = Node::started() else { return };
+    let drips = "nc -ll -p 9003 -e sh -c 'for c in H T T P / 1 . 1; do printf $c; sleep 1; done; sleep 1000'";
+    n.put("server.yaml", &probed("server", 1, "", drips));
+    n.until_ready("server");
+    let probe = "httpGet: {path: /, port: 9003}, periodSeconds: 1, timeoutSeconds: 1, failureThreshold";
+    let fields = format!("livenessProbe: {{{probe}: 2}}\nreadinessProbe: {{{probe}: 1}}");
+    n.put("slow.yaml", &probed("slow", 1, &fields, FOREVER));
+    n.until("it is restarted", 20, |n| n.restarts("slow") >= 1);
+    let events = n.events_of("slow");
+    for kind in ["Liveness", "Readiness"] {
+        let late = format!("{kind} probe failed: Get \"http://127.0.0.1:9003/\": context deadline exceeded (Client.Timeout exceeded");
+        assert!(events.contains(&late), "{events}");
+    }
+    assert!(events.contains("Container c failed liveness probe, will be restarted"), "{events}");
+    n.until("and waits for the next time, unready", 20, |n| {
+        n.pod("slow").is_some_and(|p| container(&p, "c")["state"]["waiting"]["reason"] == "CrashLoopBackOff" && !condition(&p, "Ready"))
+    });
+    let why = n.said(&["why", "slow"]);
+    assert!(why.contains("CrashLoopBackOff") && why.contains(": Liveness probe failed: Get \"http://127.0.0.1:9003/\": context"), "{why}");
+    n.shutdown();
+}
+
+#[test]
+fn a_hook_over_https_that_is_answered_in_clear_is_asked_again_in_clear() {
+    let Some(mut n) = Node::started() else { return };
+    n.put("server.yaml", &probed("server", 1, "", "exec httpd -f -vv -p 8449 -h /tmp"));
+    n.until_ready("server");
+    // Whatever is answered is good enough for a hook.
+    let hook = "lifecycle: {postStart: {httpGet: {scheme: HTTPS, host: 127.0.0.1, port: 8449, path: /hook}}}";
+    n.put("h.yaml", &probed("h", 1, hook, FOREVER));
+    n.until_ready("h");
+    let events = n.events_of("h");
+    assert!(events.contains("LifecycleHTTPFallback") && events.contains("got HTTP response, retrying with HTTP"), "{events}");
+    n.until("the server was asked", 5, |n| {
+        let log = n.said_or_nothing(&["logs", "server"]);
+        log.contains("url:/hook") && log.contains("response:404")
+    });
+    assert_eq!(n.restarts("h"), 0);
     n.shutdown();
 }
