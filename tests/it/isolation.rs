@@ -187,3 +187,39 @@ fn a_pod_has_no_more_processes_than_the_setting_says() {
     n.until("it is gone", 30, |n| n.gone("f"));
     n.shutdown();
 }
+
+#[test]
+fn an_unmasked_proc_hides_nothing_and_a_masked_one_does() {
+    let Some(mut n) = Node::started() else { return };
+    let text = pod("m", "hostUsers: false", FOREVER)
+        .replace("    command: [sh, -c]", "    securityContext: {procMount: Unmasked}\n    command: [sh, -c]")
+        + &format!("  - {{name: d, image: '{IMAGE}', command: [sleep, '98765']}}\n");
+    n.put("m.yaml", &text);
+    n.until_ready("m");
+    let hidden = |n: &Node, container: &str| {
+        n.said(&[
+            "exec",
+            "m",
+            "-c",
+            container,
+            "--",
+            "sh",
+            "-c",
+            "grep -cE ' /proc/.+ - ' /proc/self/mountinfo; head -c 1 /proc/kcore 2>&1 | wc -c; :",
+        ])
+    };
+    let (unmasked, masked) = (hidden(&n, "c"), hidden(&n, "d"));
+    assert!(unmasked.starts_with("0\n"), "{unmasked}");
+    assert!(masked.lines().next().unwrap().parse::<u32>().unwrap() > 5, "{masked}");
+    // Who is root of the whole machine may not have it.
+    n.put(
+        "x.yaml",
+        &pod("x", "hostNetwork: true", FOREVER)
+            .replace("    command: [sh, -c]", "    securityContext: {procMount: Unmasked}\n    command: [sh, -c]"),
+    );
+    n.until("it is refused", 5, |n| n.get("/v1/manifests").is_some_and(|m| m.contains("`hostUsers` must be false to use `Unmasked`")));
+    n.remove("m.yaml");
+    n.until("it is gone", 10, |n| n.gone("m"));
+    n.assert_clean();
+    n.shutdown();
+}

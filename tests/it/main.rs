@@ -19,6 +19,7 @@ mod isolation;
 mod kubectl;
 mod mounts;
 mod pods;
+mod ports;
 mod probes;
 mod restarts;
 mod service;

@@ -91,9 +91,16 @@ fn version(list: &Value) -> &str {
 /// What a pod can hand to plugins that ask for it, as containerd's CRI does.
 pub fn capabilities(pod: &WantedPod, group: &Path) -> Map<String, Value> {
     let mut all = Map::new();
-    // Ports of sidecars are not mapped: the kubelet looks at regular containers only.
-    let containers = pod.object.spec.iter().flat_map(|s| &s.containers);
-    let ports: Vec<Value> = containers.flat_map(|c| c.ports.iter().flatten()).filter_map(mapping).collect();
+    // Those of init containers and sidecars too, which the kubelet forgets; where two ask for one port of the host, regular containers
+    // have it first.
+    let containers = pod.object.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let mut ports: Vec<Value> = Vec::new();
+    for port in containers.flat_map(|c| c.ports.iter().flatten()).filter_map(mapping) {
+        let same = |key: &str, other: &Value| port.get(key) == other.get(key);
+        if !ports.iter().any(|other| same("hostPort", other) && same("protocol", other) && same("hostIP", other)) {
+            ports.push(port);
+        }
+    }
     if !ports.is_empty() {
         all.insert("portMappings".into(), ports.into());
     }
@@ -155,7 +162,8 @@ mod tests {
     fn pod() -> WantedPod {
         let object = json!({ "metadata": { "name": "a", "uid": "0123456789abcdef0123456789abcdef" }, "spec": { "containers": [
             { "name": "c", "ports": [{ "containerPort": 80, "hostPort": 8080 }, { "containerPort": 81 },
-              { "containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "127.0.0.1" }] }] } });
+              { "containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "127.0.0.1" }] }],
+            "initContainers": [{ "name": "i", "ports": [{ "containerPort": 82, "hostPort": 8080 }, { "containerPort": 83, "hostPort": 8083 }] }] } });
         WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap()
     }
 
@@ -169,7 +177,8 @@ mod tests {
         assert_eq!(bridge, json!({ "type": "bridge", "name": "n", "cniVersion": "1.0.0" }));
         let portmap = for_plugin(&made, &plugins[1], Some(&json!({ "ips": [] })));
         let ports = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
-            { "hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1" }]);
+            { "hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1" },
+            { "hostPort": 8083, "containerPort": 83, "protocol": "tcp" }]);
         assert_eq!(portmap["runtimeConfig"], json!({ "portMappings": ports }));
         assert_eq!(portmap["prevResult"], json!({ "ips": [] }));
     }
