@@ -8,6 +8,8 @@ use k8s_openapi::api::core::v1::PodSpec;
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 const SEARCH_CHARS_MAX: usize = 2048;
+/// Of a single search: longer ones make some resolvers abort.
+const SEARCH_MAX: usize = 253;
 
 /// A resolver configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,7 +125,7 @@ fn merge(resolv: &mut Resolv, spec: &PodSpec) {
     }
     for option in config.options.iter().flatten() {
         let Some(name) = option.name.as_deref() else { continue };
-        let word = match option.value.as_deref() {
+        let word = match option.value.as_deref().filter(|v| !v.is_empty()) {
             Some(value) => format!("{name}:{value}"),
             None => name.to_owned(),
         };
@@ -160,6 +162,7 @@ fn cap(made: &mut Made) {
     }
     let before = resolv.searches.len();
     resolv.searches.truncate(SEARCHES_MAX);
+    resolv.searches.retain(|search| search.len() <= SEARCH_MAX);
     while resolv.searches.iter().map(|s| s.len() + 1).sum::<usize>() > SEARCH_CHARS_MAX + 1 {
         resolv.searches.pop();
     }
@@ -218,7 +221,7 @@ mod tests {
 
     #[test]
     fn dns_config_is_appended_once_and_its_options_win() {
-        let config = json!({"nameservers": ["192.0.2.53", "192.0.2.54"], "searches": ["lan", "x"], "options": [{"name": "timeout", "value": "3"}, {"name": "edns0"}]});
+        let config = json!({"nameservers": ["192.0.2.53", "192.0.2.54"], "searches": ["lan", "x"], "options": [{"name": "timeout", "value": "3"}, {"name": "edns0"}, {"name": "rotate", "value": ""}]});
         let m = made(json!({"dnsPolicy": "Default", "dnsConfig": config}), &[]);
         assert_eq!(
             m.resolv.text(),
@@ -238,8 +241,10 @@ mod tests {
         let config = json!({"nameservers": ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"], "searches": searches});
         let m = made(json!({"dnsPolicy": "None", "dnsConfig": config}), &[]);
         assert_eq!((m.resolv.nameservers.len(), m.resolv.searches.len(), m.warnings.len()), (3, 32, 2));
-        let long = json!({"searches": ["a".repeat(1500), "b".repeat(600)]});
-        assert_eq!(made(json!({"dnsPolicy": "None", "dnsConfig": long}), &[]).resolv.searches.len(), 1);
+        let long: Vec<String> = (0..9).map(|i| i.to_string().repeat(250)).collect();
+        let made_of = |searches: &[String]| made(json!({"dnsPolicy": "None", "dnsConfig": {"searches": searches}}), &[]).resolv.searches;
+        assert_eq!(made_of(&long), long[..8], "2048 characters with the blanks between them");
+        assert_eq!(made_of(&["b".repeat(254), "c".into()]), ["c"]);
     }
 
     #[test]
