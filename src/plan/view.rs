@@ -323,3 +323,55 @@ pub fn restarts(pod: &WantedPod, container: &WantedContainer, exit: &Exit) -> bo
         RestartPolicy::Never => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pod::Origin;
+    use serde_json::json;
+
+    /// Whether a container with these fields, in a pod of that policy, runs again after an end of that code.
+    fn again(part: &str, pod_policy: &str, fields: serde_json::Value, code: u32, reason: &str) -> bool {
+        let mut container = json!({ "name": "c" });
+        container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let object = json!({ "metadata": { "name": "p", "uid": "u" }, "spec": { "restartPolicy": pod_policy, part: [container] } });
+        let pod = WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap();
+        let exit = Exit { code, started: None, finished: Wall(1), reason: reason.into(), message: None };
+        restarts(&pod, pod.containers.iter().find(|c| &*c.name == "c").unwrap(), &exit)
+    }
+
+    #[test]
+    fn the_first_matching_rule_goes_before_the_containers_policy_and_that_before_the_pods() {
+        let rules = |operator: &str, codes: &[i32]| json!({ "restartPolicy": "Never", "restartPolicyRules": [{ "action": "Restart", "exitCodes": { "operator": operator, "values": codes } }] });
+        for (fields, code, want) in [
+            (json!({}), 0, true),
+            (json!({ "restartPolicy": "OnFailure" }), 0, false),
+            (json!({ "restartPolicy": "OnFailure" }), 1, true),
+            (json!({ "restartPolicy": "Never" }), 1, false),
+            (rules("In", &[42, 43]), 43, true),
+            (rules("In", &[42, 43]), 1, false),
+            (rules("NotIn", &[0, 1]), 1, false),
+            (rules("NotIn", &[0, 1]), 137, true),
+            (rules("NotIn", &[]), 0, true),
+        ] {
+            assert_eq!(again("containers", "Always", fields.clone(), code, "Error"), want, "{fields} {code}");
+        }
+        assert!(again("containers", "Never", json!({ "restartPolicy": "Always" }), 0, "Completed"));
+        assert!(!again("containers", "OnFailure", json!({}), 0, "Completed"));
+    }
+
+    #[test]
+    fn an_init_container_is_retried_until_it_succeeds_and_a_sidecar_for_ever() {
+        for (policy, fields, code, reason, want) in [
+            ("Always", json!({}), 0, "Completed", false),
+            ("Always", json!({}), 1, "Error", true),
+            ("OnFailure", json!({}), 0, "OOMKilled", true),
+            ("Never", json!({}), 1, "Error", false),
+            ("Never", json!({ "restartPolicy": "OnFailure" }), 1, "Error", true),
+            ("Never", json!({ "restartPolicy": "Always" }), 0, "Completed", true),
+        ] {
+            assert_eq!(again("initContainers", policy, fields.clone(), code, reason), want, "{policy} {fields} {code} {reason}");
+        }
+    }
+}
