@@ -32,7 +32,7 @@ use crate::plan::{apply, plan, probe};
 use crate::pod::{FileReport, ImageRef, PodKey, Uid, WantedPod};
 use crate::runtime::{Job, Runtime, net, node};
 use crate::settings::Settings;
-use crate::socket::{self, Counters};
+use crate::socket::{self, Counters, Rates};
 use crate::sys::memory;
 use crate::sys::signal::Signals;
 
@@ -61,6 +61,7 @@ struct State {
     files: RefCell<Vec<FileReport>>,
     ring: RefCell<EventRing>,
     counters: RefCell<Counters>,
+    rates: RefCell<Rates>,
     /// What the machine's boot found wrong with it.
     degraded: Vec<String>,
     /// Where there is one to be joined. It is shown, and nothing is decided by it.
@@ -176,6 +177,7 @@ impl State {
         State {
             ring: RefCell::new(EventRing::new(&settings.node_name, EVENTS_KEPT)),
             counters: RefCell::new(Counters::new(clock::now())),
+            rates: RefCell::default(),
             world: RefCell::new(World { limits, node: node::as_planned(&settings), ..World::default() }),
             files: RefCell::default(),
             degraded: node::degraded(),

@@ -46,6 +46,7 @@ struct Fake {
     degraded: RefCell<Vec<String>>,
     settings: Settings,
     counters: Counters,
+    rates: RefCell<plinth::socket::Rates>,
     news: watch::Sender<u64>,
     stopping: Cell<bool>,
 }
@@ -92,6 +93,7 @@ impl Fake {
             degraded: RefCell::default(),
             settings: Settings { node_name: "n1".into(), ..Settings::default() },
             counters: Counters::new(now()),
+            rates: RefCell::default(),
             news: watch::Sender::new(0),
             stopping: Cell::new(false),
         })
@@ -184,6 +186,18 @@ impl Backend for Fake {
             plinth::sys::cgroup::Memory { used_bytes: 3000, working_set_bytes: 2000, limit_bytes: Some(10_000), ..Default::default() };
         let usage = plinth::sys::cgroup::Usage { cpu_ns: Some(1_500_000_000), memory: Some(memory), processes: Some(2) };
         vec![usage; 1 + containers.len()]
+    }
+
+    fn rates(&self) -> &RefCell<plinth::socket::Rates> {
+        &self.rates
+    }
+
+    fn network(&self, _: Option<&plinth::pod::Uid>, _: &[Rc<str>]) -> Vec<plinth::sys::interfaces::Interface> {
+        Vec::new()
+    }
+
+    fn layers(&self, _: Vec<Rc<str>>) -> LocalBoxFuture<'static, plinth::socket::Layers> {
+        Box::pin(async { plinth::socket::Layers::default() })
     }
 
     fn log_bytes(&self, _: &PodKey, _: &plinth::pod::Uid, _: &str) -> u64 {

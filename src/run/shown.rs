@@ -1,5 +1,6 @@
 //! What the status socket reads of the loop's state, and the little it may ask for.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
 use crate::session::{self, Session};
 use crate::socket::logs::Output;
-use crate::socket::{self, LogError, LogRequest, LogStream, View};
+use crate::socket::{self, Layers, LogError, LogRequest, LogStream, Rates, View};
 use crate::sys::cgroup::Usage;
+use crate::sys::interfaces::{self, Interface};
 
 impl socket::Backend for State {
     fn with(&self, f: &mut dyn FnMut(&View<'_>)) {
@@ -65,6 +67,26 @@ impl socket::Backend for State {
             Some(Some(pod)) => self.runtime.usage(Some(&pod), containers),
             Some(None) => Vec::new(),
         }
+    }
+
+    fn rates(&self) -> &RefCell<Rates> {
+        &self.rates
+    }
+
+    fn network(&self, pod: Option<&Uid>, containers: &[Rc<str>]) -> Vec<Interface> {
+        match pod.map(|uid| self.whose(uid).0) {
+            None => interfaces::here(),
+            Some(Some(pod)) => self.runtime.network(&pod, containers),
+            Some(None) => Vec::new(),
+        }
+    }
+
+    fn layers(&self, containers: Vec<Rc<str>>) -> LocalBoxFuture<'static, Layers> {
+        let runtime = self.runtime.clone();
+        Box::pin(async move {
+            let (dir, written) = runtime.layers(&containers).await;
+            Layers { dir, written }
+        })
     }
 
     fn log_bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64 {

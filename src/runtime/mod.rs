@@ -9,7 +9,7 @@
 //! - `image`: images, pulled, or imported from `archives`, each an `archive`; `image_mount`: as volumes; `collect`: removed
 //! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
 //! - `probe`: how containers are, and their hooks; `session`: commands and terminals held from outside; `exec`: what both stand on
-//! - `forward`: ports of pods, reached from outside
+//! - `forward`: ports of pods, reached from outside; `usage`: what pods use
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
 mod alone;
@@ -49,6 +49,7 @@ mod specify;
 mod starved;
 mod task;
 mod transfer;
+mod usage;
 mod userns;
 mod users;
 pub mod volume;
@@ -67,7 +68,6 @@ use crate::plan::action::{Action, Check, Class, Effect, Event, Failure, Outcome}
 use crate::plan::world::{Link, Sandbox, SeenContainer, SeenPod};
 use crate::pod::{Hook, PodKey, Uid, WantedPod};
 use crate::settings::Settings;
-use crate::sys::cgroup::{self as kernel, Usage};
 use crate::sys::pidfd::Pidfd;
 use client::Client;
 use error::{Error, Result};
@@ -187,14 +187,6 @@ impl Runtime {
             logs,
             _alone: alone,
         }))
-    }
-
-    /// What a pod uses (`None`: the node), then each of these of its containers.
-    pub fn usage(&self, pod: Option<&WantedPod>, containers: &[Rc<str>]) -> Vec<Usage> {
-        let hierarchies = kernel::hierarchies();
-        let group = pod.map_or_else(|| "/".into(), |pod| cgroup::pod_group(&self.paths, pod));
-        let own = containers.iter().map(|id| group.join(&**id));
-        std::iter::once(group.clone()).chain(own).map(|group| kernel::usage(&hierarchies, &group)).collect()
     }
 
     /// The logs, for who reads them back.

@@ -26,6 +26,7 @@ pub mod wire;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -44,11 +45,13 @@ use crate::pod::{FileReport, PodKey, Uid};
 use crate::session::{self, Session};
 use crate::settings::Settings;
 use crate::sys::cgroup::Usage;
+use crate::sys::interfaces::Interface;
 
 pub use http::serve;
 pub use listen::{Listener, listen};
 pub use logs::LogRequest;
 pub use metrics::Counters;
+pub use usage::{Layers, Rates};
 
 /// Everything an answer may be made from, borrowed for the length of one answer.
 pub struct View<'a> {
@@ -147,6 +150,12 @@ pub trait Backend {
     fn forward(&self, uid: &Uid, port: u16) -> LocalBoxFuture<'static, io::Result<TcpStream>>;
     /// What a pod uses (`None`: the node), then each of these of its containers.
     fn usage(&self, pod: Option<&Uid>, containers: &[Rc<str>]) -> Vec<Usage>;
+    /// What an earlier question of it found, for `usage`.
+    fn rates(&self) -> &RefCell<Rates>;
+    /// The interfaces a pod has (`None`: the node), as one of its running containers sees them; none on the host's network.
+    fn network(&self, pod: Option<&Uid>, containers: &[Rc<str>]) -> Vec<Interface>;
+    /// What these running containers have written to their own layers.
+    fn layers(&self, containers: Vec<Rc<str>>) -> LocalBoxFuture<'static, Layers>;
     /// Bytes of a container's log files.
     fn log_bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64;
     /// A number that changes with every change of world, files or events.

@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::follow::{self, EventFilter};
 use super::query::{Query, decode};
 use super::remote::{self, Peer};
+use super::usage::Depth;
 use super::wire::{API_VERSION, Accepted, ManifestList};
 use super::{Backend, View, logs, metrics, pods, rows, usage, why};
 
@@ -63,11 +64,12 @@ pub fn answer<B>(request: &mut Request<B>, peer: &Peer, backend: &Rc<dyn Backend
         ["metrics", "probes"] => show(backend, |view| full(StatusCode::OK, METRICS, metrics::probes(view))),
         ["metrics", "resource"] => {
             let backend = backend.clone();
-            once(METRICS, async move { usage::resource(&usage::gather(&backend).await).into() })
+            once(METRICS, async move { usage::resource(&usage::gather(&backend, Depth::Counters).await).into() })
         }
         ["stats", "summary"] => {
             let (backend, only) = (backend.clone(), query.is_set("only_cpu_and_memory"));
-            once(JSON, async move { usage::summary(&usage::gather(&backend).await, only).to_string().into() })
+            let depth = if only { Depth::Rates } else { Depth::All };
+            once(JSON, async move { usage::summary(&usage::gather(&backend, depth).await, only).to_string().into() })
         }
         ["v1", "status"] if query.is_set("follow") => stream(JSON, follow::status(backend.clone())),
         ["v1", "status"] => show(backend, |view| json(&rows::status(view))),

@@ -1,19 +1,27 @@
-//! `/metrics/resource` and `/stats/summary`: what the node, its pods and their containers use, by the kernel's count, as the kubelet
-//! shows it (`stats/v1alpha1`, `pkg/kubelet/metrics/collectors`).
+//! What the node, its pods and their containers use, by the kernel's count, for `/metrics/resource` and `/stats/summary`: gathered here, when
+//! somebody asks and never else. `rates`: processor time by the second; `resource` and `summary`: the pages.
 //!
-//! Gathered pod by pod, others between: a hundred pods are some hundred files. Without `usageNanoCores`, which is a rate: two readings
-//! of `usageCoreNanoSeconds` give it over any time one likes. Without network counters.
+//! Gathered pod by pod, others between: a hundred pods are some hundred files.
 
+mod rates;
+mod resource;
+mod summary;
+
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use rustix::fs::{StatVfs, statvfs};
 
 use super::Backend;
-use super::metrics::text::Page;
-use crate::clock::{Now, Wall};
-use crate::plan::world::State;
+use crate::clock::{self, Now, Wall};
+use crate::plan::world::{SeenPod, State};
 use crate::pod::{PodKey, Uid};
-use crate::sys::cgroup::{Memory, Usage};
+use crate::sys::cgroup::Usage;
+use crate::sys::interfaces::Interface;
+pub use rates::Rates;
+pub use resource::page as resource;
+pub use summary::summary;
 
 /// What a container's log files take.
 #[derive(Clone, Debug)]
@@ -28,13 +36,40 @@ pub struct LogBytes {
     pub bytes: u64,
 }
 
+/// What containerd says of its part of the disk.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    /// Where images and containers lie.
+    pub dir: Option<PathBuf>,
+    /// What each container that was asked for has written to its own layer, bytes and inodes; `None`: it did not say in time.
+    pub written: Vec<Option<(u64, u64)>>,
+}
+
+/// How much is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Processors and memory, as counted.
+    Counters,
+    /// Processors also by the second.
+    Rates,
+    /// And disks, networks and processes.
+    All,
+}
+
 /// The node and its pods at one time.
+#[derive(Default)]
 pub struct Gathered {
     now: Now,
     node: String,
     began: Wall,
     usage: Usage,
-    disk: Option<rustix::fs::StatVfs>,
+    nano_cores: Option<u64>,
+    network: Vec<Interface>,
+    disk: Option<StatVfs>,
+    log_disk: Option<StatVfs>,
+    image_disk: Option<StatVfs>,
+    /// How many there may be, and how many there are.
+    processes: Option<(u64, u64)>,
     pods: Vec<Pod>,
 }
 
@@ -42,7 +77,11 @@ struct Pod {
     key: PodKey,
     uid: Uid,
     since: Option<String>,
+    at: Now,
     usage: Usage,
+    nano_cores: Option<u64>,
+    network: Vec<Interface>,
+    has_disk_volume: bool,
     containers: Vec<Container>,
 }
 
@@ -51,6 +90,9 @@ struct Container {
     id: Rc<str>,
     since: Wall,
     usage: Usage,
+    nano_cores: Option<u64>,
+    /// Bytes and inodes of its own layer.
+    rootfs: Option<(u64, u64)>,
     log_bytes: u64,
 }
 
@@ -61,20 +103,40 @@ fn running(backend: &Rc<dyn Backend>) -> Vec<Pod> {
         for (uid, seen) in &view.world.seen.pods {
             let Some(key) = seen.key.clone() else { continue };
             let running = seen.containers.values().filter_map(|c| match c.state {
-                State::Running { since } => {
-                    let (name, id) = (c.name.clone(), c.id.clone());
-                    Some(Container { name, id, since, usage: Usage::default(), log_bytes: 0 })
-                }
+                State::Running { since } => Some(Container {
+                    name: c.name.clone(),
+                    id: c.id.clone(),
+                    since,
+                    usage: Usage::default(),
+                    nano_cores: None,
+                    rootfs: None,
+                    log_bytes: 0,
+                }),
                 _ => None,
             });
             let containers: Vec<_> = running.collect();
             if !containers.is_empty() {
-                let since = (view.status)(uid).start_time.map(|t| t.0.to_string());
-                pods.push(Pod { key, uid: uid.clone(), since, usage: Usage::default(), containers });
+                pods.push(Pod {
+                    key,
+                    uid: uid.clone(),
+                    since: (view.status)(uid).start_time.map(|t| t.0.to_string()),
+                    at: view.now,
+                    usage: Usage::default(),
+                    nano_cores: None,
+                    network: Vec::new(),
+                    has_disk_volume: has_disk_volume(seen),
+                    containers,
+                });
             }
         }
     });
     pods
+}
+
+fn has_disk_volume(seen: &SeenPod) -> bool {
+    let spec = seen.made_from.as_ref().and_then(|p| p.object.spec.as_ref());
+    let mut volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default().iter().filter_map(|v| v.empty_dir.as_ref());
+    volumes.any(|e| e.medium.as_deref().unwrap_or_default().is_empty())
 }
 
 /// Bytes of the logs of every running container.
@@ -90,133 +152,87 @@ pub async fn logs(backend: &Rc<dyn Backend>) -> Vec<LogBytes> {
     logs
 }
 
-/// Everything both answers are made from.
-pub async fn gather(backend: &Rc<dyn Backend>) -> Gathered {
+/// Everything the answers are made from.
+pub async fn gather(backend: &Rc<dyn Backend>, depth: Depth) -> Gathered {
+    let mut all = count(backend).await;
+    if depth != Depth::Counters && !rate(backend, &mut all) {
+        // Nobody asked for a while: the first reading is taken now.
+        tokio::time::sleep(Duration::from_millis(rates::LEAST_MS * 5 / 4)).await;
+        all = count(backend).await;
+        rate(backend, &mut all);
+    }
+    if depth == Depth::All {
+        look_further(backend, &mut all).await;
+    }
+    all
+}
+
+async fn count(backend: &Rc<dyn Backend>) -> Gathered {
     let mut pods = running(backend);
     for pod in &mut pods {
         let ids: Vec<_> = pod.containers.iter().map(|c| c.id.clone()).collect();
+        pod.at = clock::now();
         let mut used = backend.usage(Some(&pod.uid), &ids).into_iter();
         pod.usage = used.next().unwrap_or_default();
         for (c, usage) in pod.containers.iter_mut().zip(used) {
             c.usage = usage;
+        }
+        tokio::task::yield_now().await;
+    }
+    let now = clock::now();
+    let usage = backend.usage(None, &[]).into_iter().next().unwrap_or_default();
+    let mut node = String::new();
+    backend.with(&mut |view| node.clone_from(&view.settings.node_name));
+    let up_s = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+    let began = Wall(now.wall.0.saturating_sub(up_s.saturating_mul(1_000_000_000)));
+    Gathered { now, node, began, usage, pods, ..Gathered::default() }
+}
+
+/// Rates since the last question; false: there was none of late.
+fn rate(backend: &Rc<dyn Backend>, all: &mut Gathered) -> bool {
+    let mut rates = backend.rates().borrow_mut();
+    let mut next = |whose: &Rc<str>, at: Now, usage: &Usage| usage.cpu_ns.and_then(|ns| rates.next(whose, at.mono, ns));
+    let node: Rc<str> = "".into();
+    all.nano_cores = next(&node, all.now, &all.usage);
+    for pod in &mut all.pods {
+        pod.nano_cores = next(&pod.uid.0, pod.at, &pod.usage);
+        for c in &mut pod.containers {
+            c.nano_cores = next(&c.id, pod.at, &c.usage);
+        }
+    }
+    let there =
+        |whose: &Rc<str>| *whose == node || all.pods.iter().any(|p| p.uid.0 == *whose || p.containers.iter().any(|c| c.id == *whose));
+    rates.retain(there);
+    all.nano_cores.is_some() || all.usage.cpu_ns.is_none()
+}
+
+async fn look_further(backend: &Rc<dyn Backend>, all: &mut Gathered) {
+    all.network = backend.network(None, &[]);
+    for pod in &mut all.pods {
+        let ids: Vec<_> = pod.containers.iter().map(|c| c.id.clone()).collect();
+        pod.network = backend.network(Some(&pod.uid), &ids);
+        for c in &mut pod.containers {
             c.log_bytes = backend.log_bytes(&pod.key, &pod.uid, &c.name);
         }
         tokio::task::yield_now().await;
     }
-    let usage = backend.usage(None, &[]).into_iter().next().unwrap_or_default();
-    let mut facts = (Now::default(), String::new(), None);
+    let ids = all.pods.iter().flat_map(|p| p.containers.iter().map(|c| c.id.clone())).collect();
+    let layers = backend.layers(ids).await;
+    for (c, written) in all.pods.iter_mut().flat_map(|p| p.containers.iter_mut()).zip(layers.written) {
+        c.rootfs = written;
+    }
+    // A directory that is not there yet will be on its nearest parent's file system.
+    let disk = |dir: &Path| dir.ancestors().find_map(|d| statvfs(d).ok());
+    all.image_disk = layers.dir.as_deref().and_then(disk);
     backend.with(&mut |view| {
-        facts = (view.now, view.settings.node_name.clone(), rustix::fs::statvfs(&view.settings.data_dir).ok());
+        all.disk = disk(&view.settings.data_dir);
+        all.log_disk = disk(&view.settings.pod_logs_dir);
     });
-    let (now, node, disk) = facts;
-    let up_s = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
-    let began = Wall(now.wall.0.saturating_sub(up_s.saturating_mul(1_000_000_000)));
-    Gathered { now, node, began, usage, disk, pods }
+    all.processes = processes();
 }
 
-/// What a family of samples shows of a usage.
-type Of<'a> = &'a dyn Fn(&Usage) -> Option<f64>;
-
-/// `/metrics/resource`.
-pub fn resource(all: &Gathered) -> String {
-    let mut page = Page(String::new());
-    let seconds = |ns: u64| std::time::Duration::from_nanos(ns).as_secs_f64();
-    let cpu = |u: &Usage| u.cpu_ns.map(seconds);
-    let memory = |u: &Usage| u.memory.map(|m| m.working_set_bytes as f64);
-    let swap = |u: &Usage| u.memory.and_then(|m| m.swap_bytes).map(|b| b as f64);
-    let families: [(&str, &str, &str, Of<'_>); 3] = [
-        ("cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in core-seconds", &cpu),
-        ("memory_working_set_bytes", "gauge", "Current working set in bytes", &memory),
-        ("swap_usage_bytes", "gauge", "Current amount of swap usage in bytes", &swap),
-    ];
-    for (name, kind, help, of) in families {
-        page.head(&format!("container_{name}"), kind, help);
-        for (pod, c) in all.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
-            let labels = [("container", &*c.name), ("namespace", &pod.key.namespace), ("pod", &pod.key.name)];
-            of(&c.usage).into_iter().for_each(|v| page.sample(&format!("container_{name}"), &labels, v));
-        }
-        page.head(&format!("pod_{name}"), kind, help);
-        for pod in &all.pods {
-            let labels = [("namespace", &*pod.key.namespace), ("pod", &*pod.key.name)];
-            of(&pod.usage).into_iter().for_each(|v| page.sample(&format!("pod_{name}"), &labels, v));
-        }
-        page.head(&format!("node_{name}"), kind, help);
-        of(&all.usage).into_iter().for_each(|v| page.sample(&format!("node_{name}"), &[], v));
-    }
-    page.head("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds");
-    for (pod, c) in all.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
-        let labels = [("container", &*c.name), ("namespace", &pod.key.namespace), ("pod", &pod.key.name)];
-        page.sample("container_start_time_seconds", &labels, seconds(u64::try_from(c.since.0).unwrap_or(0)));
-    }
-    let failed = u8::from(all.usage.cpu_ns.is_none() || all.usage.memory.is_none());
-    page.one("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", failed);
-    page.0
-}
-
-/// `/stats/summary`.
-pub fn summary(all: &Gathered, only_cpu_and_memory: bool) -> Value {
-    let time = all.now.wall.to_string();
-    let pods = all.pods.iter().map(|pod| {
-        let containers = pod.containers.iter().map(|c| {
-            let mut shown = used(&c.usage, &time);
-            shown.insert("name".into(), json!(&*c.name));
-            shown.insert("startTime".into(), json!(c.since.to_string()));
-            if !only_cpu_and_memory {
-                shown.insert("logs".into(), json!({ "time": time, "usedBytes": c.log_bytes }));
-            }
-            Value::Object(shown)
-        });
-        let mut shown = Map::new();
-        shown.insert("podRef".into(), json!({ "name": &*pod.key.name, "namespace": &*pod.key.namespace, "uid": &*pod.uid.0 }));
-        shown.insert("startTime".into(), json!(pod.since));
-        shown.insert("containers".into(), containers.collect());
-        shown.extend(used(&pod.usage, &time));
-        if let Some(count) = pod.usage.processes.filter(|_| !only_cpu_and_memory) {
-            shown.insert("process_stats".into(), json!({ "process_count": count }));
-        }
-        Value::Object(shown)
-    });
-    let pods: Value = pods.collect();
-    let mut node = Map::new();
-    node.insert("nodeName".into(), json!(all.node));
-    node.insert("startTime".into(), json!(all.began.to_string()));
-    node.extend(used(&all.usage, &time));
-    if let Some(disk) = all.disk.as_ref().filter(|_| !only_cpu_and_memory) {
-        node.insert("fs".into(), file_system(disk, &time));
-    }
-    json!({ "node": node, "pods": pods })
-}
-
-fn used(usage: &Usage, time: &str) -> Map<String, Value> {
-    let mut shown = Map::new();
-    if let Some(ns) = usage.cpu_ns {
-        shown.insert("cpu".into(), json!({ "time": time, "usageCoreNanoSeconds": ns }));
-    }
-    if let Some(m) = usage.memory {
-        shown.insert("memory".into(), memory(&m, time));
-        if let Some(swap) = m.swap_bytes {
-            shown.insert("swap".into(), json!({ "time": time, "swapUsageBytes": swap }));
-        }
-    }
-    shown
-}
-
-fn memory(m: &Memory, time: &str) -> Value {
-    let mut shown = json!({
-        "time": time, "usageBytes": m.used_bytes, "workingSetBytes": m.working_set_bytes, "rssBytes": m.anonymous_bytes,
-        "pageFaults": m.page_faults, "majorPageFaults": m.major_page_faults,
-    });
-    if let (Some(limit), Some(shown)) = (m.limit_bytes, shown.as_object_mut()) {
-        shown.insert("availableBytes".into(), json!(limit.saturating_sub(m.working_set_bytes)));
-    }
-    shown
-}
-
-fn file_system(disk: &rustix::fs::StatVfs, time: &str) -> Value {
-    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    json!({
-        "time": time,
-        "availableBytes": bytes(disk.f_bavail), "capacityBytes": bytes(disk.f_blocks), "usedBytes": bytes(disk.f_blocks.saturating_sub(disk.f_bfree)),
-        "inodes": disk.f_files, "inodesFree": disk.f_ffree, "inodesUsed": disk.f_files.saturating_sub(disk.f_ffree),
-    })
+fn processes() -> Option<(u64, u64)> {
+    let most = |name: &str| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?.trim().parse::<u64>().ok();
+    let (pids, threads) = (most("pid_max")?, most("threads-max"));
+    Some((pids.min(threads.unwrap_or(pids)), u64::from(rustix::system::sysinfo().procs)))
 }

@@ -66,6 +66,7 @@ pub struct Memory {
     pub page_faults: u64,
     pub major_page_faults: u64,
     pub swap_bytes: Option<u64>,
+    pub swap_limit_bytes: Option<u64>,
     pub limit_bytes: Option<u64>,
 }
 
@@ -81,7 +82,9 @@ pub fn usage(hierarchies: &[Hierarchy], group: &Path) -> Usage {
             all.memory = read("memory.stat").map(|stat| {
                 // The root has no memory.current.
                 let used = number("memory.current").unwrap_or_else(|| of(&stat, "anon") + of(&stat, "file"));
-                memory(&stat, used, ["inactive_file", "anon", "pgfault", "pgmajfault"], number("memory.swap.current"), number("memory.max"))
+                let own = memory(&stat, used, ["inactive_file", "anon", "pgfault", "pgmajfault"]);
+                let (swap_bytes, swap_limit_bytes) = (number("memory.swap.current"), number("memory.swap.max"));
+                Memory { swap_bytes, swap_limit_bytes, limit_bytes: number("memory.max"), ..own }
             });
             all.processes = number("pids.current");
         } else {
@@ -102,22 +105,22 @@ pub fn usage(hierarchies: &[Hierarchy], group: &Path) -> Usage {
                 // Without a limit it is the largest number of pages there is.
                 let limit = field(&stat, "hierarchical_memory_limit").filter(|l| *l < 1 << 62);
                 let names = ["total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"];
-                all.memory = Some(memory(&stat, used, names, field(&stat, "total_swap"), limit));
+                let own = memory(&stat, used, names);
+                all.memory = Some(Memory { swap_bytes: field(&stat, "total_swap"), limit_bytes: limit, ..own });
             }
         }
     }
     all
 }
 
-fn memory(stat: &str, used: u64, [inactive, anonymous, faults, major]: [&str; 4], swap: Option<u64>, limit: Option<u64>) -> Memory {
+fn memory(stat: &str, used: u64, [inactive, anonymous, faults, major]: [&str; 4]) -> Memory {
     Memory {
         used_bytes: used,
         working_set_bytes: used.saturating_sub(of(stat, inactive)),
         anonymous_bytes: of(stat, anonymous),
         page_faults: of(stat, faults),
         major_page_faults: of(stat, major),
-        swap_bytes: swap,
-        limit_bytes: limit,
+        ..Memory::default()
     }
 }
 
@@ -184,6 +187,7 @@ mod tests {
             ("memory.current", "5000\n"),
             ("memory.max", "max\n"),
             ("memory.swap.current", "7\n"),
+            ("memory.swap.max", "max\n"),
             ("memory.stat", "anon 300\nfile 4000\ninactive_file 1000\npgfault 11\npgmajfault 2\n"),
             ("pids.current", "3\n"),
         ]);
@@ -203,6 +207,7 @@ mod tests {
             page_faults: 11,
             major_page_faults: 2,
             swap_bytes: Some(7),
+            swap_limit_bytes: None,
             limit_bytes: None,
         };
         let expected = Usage { cpu_ns: Some(1_500_000), memory: Some(memory), processes: Some(3) };

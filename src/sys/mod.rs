@@ -4,6 +4,7 @@ pub mod asked;
 pub mod cgroup;
 pub mod enter;
 pub mod fifo;
+pub mod interfaces;
 pub mod memory;
 pub mod mounts;
 pub mod namespaces;

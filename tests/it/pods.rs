@@ -1,5 +1,7 @@
 //! What a pod is promised: it runs, it is seen, it is updated, it goes without a trace.
 
+use serde_json::Value;
+
 use crate::node::{FOREVER, Node, can_run, condition, container, pod, script};
 
 #[test]
@@ -32,6 +34,38 @@ fn a_network_pod_has_an_address_that_answers_and_is_given_back() {
         let log = n.said_or_nothing(&["logs", "web"]);
         log.starts_with("here\n") && log.contains(&format!("{ip}\there"))
     });
+    n.shutdown();
+}
+
+#[test]
+fn what_a_pod_uses_is_shown_with_its_network_and_its_layer() {
+    let Some(mut n) = Node::started() else { return };
+    n.put(
+        "busy.yaml",
+        &pod("busy", "hostname: busy", "head -c 300000 /dev/zero >/var/www/w; httpd -p 8080 -h /var/www; while :; do :; done"),
+    );
+    n.put("host.yaml", &script("host", FOREVER));
+    n.until_ready("busy");
+    n.until_ready("host");
+    let ip = n.pod("busy").unwrap()["status"]["podIP"].as_str().unwrap().to_string();
+    let summary = |n: &Node| -> Value { serde_json::from_str(&n.get("/stats/summary").unwrap()).unwrap() };
+    let of = |s: &Value, name: &str| s["pods"].as_array().unwrap().iter().find(|p| p["podRef"]["name"] == name).cloned().unwrap();
+    let first = of(&summary(&n), "busy-it");
+    assert!(first["containers"][0]["cpu"]["usageNanoCores"].as_u64() > Some(10_000_000), "the first who asks is told: {first}");
+    let fetch = format!("busybox wget -qO- http://{ip}:8080/w >/dev/null || true");
+    n.until("what it sent is counted", 10, |n| {
+        n.exec(&["sh", "-c", &fetch]);
+        of(&summary(n), "busy-it")["network"]["txBytes"].as_u64() >= Some(300_000)
+    });
+    n.until("what it wrote is counted", 10, |n| {
+        of(&summary(n), "busy-it")["containers"][0]["rootfs"]["usedBytes"].as_u64() >= Some(300_000)
+    });
+    let all = summary(&n);
+    let (busy, host) = (of(&all, "busy-it"), of(&all, "host-it"));
+    assert_eq!(busy["network"]["interfaces"].as_array().unwrap().len(), 1, "{busy}");
+    assert!(busy["ephemeral-storage"]["usedBytes"].as_u64() >= Some(300_000), "{busy}");
+    assert!(host["network"].is_null() && host["cpu"]["usageNanoCores"].is_u64(), "{host}");
+    assert!(all["node"]["runtime"]["imageFs"]["capacityBytes"].is_u64() && all["node"]["memory"]["availableBytes"].is_u64(), "{all}");
     n.shutdown();
 }
 

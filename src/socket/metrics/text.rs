@@ -2,6 +2,8 @@
 
 use std::fmt::{Display, Write};
 
+use crate::clock::Wall;
+
 /// Cumulative counts under upper bounds.
 #[derive(Clone, Debug)]
 pub struct Histogram {
@@ -41,6 +43,11 @@ impl Page {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
+    /// One sample, with the time it was taken.
+    pub fn sample_at(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display, at: Wall) {
+        self.sample(name, labels, format_args!("{value} {}", at.0.div_euclid(1_000_000)));
+    }
+
     /// One sample.
     pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
@@ -78,8 +85,9 @@ mod tests {
     #[test]
     fn labels_are_escaped_and_buckets_cumulative() {
         let mut page = Page(String::new());
+        page.sample_at("t", &[], 2, Wall(1_700_000_000_123_999_999));
         page.sample("a", &[("x", "back\\slash \"quote\" new\nline"), ("y", "")], 1.5);
-        assert_eq!(page.0, "a{x=\"back\\\\slash \\\"quote\\\" new\\nline\",y=\"\"} 1.5\n");
+        assert_eq!(page.0, "t 2 1700000000123\na{x=\"back\\\\slash \\\"quote\\\" new\\nline\",y=\"\"} 1.5\n");
         let mut h = Histogram::new(&[1.0, 2.0]);
         [0.5, 1.5, 9.0].into_iter().for_each(|v| h.observe(v));
         let mut page = Page(String::new());

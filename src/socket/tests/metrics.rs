@@ -20,8 +20,10 @@ fn parsed(text: &str) -> BTreeMap<String, f64> {
             assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} comes twice");
             continue;
         }
-        let (series, value) = line.rsplit_once(' ').unwrap();
-        let value: f64 = value.parse().unwrap();
+        let end = line.rfind('}').map_or_else(|| line.find(' '), |at| Some(at + 1)).unwrap();
+        let (series, rest) = (&line[..end], line[end..].strip_prefix(' ').unwrap());
+        let (value, time) = rest.split_once(' ').unwrap_or((rest, "0"));
+        let (value, _): (f64, i64) = (value.parse().unwrap(), time.parse().unwrap());
         let (name, labels) = series.split_once('{').map_or((series, ""), |(n, l)| (n, l.strip_suffix('}').unwrap()));
         let suffixes: &[&str] = if kinds[&family] == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
         assert!(suffixes.iter().any(|s| name.strip_suffix(s) == Some(&family)), "{line} stands below {family}");
@@ -106,6 +108,11 @@ fn usage_is_shown_as_the_metrics_server_reads_it() {
             ("node_cpu_usage_seconds_total", 1.5),
             ("container_start_time_seconds{container=\"main\",namespace=\"default\",pod=\"web-n1\"}", 1_767_225_610.0),
             ("resource_scrape_error", 0.0),
+            ("scrape_error", 0.0),
+            ("container_swap_usage_bytes{container=\"main\",namespace=\"default\",pod=\"web-n1\"}", 100.0),
+            ("container_swap_limit_bytes{container=\"main\",namespace=\"default\",pod=\"web-n1\"}", 500.0),
+            ("pod_swap_usage_bytes{namespace=\"default\",pod=\"web-n1\"}", 100.0),
+            ("node_swap_usage_bytes", 100.0),
         ] {
             assert_eq!(resource.get(series), Some(&value), "{series} in {resource:#?}");
         }
@@ -120,9 +127,57 @@ fn usage_is_shown_as_the_metrics_server_reads_it() {
         assert_eq!(pod["containers"][0]["logs"]["usedBytes"], 77);
         assert_eq!(pod["cpu"]["usageCoreNanoSeconds"], 1_500_000_000);
         assert_eq!(pod["process_stats"]["process_count"], 2);
+        assert_eq!(pod["swap"]["swapUsageBytes"], 100);
+        assert_eq!(pod["swap"]["swapAvailableBytes"], 400);
+        assert_eq!(pod["containers"][0]["rootfs"]["usedBytes"], 4096);
+        assert_eq!(pod["containers"][0]["rootfs"]["inodesUsed"], 3);
+        assert_eq!(pod["ephemeral-storage"]["usedBytes"], 4096 + 77);
+        assert!(pod["containers"][0]["rootfs"]["capacityBytes"].as_u64() > Some(0));
+        assert!(whole["node"]["runtime"]["imageFs"]["capacityBytes"].as_u64() > Some(0));
+        assert!(whole["node"]["rlimit"]["curproc"].as_u64() > Some(0));
+        let eth0 = json!({ "name": "eth0", "rxBytes": 10, "rxErrors": 1, "txBytes": 20, "txErrors": 2 });
+        assert_eq!(pod["network"]["interfaces"], json!([eth0]));
+        assert_eq!((&pod["network"]["name"], &pod["network"]["txBytes"]), (&json!("eth0"), &json!(20)));
+        let node = &whole["node"]["network"];
+        assert_eq!(
+            (&node["name"], node["interfaces"].as_array().unwrap().len(), &node["interfaces"][0]["name"]),
+            (&json!(""), 1, &json!("ens3"))
+        );
+        let old = whole["pods"].as_array().unwrap().iter().find(|p| p["podRef"]["name"] == "old-n1").unwrap();
+        assert!(old["network"].is_null(), "a pod on the host's network has none of its own: {old}");
         let less = get(&socket, "/stats/summary?only_cpu_and_memory=true").await;
         let less: Value = serde_json::from_str(&unchunked(&less.body)).unwrap();
+        assert!(less["node"]["network"].is_null() && less["pods"][0]["network"].is_null());
         assert!(less["node"]["fs"].is_null() && less["pods"][0]["containers"][0]["logs"].is_null());
         assert!(!less["pods"][0]["containers"][0]["memory"].is_null());
+    });
+}
+
+#[test]
+fn processors_are_shown_by_the_second_also_to_the_first_who_asks() {
+    serving(Bounds::default(), |socket, fake| async move {
+        fake.busy.set(true);
+        for path in ["/stats/summary", "/stats/summary?only_cpu_and_memory=true"] {
+            let whole: Value = serde_json::from_str(&unchunked(&get(&socket, path).await.body)).unwrap();
+            let pod = &whole["pods"][0];
+            for of in [&whole["node"], pod, &pod["containers"][0]] {
+                let rate = of["cpu"]["usageNanoCores"].as_u64();
+                assert!(rate.is_some_and(|r| (500_000_000..2_000_000_000).contains(&r)), "{rate:?} in {of}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_sample_of_use_has_the_time_it_was_taken() {
+    serving(Bounds::default(), |socket, _| async move {
+        let before = crate::clock::now().wall.0 / 1_000_000;
+        let text = unchunked(&get(&socket, "/metrics/resource").await.body);
+        let after = crate::clock::now().wall.0 / 1_000_000;
+        let timed = text.lines().filter(|l| !l.starts_with('#') && !l.contains("start_time") && !l.contains("scrape_error"));
+        for line in timed {
+            let time: i64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+            assert!((before..=after).contains(&time), "{line}");
+        }
     });
 }

@@ -22,7 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use super::http::{Bounds, serve_within};
-use super::{Backend, Counters, LogError, LogRequest, LogStream, View, listen};
+use super::{Backend, Counters, Layers, LogError, LogRequest, LogStream, Rates, View, listen};
 use crate::clock::{Moment, Now, Wall};
 use crate::plan::action::{Action, Answer, Check, Class, Failure, Outcome};
 use crate::plan::record::{EventNote, EventRing};
@@ -31,6 +31,7 @@ use crate::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenPod, Sta
 use crate::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Probe, Uid, Verdict, WantedPod};
 use crate::session;
 use crate::settings::Settings;
+use crate::sys::interfaces::Interface;
 
 /// Everything waits at most this long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -47,6 +48,9 @@ pub struct Fake {
     pub degraded: RefCell<Vec<String>>,
     settings: Settings,
     counters: Counters,
+    rates: RefCell<Rates>,
+    /// Everything uses one processor for as long as there is time.
+    pub busy: Cell<bool>,
     news: watch::Sender<u64>,
     pub asked: RefCell<Vec<LogRequest>>,
     pub stopped: Cell<Option<Option<Duration>>>,
@@ -85,6 +89,8 @@ impl Fake {
             degraded: RefCell::default(),
             settings: Settings { node_name: "n1".into(), ..Settings::default() },
             counters: counted(),
+            rates: RefCell::default(),
+            busy: Cell::default(),
             news: watch::Sender::new(0),
             asked: RefCell::default(),
             stopped: Cell::new(None),
@@ -136,10 +142,37 @@ impl Backend for Fake {
     }
 
     fn usage(&self, _: Option<&crate::pod::Uid>, containers: &[Rc<str>]) -> Vec<crate::sys::cgroup::Usage> {
-        let memory =
-            crate::sys::cgroup::Memory { used_bytes: 3000, working_set_bytes: 2000, limit_bytes: Some(10_000), ..Default::default() };
-        let usage = crate::sys::cgroup::Usage { cpu_ns: Some(1_500_000_000), memory: Some(memory), processes: Some(2) };
+        let elapsed = u64::try_from(crate::clock::now().wall.0).unwrap();
+        let cpu_ns = if self.busy.get() { elapsed } else { 1_500_000_000 };
+        let memory = crate::sys::cgroup::Memory {
+            used_bytes: 3000,
+            working_set_bytes: 2000,
+            limit_bytes: Some(10_000),
+            swap_bytes: Some(100),
+            swap_limit_bytes: Some(500),
+            ..Default::default()
+        };
+        let usage = crate::sys::cgroup::Usage { cpu_ns: Some(cpu_ns), memory: Some(memory), processes: Some(2) };
         vec![usage; 1 + containers.len()]
+    }
+
+    fn rates(&self) -> &RefCell<Rates> {
+        &self.rates
+    }
+
+    /// old is on the host's network.
+    fn network(&self, pod: Option<&crate::pod::Uid>, _: &[Rc<str>]) -> Vec<Interface> {
+        let interface = |name: &str| Interface { name: name.into(), rx_bytes: 10, rx_errors: 1, tx_bytes: 20, tx_errors: 2 };
+        match pod.map(|uid| &*uid.0) {
+            None => vec![interface("lo"), interface("ens3"), interface("veth12ab")],
+            Some("old-uid") => Vec::new(),
+            Some(_) => vec![interface("lo"), interface("eth0")],
+        }
+    }
+
+    fn layers(&self, containers: Vec<Rc<str>>) -> LocalBoxFuture<'static, Layers> {
+        let written = containers.iter().map(|_| Some((4096, 3))).collect();
+        Box::pin(async { Layers { dir: Some("/".into()), written } })
     }
 
     fn log_bytes(&self, _: &PodKey, _: &crate::pod::Uid, _: &str) -> u64 {
