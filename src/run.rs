@@ -343,6 +343,7 @@ impl State {
         let told = self.refused.replace(refused);
         for (uid, refusal) in self.refused.borrow().iter().filter(|(uid, r)| !r.passing && told.get(*uid) != Some(r)) {
             let note = record::refused(&world, uid, refusal);
+            self.counters.borrow_mut().refused(refusal.reason);
             note.iter().for_each(|n| log::warn!("pod={} is not taken: {}: {}", n.key, refusal.reason, refusal.message));
             self.note(note.into_iter().collect(), now);
         }
@@ -371,8 +372,10 @@ impl State {
     }
 
     fn happened(&self, event: Event) {
-        if let Event::Answered(check, answer) = &event {
-            return self.answered(check, answer);
+        match &event {
+            Event::Answered(check, answer) => return self.answered(check, answer),
+            Event::Told { of, reason, message } => return self.told(of.as_ref(), reason, message),
+            _ => {}
         }
         self.moved.set(true);
         match &event {
@@ -384,6 +387,7 @@ impl State {
                 self.note(record::hooked(&self.world.borrow(), uid, id, *hook, failure.as_deref()).into_iter().collect(), now);
             }
             Event::HookInClear { uid, id, message } => {
+                self.counters.borrow_mut().hook_in_clear();
                 let note = record::hook_in_clear(&self.world.borrow(), uid, id, message);
                 self.note(note.into_iter().collect(), clock::now());
             }
@@ -391,6 +395,7 @@ impl State {
                 let note = record::measured(&self.world.borrow(), uid, volume, *used, *limit);
                 self.note(note.into_iter().collect(), clock::now());
             }
+            Event::Shutdown { .. } => self.note(vec![record::shutting_down(&self.world.borrow())], clock::now()),
             Event::Link(Link::Up { version }) => match &self.world.borrow().seen.link {
                 Link::Down { since, .. } if since.0 > 0 => {
                     log::info!("containerd {version} answers, after {} s without", clock::now().mono.since_ms(*since) / 1000);
@@ -401,6 +406,14 @@ impl State {
             _ => {}
         }
         apply(&mut self.world.borrow_mut(), event, clock::now());
+    }
+
+    /// Nothing follows from it but that it is shown to those who follow.
+    fn told(&self, of: Option<&Uid>, reason: &'static str, message: &str) {
+        let note = record::told(&self.world.borrow(), of, reason, message);
+        note.iter().for_each(|n| log::warn!("{}={} {reason}: {message}", n.kind.to_lowercase(), n.key));
+        self.note(note.into_iter().collect(), clock::now());
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// Reads the layers: what is wanted, and what became of each file.

@@ -82,7 +82,15 @@ impl Fake {
             }
             let message = "Created by \x1b[2Jtest".into();
             ring.push(
-                EventNote { key: pod.key.clone(), uid: pod.uid.clone(), container: None, reason: "Created", warning: false, message },
+                EventNote {
+                    kind: "Pod",
+                    key: pod.key.clone(),
+                    uid: pod.uid.clone(),
+                    container: None,
+                    reason: "Created",
+                    warning: false,
+                    message,
+                },
                 now().wall,
             );
         }

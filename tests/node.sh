@@ -114,6 +114,7 @@ leaks)
     for c in $(cgroups); do find "$c" -mindepth 1 -type d -name 'pod*' | sed 's/^/cgroup /'; done
     find "$dir/run/pods" -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/directory /' || true
     [ "$what" = stopped ] || find "$dir/data/pods" -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/directory /' || true
+    [ "$what" = stopped ] || find "$dir/logs/pods" "$dir/logs/containers" -mindepth 1 -maxdepth 1 2>/dev/null | sed 's/^/log /' || true
     if [ -s "$dir/containerd.pid" ]; then
       ctr() { inside "$dir/containerd/usr/bin/ctr" -a "$dir/containerd.sock" -n plinth "$@"; }
       [ "$what" = stopped ] || ctr containers list -q | sed 's/^/record /'

@@ -1,7 +1,7 @@
 //! `plinth render` against the runtime specifications a real kubelet and containerd wrote: the comparison program is the judge,
 //! this file only names the deviations that are right.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::path::Path;
 use std::process::Command;
@@ -90,5 +90,29 @@ fn render_says_what_is_missing() {
     assert_eq!(plinth(&["--node-ip", "none", file]).status.code(), Some(2));
     std::fs::write(&manifest, "apiVersion: v1\nkind: Pod\nmetadata: {name: P_}\nspec: {containers: []}\n").unwrap();
     assert_eq!(plinth(&["--node-name", "n", file]).status.code(), Some(4));
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn render_shows_the_ids_of_a_pod_with_users_of_its_own() {
+    let dir = std::env::temp_dir().join(format!("plinth-render-users-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let (manifest, config) = (dir.join("pod.yaml"), dir.join("config.json"));
+    std::fs::write(&config, r#"{"architecture":"amd64","os":"linux","config":{"Cmd":["sh"]},"rootfs":{"type":"layers","diff_ids":[]}}"#)
+        .unwrap();
+    let linux = |host_users: &str| {
+        let spec = format!("{{{host_users} containers: [{{name: c, image: x}}]}}");
+        std::fs::write(&manifest, format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {spec}\n")).unwrap();
+        let image = format!("--image-config=x={}", config.display());
+        let run = Command::new(env!("CARGO_BIN_EXE_plinth")).args(["render", "--node-name=n", &image]).arg(&manifest).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap_or_else(|e| panic!("{e}: {run:?}"));
+        report["pods"][0]["containers"]["c"]["linux"].clone()
+    };
+    let own = linux("hostUsers: false,");
+    let ids = serde_json::json!([{ "containerID": 0, "hostID": 65536, "size": 65536 }]);
+    assert_eq!((&own["uidMappings"], &own["gidMappings"]), (&ids, &ids));
+    assert!(own["namespaces"].as_array().unwrap().iter().any(|n| n["type"] == "user" && n["path"].is_string()), "{own}");
+    let shared = linux("");
+    assert!(shared["uidMappings"].is_null() && !shared["namespaces"].as_array().unwrap().iter().any(|n| n["type"] == "user"), "{shared}");
     std::fs::remove_dir_all(&dir).unwrap();
 }

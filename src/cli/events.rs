@@ -1,4 +1,4 @@
-//! `plinth events`: what happened to pods, newest last.
+//! `plinth events`: what happened to pods and to the node, newest last.
 
 use std::collections::BTreeSet;
 use std::io::BufRead;
@@ -48,7 +48,9 @@ fn find(client: &Client, asked: &str) -> Result<FullName, Fail> {
     let mut names: BTreeSet<FullName> = status.pods.iter().map(|p| (p.namespace.clone(), p.name.clone())).collect();
     for event in list.get("items").and_then(Value::as_array).into_iter().flatten() {
         let text = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-        names.insert((text("/involvedObject/namespace"), text("/involvedObject/name")));
+        if text("/involvedObject/kind") == "Pod" {
+            names.insert((text("/involvedObject/namespace"), text("/involvedObject/name")));
+        }
     }
     resolve(asked, &status.node.name, &names.into_iter().collect::<Vec<_>>())
 }
@@ -64,7 +66,8 @@ fn cells(event: &Value, paint: Paint) -> Vec<String> {
     }
     let kind = text("/type").unwrap_or_default();
     let tone = if kind == "Warning" { Tone::Bad } else { Tone::Good };
-    let object = format!("pod/{}", text("/involvedObject/name").unwrap_or_default());
+    let of = text("/involvedObject/kind").unwrap_or_default().to_lowercase();
+    let object = format!("{of}/{}", text("/involvedObject/name").unwrap_or_default());
     let container = text("/involvedObject/fieldPath")
         .and_then(|p| p.rsplit_once('{'))
         .map_or_else(String::new, |(_, c)| format!(" ({})", c.trim_end_matches('}')));

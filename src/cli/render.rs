@@ -3,7 +3,8 @@
 //!
 //! The machine is this one (its cgroup version, capabilities, memory), the directories are the default ones. What only a running
 //! plinth learns stands as what it would most plainly be: pod IPs of a pod network are absent, container ids are the container's
-//! name, no names are looked up in the image's /etc/passwd, recursiveReadOnly: IfPossible is not taken.
+//! name, no names are looked up in the image's /etc/passwd, recursiveReadOnly: IfPossible is not taken, and a pod with users of its own
+//! has the first ids a pod can have.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,7 @@ use crate::pod::{ImageRef, WantedPod};
 use crate::runtime::image_config::ImageConfig;
 use crate::runtime::oci::{self, Input, NodeFacts, SandboxFacts, Spec, VolumeSource};
 use crate::runtime::paths::Paths;
-use crate::runtime::{hosts, image_volume, node, qos, volume};
+use crate::runtime::{hosts, image_volume, node, qos, userns, volume};
 use crate::settings::Settings;
 
 const USAGE: &str = "usage: plinth render [--node-name N] [--node-ip IP] [--image-config REF=FILE]... FILE";
@@ -148,7 +149,8 @@ fn render(pod: &WantedPod, images: &BTreeMap<ImageRef, ImageConfig>, here: &Node
     let paths = Paths::new(settings);
     let names = hosts::names(&pod.object, &settings.cluster_domain).map_err(|e| e.to_string())?;
     let ips = if pod.host_network { here.ips.clone() } else { Vec::new() };
-    let sandbox = SandboxFacts::at(&paths, pod, names.hostname, ips);
+    let mut sandbox = SandboxFacts::at(&paths, pod, names.hostname, ips);
+    sandbox.users = userns::own(pod).then(|| userns::mapping(userns::FIRST));
     let mut containers = BTreeMap::new();
     for wanted in &pod.containers {
         let image = images.get(&wanted.image).ok_or_else(|| {

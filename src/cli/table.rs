@@ -247,14 +247,19 @@ pub const VERBS: &[Verb] = &[
     },
     Verb {
         name: "events",
-        summary: "show what happened to pods, newest last",
+        summary: "show what happened to pods and to the node, newest last",
         operands: &[MAYBE_POD],
         flags: &[
             short('f', flag("follow", Takes::Nothing, "go on with each new event")),
             output(&["json", "yaml"], "json (with -f one v1 Event a line) or yaml"),
             SOCKET,
         ],
-        text: &["Events are kept in memory, the last few hundred; they are those of the kubelet where it has them.", POD_TEXT],
+        text: &[
+            "Events are kept in memory, the last thousand; they are those of the kubelet where it has them. The node's own say that the machine was out of \
+             memory (SystemOOM), that images or dead containers could not be removed (FreeDiskSpaceFailed, ImageGCFailed, InvalidDiskCapacity, \
+             ContainerGCFailed), and that everything is being stopped (Shutdown).",
+            POD_TEXT,
+        ],
         examples: &[("plinth events web", "one pod's"), ("plinth events -f", "all, as they come")],
         run: events::run,
     },

@@ -278,6 +278,15 @@ pub enum Event {
         /// The kubelet's words.
         message: Rc<str>,
     },
+    /// Something is wrong with a pod (`None`: the node) that somebody should know. To be told, nothing follows from it.
+    Told {
+        /// Whose.
+        of: Option<Uid>,
+        /// The kubelet's reason.
+        reason: &'static str,
+        /// One sentence.
+        message: Rc<str>,
+    },
     /// An emptyDir on disk that has a sizeLimit was counted.
     Measured {
         /// Whose.

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 
 use crate::plan::action::Action;
+use crate::plan::apparmor::{self, Apparmor};
 use crate::plan::view::{Scene, is_at_rest};
 use crate::pod::{Uid, WantedPod};
 use crate::quantity::{Amount, Which, pod_amount};
@@ -30,6 +31,8 @@ pub struct Node {
     pub runtime_classes: BTreeSet<String>,
     /// Why no pod can have users of its own; `None`: it can.
     pub no_own_users: Option<String>,
+    /// What AppArmor can enforce; `None`: not known.
+    pub apparmor: Option<Apparmor>,
     /// `allowedUnsafeSysctls`: names, or beginnings with a `*`.
     pub unsafe_sysctls: Vec<String>,
 }
@@ -123,6 +126,7 @@ fn judge(node: &Node, pod: &WantedPod, holders: &[Holder<'_>]) -> Option<Refusal
         .or_else(|| runtime_class(node, spec))
         .or_else(|| users(node, spec))
         .or_else(|| selection(node, spec))
+        .or_else(|| confinement(node, pod))
     {
         return Some(for_good(why));
     }
@@ -179,6 +183,10 @@ fn users(node: &Node, spec: &PodSpec) -> Option<Why> {
     let missing = node.no_own_users.as_deref()?;
     let message = format!("hostUsers is false, and {missing}; leave hostUsers out to run as the host's users");
     Some(("UserNamespacesNotSupported", message))
+}
+
+fn confinement(node: &Node, pod: &WantedPod) -> Option<Why> {
+    Some(("AppArmor", apparmor::missing(node.apparmor.as_ref()?, pod)?))
 }
 
 fn selection(node: &Node, spec: &PodSpec) -> Option<Why> {

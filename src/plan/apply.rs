@@ -25,7 +25,7 @@ pub fn apply(world: &mut World, event: Event, now: Now) {
             probe::answered(world, &check, &answer, now);
         }
         Event::Hooked { uid, id, hook, failure } => probe::hooked(world, &uid, &id, hook, failure, now),
-        Event::HookInClear { .. } => {}
+        Event::HookInClear { .. } | Event::Told { .. } => {}
         Event::Measured { uid, volume, used, limit } => measured(world, &uid, volume, used, limit),
         Event::Shutdown { grace, critical } => {
             let critical_ms = u64::try_from(critical.as_millis()).unwrap_or(u64::MAX);

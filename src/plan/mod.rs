@@ -5,7 +5,7 @@
 //! - `action`: what can be done, why, and what came of it
 //! - `view`: one pod of the world, side by side
 //! - `step`: the decision table: the next step of one pod
-//! - `admit`: whether the node takes a pod
+//! - `admit`: whether the node takes a pod; `apparmor`: and can confine it as it asks
 //! - `order`: which container of a running pod is up next
 //! - `sweep`: stopping, cleaning up, removing
 //! - `probe`: which probe is due, and what its answers mean
@@ -18,6 +18,7 @@
 
 pub mod action;
 pub mod admit;
+pub mod apparmor;
 pub mod apply;
 pub mod backoff;
 pub mod garbage;

@@ -6,19 +6,21 @@ use std::rc::Rc;
 
 pub use super::ring::EventRing;
 use crate::clock::{Moment, Now};
-use crate::plan::action::{Action, Answer, Check, Effect, Failure, Outcome};
+use crate::plan::action::{Action, Answer, Check, Class, Effect, Failure, Outcome};
 use crate::plan::admit::Refusal;
 use crate::plan::status::GoDuration;
 use crate::plan::view::Scene;
 use crate::plan::world::{SeenContainer, SeenImage, State, World};
 use crate::pod::{Hook, ImageRef, Kind, PodKey, PullPolicy, RestartPolicy, Uid, VolumeImage, WantedContainer, WantedPod};
 
-/// Something a person may want to know of a pod.
+/// Something a person may want to know of a pod, or of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventNote {
-    /// Of which pod.
+    /// `Pod` or `Node`.
+    pub kind: &'static str,
+    /// Of which pod; of the node: its name, in the namespace where such events are kept.
     pub key: PodKey,
-    /// Its uid.
+    /// Its uid; of the node: its name, as the kubelet has it.
     pub uid: Uid,
     /// Field path of the container it is about: `spec.containers{web}`.
     pub container: Option<Rc<str>>,
@@ -118,6 +120,25 @@ pub fn measured(world: &World, uid: &Uid, volume: &str, used: u64, limit: u64) -
     Some(warn(pod, None, "EmptyDirOverLimit", format!("Usage of EmptyDir volume \"{volume}\" exceeds the limit \"{written}\". ")))
 }
 
+/// What a room has to tell of a pod, or of the node, as it is.
+pub fn told(world: &World, of: Option<&Uid>, reason: &'static str, message: &str) -> Option<EventNote> {
+    match of {
+        Some(uid) => wanted(world, uid).map(|pod| warn(pod, None, reason, message.to_owned())),
+        None => Some(of_node(&world.node.name, reason, message)),
+    }
+}
+
+/// What is wrong with the node itself.
+fn of_node(name: &str, reason: &'static str, message: &str) -> EventNote {
+    let key = PodKey { namespace: "default".into(), name: name.into() };
+    EventNote { kind: "Node", key, uid: Uid(name.into()), container: None, reason, warning: true, message: message.to_owned() }
+}
+
+/// What the beginning of a shutdown tells.
+pub fn shutting_down(world: &World) -> EventNote {
+    EventNote { warning: false, ..of_node(&world.node.name, "Shutdown", "Shutdown manager detected shutdown event") }
+}
+
 /// What it tells that the node does not take a pod.
 pub fn refused(world: &World, uid: &Uid, refusal: &Refusal) -> Option<EventNote> {
     wanted(world, uid).map(|pod| warn(pod, None, refusal.reason, refusal.message.clone()))
@@ -142,6 +163,9 @@ pub fn ended(world: &World, action: &Action, outcome: &Outcome, now: Now) -> Vec
             vec![warn(pod, name.as_ref(), "Failed", format!("Error: {}", f.message))]
         }
         (Action::CreateSandbox { .. }, Outcome::Failed(f), Some(pod)) => vec![sandbox_failed(pod, f)],
+        (Action::DeleteContainer { .. }, Outcome::Failed(f), _) if f.class != Class::Unreachable => {
+            vec![of_node(&world.node.name, "ContainerGCFailed", &f.message)]
+        }
         (Action::DeleteSandbox { .. }, Outcome::Failed(f), Some(pod)) => {
             vec![warn(pod, None, "FailedKillPod", format!("error killing pod: {}", f.message))]
         }
@@ -173,14 +197,22 @@ fn image_ended(world: &World, image: &ImageRef, pull: PullPolicy, outcome: &Outc
             Outcome::Done(Effect::Image(SeenImage::Ready { .. })) => {
                 notes.push(normal(pod, c, "Pulled", format!("Successfully pulled image \"{name}\"")));
             }
+            Outcome::Failed(f) if is_blind(f) => {
+                let what = if &*f.reason == "InvalidImageName" { "apply default image tag" } else { "inspect image" };
+                notes.push(warn(pod, Some(&c.name), "InspectFailed", format!("Failed to {what} \"{name}\": {}", f.message)));
+                notes.push(not_made(pod, c, if what == "inspect image" { "ImageInspectError" } else { "InvalidImageName" }));
+            }
             // A look fails so when an archive on this host has the image and cannot give it.
             Outcome::Failed(f) if pull != PullPolicy::Never || &*f.reason == "ErrImagePull" => {
                 notes.push(warn(pod, Some(&c.name), "Failed", format!("Failed to pull image \"{name}\": {}", f.message)));
+                notes.push(not_made(pod, c, "ErrImagePull"));
                 notes.push(normal(pod, c, "BackOff", format!("Back-off pulling image \"{name}\"")));
+                notes.push(not_made(pod, c, "ImagePullBackOff"));
             }
             Outcome::Done(_) | Outcome::Failed(_) if c.pull == PullPolicy::Never => {
                 let message = format!("Container image \"{name}\" is not present with pull policy of Never");
                 notes.push(warn(pod, Some(&c.name), "ErrImageNeverPull", message));
+                notes.push(not_made(pod, c, "ErrImageNeverPull"));
             }
             Outcome::Done(_) | Outcome::Failed(_) => {}
         }
@@ -205,6 +237,16 @@ fn image_ended(world: &World, image: &ImageRef, pull: PullPolicy, outcome: &Outc
         }
     }
     notes
+}
+
+/// Nobody could say whether the image is there, and containerd was.
+fn is_blind(failure: &Failure) -> bool {
+    matches!(&*failure.reason, "ImageInspectError" | "InvalidImageName") && failure.class != Class::Unreachable
+}
+
+/// What the kubelet says besides of a container it cannot make for want of its image.
+fn not_made(pod: &WantedPod, c: &WantedContainer, reason: &str) -> EventNote {
+    warn(pod, Some(&c.name), "Failed", format!("Error: {reason}"))
 }
 
 /// Volumes of wanted pods that are this image, and that no container stands on yet.
@@ -266,5 +308,5 @@ fn note(pod: &WantedPod, container: Option<&Rc<str>>, reason: &'static str, mess
         let init = pod.containers.iter().any(|c| c.name == *name && c.kind != crate::pod::Kind::Main);
         format!("spec.{}{{{name}}}", if init { "initContainers" } else { "containers" }).into()
     };
-    EventNote { key: pod.key.clone(), uid: pod.uid.clone(), container: container.map(field), reason, warning: false, message }
+    EventNote { kind: "Pod", key: pod.key.clone(), uid: pod.uid.clone(), container: container.map(field), reason, warning: false, message }
 }

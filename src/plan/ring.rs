@@ -59,9 +59,9 @@ impl EventRing {
             },
             involved_object: ObjectReference {
                 api_version: Some("v1".into()),
-                kind: Some("Pod".into()),
+                kind: Some(note.kind.into()),
                 name: Some(note.key.name.to_string()),
-                namespace: Some(note.key.namespace.to_string()),
+                namespace: Some(note.key.namespace.to_string()).filter(|_| note.kind == "Pod"),
                 uid: Some(note.uid.to_string()),
                 field_path: note.container.map(|c| c.to_string()),
                 ..ObjectReference::default()
@@ -97,6 +97,7 @@ mod tests {
 
     fn note(reason: &'static str) -> EventNote {
         EventNote {
+            kind: "Pod",
             key: PodKey { namespace: "default".into(), name: "web".into() },
             uid: Uid("u".into()),
             container: None,
@@ -120,6 +121,18 @@ mod tests {
         }
         assert_eq!(read(&ring, 0), [(2, "BackOff".into(), 1), (3, "Pulled".into(), 2)]);
         assert_eq!(read(&ring, 2), [(3, "Pulled".into(), 2)]);
+    }
+
+    #[test]
+    fn an_event_of_the_node_names_the_node() {
+        let mut ring = EventRing::new("n", 2);
+        let key = PodKey { namespace: "default".into(), name: "n".into() };
+        ring.push(EventNote { kind: "Node", key, uid: Uid("n".into()), ..note("SystemOOM") }, Wall(1));
+        ring.visit(0, &mut |_, event| {
+            let of = &event.involved_object;
+            assert_eq!((of.kind.as_deref(), of.name.as_deref(), of.namespace.as_deref()), (Some("Node"), Some("n"), None));
+            assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+        });
     }
 
     #[test]

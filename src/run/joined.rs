@@ -83,6 +83,7 @@ impl Local for State {
     fn note(&self, key: &PodKey, why: &str) {
         let Some(pod) = self.pod(key) else { return };
         let note = EventNote {
+            kind: "Pod",
             key: key.clone(),
             uid: pod.uid.clone(),
             container: None,

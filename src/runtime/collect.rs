@@ -15,6 +15,7 @@ use super::labels::{Labels, OURS};
 use super::observe::records;
 use super::place::Place;
 use crate::clock::{self, Moment};
+use crate::plan::action::Event;
 use crate::plan::garbage::{self, Image};
 use crate::pod::ImageRef;
 
@@ -27,8 +28,14 @@ pub(super) type Ages = BTreeMap<Rc<str>, (Moment, Moment)>;
 impl Runtime {
     /// Removes what may go; `named`: what manifests and pods name.
     pub async fn collect_images(self: Rc<Runtime>, named: BTreeSet<ImageRef>) {
-        if let Err(e) = self.collect(&named).await {
-            log::warn!("remove unused images: {}; tried again later", chain(&e));
+        let failed = self.collect(&named).await.err();
+        // Once may be a containerd that was away just then: the kubelet tells of it from the second time on, too.
+        let again = self.collect_failed.replace(failed.is_some());
+        let Some(e) = failed else { return };
+        let message = format!("remove unused images: {}; tried again later", chain(&e));
+        match again {
+            true => self.tell(Event::Told { of: None, reason: "ImageGCFailed", message: message.into() }),
+            false => log::warn!("{message}"),
         }
     }
 
@@ -42,7 +49,8 @@ impl Runtime {
             freeing |= full.is_some_and(|full| garbage::is_too_full(full, freeing, rule));
             let Some((image, why)) = garbage::next(&images, full, freeing, rule, clock::now().mono) else {
                 if let Some(full) = full.filter(|full| freeing && garbage::is_too_full(*full, true, rule)) {
-                    log::warn!("free disk space: {full} % of the images' file system is used, and no further image is unused");
+                    let message = format!("free disk space: {full} % of the images' file system is used, and no further image is unused");
+                    self.tell(Event::Told { of: None, reason: "FreeDiskSpaceFailed", message: message.into() });
                 }
                 return Ok(());
             };
@@ -82,7 +90,13 @@ impl Runtime {
     /// How much of the snapshots' file system is used, percent, if it can be seen from here.
     async fn fullness(&self, client: &Client) -> Result<Option<u8>> {
         let root = Place::of(client, &self.settings.snapshotter).await?.layers;
-        let disk = root.and_then(|root| rustix::fs::statvfs(root).ok()).filter(|d| d.f_blocks > 0);
-        Ok(disk.map(|d| 100 - u8::try_from(u128::from(d.f_bavail) * 100 / u128::from(d.f_blocks)).unwrap_or(100).min(100)))
+        let disk = root.and_then(|root| rustix::fs::statvfs(root).ok());
+        if disk.as_ref().is_some_and(|d| d.f_blocks == 0) {
+            let message = "invalid capacity 0 on image filesystem: images are removed by age alone".into();
+            self.tell(Event::Told { of: None, reason: "InvalidDiskCapacity", message });
+        }
+        Ok(disk
+            .filter(|d| d.f_blocks > 0)
+            .map(|d| 100 - u8::try_from(u128::from(d.f_bavail) * 100 / u128::from(d.f_blocks)).unwrap_or(100).min(100)))
     }
 }

@@ -7,12 +7,14 @@
 //! - `events`: the link, and who says that something ended; `silence`: that containerd hangs
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`: images, pulled, or imported from `archives`, each an `archive`; `image_mount`: as volumes; `collect`: removed
-//! - `task`: containers, from record to deletion; `specify`, `users`, `message`, `starved`, `orphans`: what it asks of the host
+//! - `task`: containers, from record to deletion; `specify`, `users`, `apparmor`, `message`, `starved`, `orphans`: what it asks
+//!   of the host
 //! - `probe`: how containers are, and their hooks; `session`: commands and terminals held from outside; `exec`: what both stand on
 //! - `forward`: ports of pods, reached from outside; `usage`: what pods use
 //! - `sandbox`, `net`, `volume`, `cgroup`: what a pod stands on; `oci`: its containers' specifications; `logs`: their output
 
 mod alone;
+mod apparmor;
 mod archive;
 mod archives;
 pub mod cgroup;
@@ -50,7 +52,7 @@ mod starved;
 mod task;
 mod transfer;
 mod usage;
-mod userns;
+pub mod userns;
 mod users;
 pub mod volume;
 
@@ -115,6 +117,9 @@ pub struct Runtime {
     sessions: session::Sessions,
     ages: RefCell<collect::Ages>,
     warned_of_age: Cell<bool>,
+    warned_of_apparmor: Cell<bool>,
+    /// The last removal of unused images failed.
+    collect_failed: Cell<bool>,
     kept: RefCell<image::Kept>,
     inventory: RefCell<Rc<inventory::Inventory>>,
     archives: archives::Archives,
@@ -179,6 +184,8 @@ impl Runtime {
             sessions: session::Sessions::new(),
             ages: RefCell::default(),
             warned_of_age: Cell::new(false),
+            warned_of_apparmor: Cell::new(false),
+            collect_failed: Cell::new(false),
             kept: RefCell::default(),
             inventory: RefCell::default(),
             archives: archives::Archives::default(),
@@ -214,7 +221,11 @@ impl Runtime {
             Action::PrepareImage { image, pull } => self.prepare(&image, pull).await.map(Effect::Image),
             Action::CreateSandbox { uid } => {
                 let pod = pod.ok_or_else(|| unknown(&uid))?;
-                sandbox::create(&self.settings, &self.paths, &pod).await.map(Effect::Sandbox).map_err(|e| e.into_failure())
+                let made = sandbox::create(&self.settings, &self.paths, &pod).await.map_err(|e| e.into_failure())?;
+                for (reason, message) in sandbox::name_service(&self.settings, &pod) {
+                    self.tell(Event::Told { of: Some(uid.clone()), reason, message: message.into() });
+                }
+                Ok(Effect::Sandbox(made))
             }
             Action::CreateContainer { uid, name, attempt } => {
                 let pod = pod.ok_or_else(|| unknown(&uid))?;
@@ -269,16 +280,17 @@ impl Runtime {
         keep: bool,
     ) -> std::result::Result<Effect, Failure> {
         let failed = |f: Failure| Failure { reason: "KillPodSandboxError".into(), ..f };
+        let key = pod.map(|p| &p.key).or(seen.and_then(|s| s.key.as_ref()));
+        // Before the pod is forgotten: nobody would come back for them after a crash in between.
+        if let (Some(key), false) = (key, keep) {
+            // A log that cannot be removed is no reason to keep the pod.
+            self.logs.remove_pod(key, uid).unwrap_or_else(|e| log::warn!("pod={key} {}", error::chain(&e)));
+        }
         sandbox::delete(&self.settings, &self.paths, uid, keep).await.map_err(|e| failed(e.into_failure()))?;
         self.end_shims_of(uid).await;
         // Of a pod nobody knows any more, the next full look removes what is left.
         if pod.is_some_and(|p| !p.volume_images.is_empty()) {
             self.release_images(uid).await.map_err(|e| e.into_failure("KillPodSandboxError"))?;
-        }
-        let key = pod.map(|p| &p.key).or(seen.and_then(|s| s.key.as_ref()));
-        if let (Some(key), false) = (key, keep) {
-            // A log that cannot be removed is no reason to keep the pod.
-            self.logs.remove_pod(key, uid).unwrap_or_else(|e| log::warn!("pod={key} {}", error::chain(&e)));
         }
         Ok(Effect::Gone)
     }
@@ -299,8 +311,8 @@ impl Runtime {
             let logs = self.logs.clone();
             let (asked, silent) = (probe::serve(self.clone(), errands), silence::watch(self.clone()));
             let (archives, usage) = (archives::watch(self.clone()), volume::usage::watch(self.clone()));
-            let syncs = place::watch(self.clone());
-            let others = async { _ = futures_util::join!(asked, silent, archives, usage, syncs, logs.run()) };
+            let (syncs, kernel) = (place::watch(self.clone()), starved::watch(self.clone()));
+            let others = async { _ = futures_util::join!(asked, silent, archives, usage, syncs, kernel, logs.run()) };
             return tokio::select! {
                 error = events::watch(self, waits, pidfds) => error,
                 () = others => std::future::pending().await,

@@ -6,14 +6,13 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::apparmor;
 use super::oci::types::Device;
 use super::oci::{NodeFacts, Support};
+use crate::plan::apparmor::DEFAULT;
 use crate::plan::world::Node;
 use crate::quantity::Amount;
 use crate::settings::Settings;
-
-/// Profile of RuntimeDefault, as containerd names its own.
-const APPARMOR_DEFAULT: &str = "cri-containerd.apparmor.d";
 
 /// Reads the machine. `devices` too only for a privileged container: it walks /dev. Whether the OCI runtime can do recursive
 /// read-only mounts is not to be read here: the caller sets it.
@@ -23,8 +22,8 @@ pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
     let capabilities = capabilities();
     let free = capabilities.iter().any(|c| c == "CAP_SYS_RESOURCE");
     let own_score = read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0);
-    let profiles = read("/sys/kernel/security/apparmor/profiles");
-    let loaded = profiles.lines().any(|l| l.split(' ').next() == Some(APPARMOR_DEFAULT));
+    let profiles = apparmor::here().loaded;
+    let default = profiles.as_ref().and_then(|loaded| loaded.get(DEFAULT)).cloned();
     NodeFacts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         ips: settings.node_ips.clone(),
@@ -35,8 +34,8 @@ pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
         hugepage_sizes: hugepage_sizes(cgroup_v2),
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         seccomp_default: settings.seccomp_default,
-        apparmor: read("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
-        apparmor_default: loaded.then(|| APPARMOR_DEFAULT.to_owned()),
+        apparmor: profiles.is_some(),
+        apparmor_default: default,
         recursive_read_only: Support::Unknown,
         capabilities,
         devices: if devices { self::devices(Path::new("/dev")) } else { Vec::new() },
@@ -105,6 +104,7 @@ pub fn as_planned(settings: &Settings) -> Node {
         unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),
         runtime_classes: settings.runtime_classes.keys().cloned().collect(),
         no_own_users: crate::sys::users::missing(),
+        apparmor: Some(apparmor::here()),
     }
 }
 

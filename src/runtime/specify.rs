@@ -75,6 +75,7 @@ impl Runtime {
             volume::answer(&self.paths, whose.pod, container).await?;
         }
         cgroup::restore(&self.settings, &self.paths, whose.pod);
+        self.confine(whose.pod, whose.name).await?;
         let users = users::read(mounts)?;
         let image_volumes = self.image_volumes(whose, image, mounts).await?;
         self.specified(whose, image, &users, image_volumes)

@@ -16,6 +16,9 @@ use crate::pod::{Uid, WantedPod};
 use crate::sys::users::{self, LENGTH};
 use crate::sys::{mounts, namespaces::Kind};
 
+/// The first id a pod can have on the host: those before it are the host's own.
+pub const FIRST: u32 = LENGTH;
+
 /// `userns` in a pod's directory, in the kubelet's form.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,8 +59,8 @@ pub async fn make(paths: &Paths, uid: &Uid) -> io::Result<OwnedFd> {
 fn take(paths: &Paths, uid: &Uid) -> io::Result<u32> {
     let names = std::fs::read_dir(paths.pods())?.flatten().filter_map(|e| e.file_name().into_string().ok());
     let taken: BTreeSet<u32> = names.filter_map(|name| base(paths, &Uid(name.into()))).collect();
-    // The first block is the host's own, and the last id of all is nobody's.
-    let free = (1..u32::MAX / LENGTH).map(|n| n * LENGTH).find(|base| !taken.contains(base));
+    // The last id of all is nobody's.
+    let free = (FIRST / LENGTH..u32::MAX / LENGTH).map(|n| n * LENGTH).find(|base| !taken.contains(base));
     let host_id = free.ok_or_else(|| io::Error::other("all ids are given to pods"))?;
     let map = vec![Mapping { host_id, container_id: 0, length: LENGTH }];
     let text = serde_json::to_vec(&Written { uid_mappings: map.clone(), gid_mappings: map })?;

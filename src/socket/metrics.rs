@@ -99,6 +99,17 @@ impl Page {
         let name = "kubelet_pod_start_duration_seconds";
         self.head(name, "histogram", "From the first sight of a manifest to all its containers running.");
         self.histogram(name, &[], &counters.starts);
+        self.head("kubelet_containers_per_pod_count", "histogram", "The number of containers of each pod that was begun.");
+        self.histogram("kubelet_containers_per_pod_count", &[], &counters.sizes);
+        self.head("kubelet_admission_rejections_total", "counter", "Pods the node did not take, by the kubelet's reason.");
+        for (reason, count) in &counters.refused {
+            self.sample("kubelet_admission_rejections_total", &[("reason", reason)], count);
+        }
+        let name = "kubelet_lifecycle_handler_http_fallbacks_total";
+        self.one(name, "counter", "Hooks that were to speak TLS and were run without.", counters.hooks_in_clear);
+        if view.cluster.is_some() {
+            self.one("kubelet_mirror_pods", "gauge", "The number of mirror pods there are to be.", world.wanted.pods.len());
+        }
     }
 
     fn operations(&mut self, counters: &Counters) {
@@ -114,6 +125,14 @@ impl Page {
         self.head("kubelet_runtime_operations_duration_seconds", "histogram", "How long they took.");
         for (operation, tally) in known() {
             self.histogram("kubelet_runtime_operations_duration_seconds", &[("operation_type", operation)], &tally.took);
+        }
+        self.head("kubelet_run_podsandbox_duration_seconds", "histogram", "How long sandboxes took, by runtime class.");
+        for (class, (took, _)) in &counters.sandboxes {
+            self.histogram("kubelet_run_podsandbox_duration_seconds", &[("runtime_handler", class)], took);
+        }
+        self.head("kubelet_run_podsandbox_errors_total", "counter", "Of these, those that could not be made.");
+        for (class, (_, failed)) in counters.sandboxes.iter().filter(|(_, (_, failed))| *failed > 0) {
+            self.sample("kubelet_run_podsandbox_errors_total", &[("runtime_handler", class)], failed);
         }
         self.head("plinth_actions_total", "counter", "Actions ended, by action and result.");
         for (action, tally) in &counters.actions {

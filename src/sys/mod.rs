@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod enter;
 pub mod fifo;
 pub mod interfaces;
+pub mod kmsg;
 pub mod memory;
 pub mod mounts;
 pub mod namespaces;

@@ -85,6 +85,8 @@ impl Drop for Child {
 pub struct Exec<'a> {
     /// Absolute path.
     pub program: &'a Path,
+    /// What follows its name on the command line.
+    pub args: &'a [&'a str],
     /// The whole environment.
     pub env: &'a [(String, String)],
     /// What it reads.
@@ -116,7 +118,7 @@ impl Exec<'_> {
         seek(&stdin, SeekFrom::Start(0))?;
         let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
         let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut child = spawn(self.program, self.env, [&stdin, &out_write, &err_write].into_iter().chain(self.hold))?;
+        let mut child = spawn(self, [&stdin, &out_write, &err_write].into_iter().chain(self.hold))?;
         drop((stdin, out_write, err_write));
         let (out, err) = (Receiver::from_owned_fd(out_read)?, Receiver::from_owned_fd(err_read)?);
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -136,9 +138,11 @@ impl Exec<'_> {
 }
 
 /// Starts a program in a process group of its own, with default signals and these as its stdin, stdout, stderr and so on.
-fn spawn<'f>(program: &Path, env: &[(String, String)], fds: impl Iterator<Item = &'f OwnedFd>) -> io::Result<Child> {
-    let path = CString::new(program.as_os_str().as_bytes())?;
-    let env: Vec<CString> = env.iter().map(|(k, v)| CString::new(format!("{k}={v}"))).collect::<Result<_, _>>()?;
+fn spawn<'f>(exec: &Exec<'_>, fds: impl Iterator<Item = &'f OwnedFd>) -> io::Result<Child> {
+    let path = c_path(exec.program)?;
+    let args: Vec<CString> =
+        std::iter::once(Ok(path.clone())).chain(exec.args.iter().map(|a| CString::new(*a))).collect::<Result<_, _>>()?;
+    let env: Vec<CString> = exec.env.iter().map(|(k, v)| CString::new(format!("{k}={v}"))).collect::<Result<_, _>>()?;
     let mut actions = PosixSpawnFileActions::init()?;
     for (at, fd) in (0..).zip(fds) {
         // In order, so no source is overwritten before its turn: 0 to 2 are always open here, ours lie above. Onto itself clears close-on-exec.
@@ -151,7 +155,7 @@ fn spawn<'f>(program: &Path, env: &[(String, String)], fds: impl Iterator<Item =
     attr.set_sigmask(&SigSet::empty())?;
     let flags = PosixSpawnFlags::POSIX_SPAWN_SETPGROUP | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
     attr.set_flags(flags)?;
-    let pid = posix_spawn(path.as_c_str(), &actions, &attr, &[&path as &CString], &env)?;
+    let pid = posix_spawn(path.as_c_str(), &actions, &attr, &args, &env)?;
     let pid = Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
     Child::adopt(pid, true)
 }
@@ -194,4 +198,26 @@ fn drain(from: &Receiver, into: &mut Vec<u8>, cap: usize) -> bool {
 /// A path as the kernel takes it.
 pub(super) fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_program_has_its_arguments_its_environment_and_its_input() {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let exec = Exec {
+            program: Path::new("/bin/sh"),
+            args: &["-c", "read line; echo \"$line $1 $THERE\"; echo no >&2; exit 3", "sh", "two words"],
+            env: &[("THERE".into(), "here".into())],
+            stdin: b"in\n",
+            hold: None,
+            cap_bytes: 100,
+            timeout: Duration::from_secs(60),
+        };
+        let output = rt.block_on(exec.run()).unwrap();
+        assert_eq!((output.ended, &*output.stdout, &*output.stderr), (Some(Ended::Exited(3)), &b"in two words here\n"[..], &b"no\n"[..]));
+    }
 }

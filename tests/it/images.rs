@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::node::{FOREVER, IMAGE, Node, can_run, container, script};
+use crate::node::{FOREVER, IMAGE, Node, can_run, container, pod, script};
 
 fn waiting(n: &Node, pod: &str) -> (String, String) {
     let p = n.pod(pod).unwrap_or_default();
@@ -257,5 +257,30 @@ fn on_a_full_disk_images_that_nobody_names_go_and_no_others() {
     assert!(images(&n).contains(IMAGE), "{}", images(&n));
     n.put("other.yaml", &text);
     n.until_ready("other");
+    n.shutdown();
+}
+
+#[test]
+fn past_its_age_an_image_goes_unless_a_volume_is_made_of_it() {
+    if !can_run() {
+        return;
+    }
+    // By age alone: the disk is never full by this measure.
+    let old = ["imageGCHighThresholdPercent=100", "imageMinimumGCAge=0s", "imageMaximumGCAge=1s", "imageGCPeriod=1s"];
+    let mut n = Node::with("sid", &old);
+    let made = concat!(env!("CARGO_MANIFEST_DIR"), "/images/busybox-archive.sh");
+    n.exec(&[made, &n.path("work/archives/tools.tar"), "docker.io/library/tools:1", "{\"Cmd\":[\"true\"]}"]);
+    n.start();
+    let volume = "hostNetwork: true\n  volumes: [{name: v, image: {reference: 'docker.io/library/tools:1'}}]";
+    n.put("a.yaml", &pod("a", volume, FOREVER).replace("    command:", "    volumeMounts: [{name: v, mountPath: /v}]\n    command:"));
+    n.until_ready("a");
+    let images = |n: &Node| n.ctr(&["images", "list", "-q"]);
+    // Some looks later.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    assert!(images(&n).contains("tools:1") && images(&n).contains(IMAGE), "{}", images(&n));
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until("the image nobody names is gone", 60, |n| !images(n).contains("tools:1"));
+    n.until_ready("a");
+    assert!(images(&n).contains(IMAGE), "{}", images(&n));
     n.shutdown();
 }

@@ -88,6 +88,29 @@ fn init_containers_run_in_order_and_share_an_empty_dir() {
 }
 
 #[test]
+fn of_the_dead_containers_of_a_pod_the_last_is_kept_with_its_log() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["maxContainerRestartPeriod=1s"]);
+    n.start();
+    n.put("crash.yaml", &script("crash", "echo attempt; exit 3"));
+    n.until("it was restarted three times, and waits", 60, |n| {
+        n.restarts("crash") >= 3 && n.said_or_nothing(&["status", "crash"]).contains("CrashLoopBackOff")
+    });
+    let files = |n: &Node, of: &str| n.exec(&["sh", "-c", &format!("ls {} | wc -l", n.path(of))]).trim().to_owned();
+    // Between two attempts the last one's record, log and link are all there is.
+    n.until("all but the last dead one are gone", 30, |n| {
+        let records = n.ctr(&["containers", "list", "-q"]).lines().count();
+        records == 1 && files(n, "logs/pods/*/c") == "1" && files(n, "logs/containers") == "1"
+    });
+    n.remove("crash.yaml");
+    n.until("it is gone", 10, |n| n.gone("crash"));
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
 fn an_edit_stops_the_old_pod_and_starts_the_new_one() {
     let Some(mut n) = Node::started() else { return };
     n.put("e.yaml", &script("e", &format!("echo first; {FOREVER}")));

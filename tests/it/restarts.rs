@@ -66,6 +66,12 @@ fn a_manifest_removed_while_plinth_was_down_is_stopped() {
     n.until_ready("b");
     assert_eq!(n.restarts("b"), 0);
     n.until("nothing of a is left", 10, |n| n.ctr(&["containers", "list", "-q"]).lines().count() == 1);
+    n.kill();
+    n.remove("b.yaml");
+    n.start();
+    n.until("b is gone", 10, |n| n.gone("b"));
+    // Its directories, logs and links among it.
+    n.assert_clean();
     n.shutdown();
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use plinth::clock::{Moment, Now, Wall};
 use plinth::plan::action::{Action, Answer, Check, Effect, Event, Outcome, Why};
+use plinth::plan::apparmor::Apparmor;
 use plinth::plan::apply;
 use plinth::plan::world::{Exit, Link, Node, Retry, Sandbox, SeenContainer, SeenImage, SeenPod, State, Stop, Wanted, World};
 use plinth::pod::{
@@ -177,7 +178,8 @@ fn probe(word: &str) -> Result<Probe, String> {
     }
 }
 
-/// What a pod asks of the node: `port=8080[/UDP] cpu=1 memory=1Gi os=windows sysctl=NAME select=KEY:VALUE affinity=KEY:VALUE class=NAME`.
+/// What a pod asks of the node: `port=8080[/UDP] cpu=1 memory=1Gi os=windows sysctl=NAME select=KEY:VALUE affinity=KEY:VALUE class=NAME
+/// apparmor=RuntimeDefault|Localhost:NAME`.
 fn asks(line: &mut Line<'_>) -> Result<Pod, String> {
     let mut take = |key: &str| line.values.remove(key);
     let port = take("port").map(|p| p.split_once('/').unwrap_or((p, "TCP")));
@@ -198,10 +200,14 @@ fn asks(line: &mut Line<'_>) -> Result<Pod, String> {
         .collect();
     let class = take("class");
     let users = take("users").map(|word| word == "host");
+    let apparmor = take("apparmor").map(|asked| {
+        let (kind, name) = asked.split_once(':').map_or((asked, None), |(kind, name)| (kind, Some(name)));
+        json!({ "type": kind, "localhostProfile": name })
+    });
     let os = take("os").map(|name| json!({ "name": name }));
     let container = json!({ "name": "c", "restartPolicyRules": rules, "ports": port.into_iter().collect::<Vec<_>>(), "resources": { "requests": requests } });
     let spec = json!({ "containers": [container], "nodeSelector": select, "affinity": affinity, "os": os, "runtimeClassName": class, "hostUsers": users,
-        "securityContext": { "sysctls": sysctls } });
+        "securityContext": { "sysctls": sysctls, "appArmorProfile": apparmor } });
     serde_json::from_value(json!({ "spec": spec })).map_err(|e| e.to_string())
 }
 
@@ -259,6 +265,10 @@ impl Case {
         self.node.max_pods = line.values.remove("pods").and_then(|n| n.parse().ok());
         self.node.runtime_classes = line.values.remove("runtimes").into_iter().flat_map(|s| s.split(',')).map(str::to_owned).collect();
         self.node.no_own_users = line.values.remove("users").map(|why| format!("this kernel has {why}"));
+        self.node.apparmor = line.values.remove("apparmor").map(|profiles| match profiles {
+            "off" => Apparmor::default(),
+            _ => Apparmor { loaded: Some(profiles.split(',').map(str::to_owned).collect()), parser: false },
+        });
         self.node.unsafe_sysctls = line.values.remove("sysctl").into_iter().flat_map(|s| s.split(',')).map(str::to_owned).collect();
         let labels = line.values.remove("label").into_iter().flat_map(|s| s.split(',')).filter_map(|l| l.split_once(':'));
         self.node.labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();

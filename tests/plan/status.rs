@@ -108,7 +108,8 @@ fn a_pull_that_fails_is_err_image_pull_then_image_pull_back_off() {
     apply(&mut world, Event::Started(action.clone(), Why("".into())), now);
     let failure = Failure { class: Class::Retry, reason: "ErrImagePull".into(), message: "no such host".into() };
     let told = record::ended(&world, &action, &Outcome::Failed(failure.clone()), now);
-    assert_eq!(told.iter().map(|n| n.reason).collect::<Vec<_>>(), ["Failed", "BackOff"]);
+    assert_eq!(told.iter().map(|n| n.reason).collect::<Vec<_>>(), ["Failed", "Failed", "BackOff", "Failed"]);
+    assert_eq!(told.iter().map(|n| &*n.message).nth(1), Some("Error: ErrImagePull"));
     apply(&mut world, Event::Ended(action, Outcome::Failed(failure)), now);
     let at = |ms: u64| {
         let now = Now { mono: Moment(now.mono.0 + ms), ..now };
@@ -177,4 +178,32 @@ fn a_hundred_settled_pods_are_planned_in_no_time() {
     println!("{each:?} for 100 pods");
     // Generous: other tests run beside this one, and without optimisation.
     assert!(each.as_millis() < 20, "{each:?} for 100 pods");
+}
+
+#[test]
+fn what_is_wrong_with_the_node_is_told_of_the_node() {
+    let (world, now) = world("pod web u1\n  main app\nseen u1 sandbox=ready\n  app 0 dead\n");
+    let told = record::told(&world, None, "SystemOOM", "System OOM encountered").unwrap();
+    assert_eq!((told.kind, &*told.key.name, told.warning), ("Node", "n1", true));
+    let of_pod = record::told(&world, Some(&Uid("u1".into())), "DNSConfigForming", "too many").unwrap();
+    assert_eq!((of_pod.kind, &*of_pod.key.name), ("Pod", "web"));
+    assert_eq!(record::told(&world, Some(&Uid("gone".into())), "DNSConfigForming", "too many"), None);
+    let failed = |class| Outcome::Failed(Failure { class, reason: "KillContainerError".into(), message: "disk full".into() });
+    let action = Action::DeleteContainer { uid: Uid("u1".into()), id: "app-0".into() };
+    let notes = record::ended(&world, &action, &failed(Class::Retry), now);
+    assert_eq!(notes.iter().map(|n| (n.kind, n.reason, &*n.message)).collect::<Vec<_>>(), [("Node", "ContainerGCFailed", "disk full")]);
+    assert!(record::ended(&world, &action, &failed(Class::Unreachable), now).is_empty(), "a containerd that is away is told of elsewhere");
+    assert_eq!(record::shutting_down(&world).reason, "Shutdown");
+}
+
+#[test]
+fn an_image_nobody_can_look_for_is_told_as_the_kubelet_tells_it() {
+    let (world, now) = world("pod web u1\n  main app\nimage a absent\nseen u1 sandbox=ready\n");
+    let action = Action::PrepareImage { image: ImageRef("a".into()), pull: PullPolicy::Never };
+    let failure = Failure { class: Class::Retry, reason: "ImageInspectError".into(), message: "no".into() };
+    let told = record::ended(&world, &action, &Outcome::Failed(failure.clone()), now);
+    let told: Vec<_> = told.iter().map(|n| (n.reason, &*n.message)).collect();
+    assert_eq!(told, [("InspectFailed", "Failed to inspect image \"a\": no"), ("Failed", "Error: ImageInspectError")]);
+    let away = Failure { class: Class::Unreachable, ..failure };
+    assert!(record::ended(&world, &action, &Outcome::Failed(away), now).is_empty());
 }

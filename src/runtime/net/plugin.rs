@@ -29,7 +29,15 @@ pub async fn call(
     let program = find(settings, kind)?;
     let stdin = conf::for_plugin(made, plugin, prev).to_string();
     let env = environment(settings, verb, made);
-    let exec = Exec { program: &program, env: &env, stdin: stdin.as_bytes(), hold, cap_bytes: CAP_BYTES, timeout: settings.cni_timeout };
+    let exec = Exec {
+        program: &program,
+        args: &[],
+        env: &env,
+        stdin: stdin.as_bytes(),
+        hold,
+        cap_bytes: CAP_BYTES,
+        timeout: settings.cni_timeout,
+    };
     let output = exec.run().await.map_err(|source| NetError::File { verb: "run", path: program.clone(), source })?;
     if output.ended == Some(Ended::Exited(0)) {
         return Ok(output.stdout);

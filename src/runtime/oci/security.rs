@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use k8s_openapi::api::core::v1::AppArmorProfile;
-
 use super::{Input, OciError};
+use crate::plan::apparmor::{self, Wish};
 
 /// The kubelet's list (1.36), which replaces the runtime's own.
 const MASKED: [&str; 12] = [
@@ -64,32 +63,16 @@ pub fn check_non_root(input: &Input<'_>) -> Result<(), OciError> {
 }
 
 /// The AppArmor profile: unset means the runtime's default where there is one, and none for privileged containers. Asking for a profile
-/// by name on a machine without AppArmor fails, as containerd does; asking for the default there does not.
+/// by name on a machine without AppArmor fails, as containerd does; asking for the default there does not: such a pod is not admitted.
 pub fn apparmor(input: &Input<'_>) -> Result<Option<String>, OciError> {
     let node = input.node;
     let container = || input.container.to_owned();
-    match wished(input)? {
-        Some(("Unconfined", _)) => Ok(node.apparmor.then(|| "unconfined".to_owned())),
-        Some(("Localhost", profile)) if node.apparmor => Ok(Some(profile.to_owned())),
-        Some(("Localhost", profile)) => Err(OciError::NoApparmor { container: container(), profile: profile.to_owned() }),
+    match apparmor::wish(input.pod, input.container) {
+        Some(Wish::Unconfined) => Ok(node.apparmor.then(|| "unconfined".to_owned())),
+        Some(Wish::Localhost(profile)) if node.apparmor => Ok(Some(profile.to_owned())),
+        Some(Wish::Localhost(profile)) => Err(OciError::NoApparmor { container: container(), profile: profile.to_owned() }),
         _ if input.privileged() || !node.apparmor => Ok(None),
-        Some(("RuntimeDefault", _)) if node.apparmor_default.is_none() => Err(OciError::NoApparmorDefault { container: container() }),
+        Some(Wish::RuntimeDefault) if node.apparmor_default.is_none() => Err(OciError::NoApparmorDefault { container: container() }),
         _ => Ok(node.apparmor_default.clone()),
     }
-}
-
-/// The container's profile, by its field, the annotation there was before it (which the API server turns into the field, and nobody
-/// does for a static pod), or the pod's field.
-fn wished<'a>(input: &Input<'a>) -> Result<Option<(&'a str, &'a str)>, OciError> {
-    let field = |p: Option<&'a AppArmorProfile>| p.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref().unwrap_or_default()));
-    let own = field(input.security().and_then(|s| s.app_armor_profile.as_ref()));
-    let key = format!("container.apparmor.security.beta.kubernetes.io/{}", input.container);
-    let annotation = input.pod.object.metadata.annotations.as_ref().and_then(|a| a.get(&key)).map(String::as_str);
-    let old = annotation.and_then(|text| match text {
-        "unconfined" => Some(("Unconfined", "")),
-        "runtime/default" => Some(("RuntimeDefault", "")),
-        _ => text.strip_prefix("localhost/").map(|profile| ("Localhost", profile)),
-    });
-    let pods = input.pod_spec()?.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
-    Ok(own.or(old).or(field(pods)))
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use serde::{Deserialize, Serialize};
 
 use super::super::dns;
@@ -100,15 +100,21 @@ pub fn write_texts(settings: &Settings, paths: &Paths, pod: &WantedPod, names: &
     write(&paths.hostname(&pod.uid), hostname.as_bytes())?;
     write(&paths.etc_hosts(&pod.uid), hosts.as_bytes())?;
     let Some(spec) = spec else { return Ok(()) };
+    write(&paths.resolv_conf(&pod.uid), resolv(settings, pod, spec)?.resolv.text().as_bytes())
+}
+
+fn resolv(settings: &Settings, pod: &WantedPod, spec: &PodSpec) -> Result<dns::Made, SandboxError> {
     let node = node_resolv(&settings.resolv_conf)?;
     let from = dns::Sources { node: node.as_deref(), cluster_dns: &settings.cluster_dns, cluster_domain: &settings.cluster_domain };
-    let made = dns::resolv_conf(spec, &pod.key.namespace, from);
-    for (reason, text) in &made.warnings {
-        // Without a cluster there is no cluster DNS, and ClusterFirst is the default: that is how it should be on such a node.
-        let level = if *reason == "MissingClusterDNS" { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, "pod={} {reason}: {text}", pod.key);
-    }
-    write(&paths.resolv_conf(&pod.uid), made.resolv.text().as_bytes())
+    Ok(dns::resolv_conf(spec, &pod.key.namespace, from))
+}
+
+/// What is wrong with a pod's resolv.conf, under the kubelet's reasons. Without a cluster there is no cluster DNS, and ClusterFirst is the
+/// default: that is how it should be on such a node.
+pub fn name_service(settings: &Settings, pod: &WantedPod) -> Vec<(&'static str, String)> {
+    let made = pod.object.spec.as_ref().and_then(|spec| resolv(settings, pod, spec).ok());
+    let warnings = made.map(|m| m.warnings).unwrap_or_default();
+    warnings.into_iter().filter(|(reason, _)| *reason != "MissingClusterDNS" || settings.kubeconfig.is_some()).collect()
 }
 
 /// The node's resolver configuration; `None` when the setting names none.

@@ -41,6 +41,7 @@ use crate::sys::pause;
 
 pub use error::SandboxError;
 use error::file;
+pub use files::name_service;
 pub use scan::{Scanned, is_uid, scan, scan_one};
 
 /// /dev/shm of a pod, as containerd's CRI makes it.

@@ -10,7 +10,7 @@ use crate::plan::action::{Action, Answer, Check, Effect, Outcome};
 use crate::plan::world::{State, World};
 use crate::pod::{Kind, Probe, Uid};
 
-/// Upper bounds of the kubelet's buckets, seconds: pod starts, runtime operations (0.005 × 2.5ⁿ), probes.
+/// Upper bounds of the kubelet's buckets: pod starts, runtime operations (0.005 × 2.5ⁿ), probes, all in seconds; containers of a pod.
 const START_S: &[f64] = &[0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0];
 const OPERATION_S: &[f64] = &[
     0.005,
@@ -28,6 +28,7 @@ const OPERATION_S: &[f64] = &[
     298.0232238769531,
     745.0580596923828,
 ];
+const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0];
 const PROBE_S: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// What the loop has done since it began.
@@ -42,6 +43,14 @@ pub struct Counters {
     pub(super) failed_containers: BTreeMap<(&'static str, Rc<str>), u64>,
     pub(super) actions: BTreeMap<&'static str, Tally>,
     pub(super) starts: Histogram,
+    /// Sandboxes by runtime class: how long they took, and how many could not be made.
+    pub(super) sandboxes: BTreeMap<Rc<str>, (Histogram, u64)>,
+    /// Containers of each pod that was begun.
+    pub(super) sizes: Histogram,
+    /// Pods the node did not take, by the kubelet's reason.
+    pub(super) refused: BTreeMap<&'static str, u64>,
+    /// Hooks that were to speak TLS and were run without.
+    pub(super) hooks_in_clear: u64,
     /// By pod, container and probe.
     pub(super) probes: BTreeMap<(Uid, Rc<str>, Probe), Probed>,
 }
@@ -74,12 +83,19 @@ impl Counters {
             failed_containers: BTreeMap::new(),
             actions: BTreeMap::new(),
             starts: Histogram::new(START_S),
+            sandboxes: BTreeMap::new(),
+            sizes: Histogram::new(SIZES),
+            refused: BTreeMap::new(),
+            hooks_in_clear: 0,
             probes: BTreeMap::new(),
         }
     }
 
     /// An action ended: call it after the outcome was applied, so that `world` is what came of it.
     pub fn ended(&mut self, action: &Action, outcome: &Outcome, took: Duration, world: &World, now: Now) {
+        if let Action::CreateSandbox { uid } = action {
+            self.sandbox(uid, outcome, took, world);
+        }
         let (word, operation) = names(action);
         let tally = self.actions.entry(word).or_insert_with(|| Tally { operation, done: 0, failed: 0, took: Histogram::new(OPERATION_S) });
         tally.took.observe(took.as_secs_f64());
@@ -103,6 +119,27 @@ impl Counters {
             (Action::DeleteSandbox { uid, keep: false }, _) => self.probes.retain(|(of, _, _), _| of != uid),
             _ => {}
         }
+    }
+
+    fn sandbox(&mut self, uid: &Uid, outcome: &Outcome, took: Duration, world: &World) {
+        let spec = world.wanted.pods.values().find(|p| p.uid == *uid).and_then(|p| p.object.spec.as_ref());
+        let class = spec.and_then(|s| s.runtime_class_name.as_deref()).unwrap_or_default();
+        let (all, failed) = self.sandboxes.entry(class.into()).or_insert_with(|| (Histogram::new(OPERATION_S), 0));
+        all.observe(took.as_secs_f64());
+        match outcome {
+            Outcome::Done(_) => self.sizes.observe(spec.map_or(0, |s| s.containers.len()) as f64),
+            Outcome::Failed(_) => *failed += 1,
+        }
+    }
+
+    /// A pod is not taken, which was not known.
+    pub fn refused(&mut self, reason: &'static str) {
+        *self.refused.entry(reason).or_default() += 1;
+    }
+
+    /// A hook was run without TLS.
+    pub fn hook_in_clear(&mut self) {
+        self.hooks_in_clear += 1;
     }
 
     fn failed(&mut self, action: &Action, reason: &Rc<str>, world: &World) {

@@ -79,6 +79,11 @@ fn every_page_parses_and_has_the_kubelets_names() {
             ("kubelet_runtime_operations_duration_seconds_bucket{operation_type=\"run_podsandbox\",le=\"0.1953125\"}", 0.0),
             ("kubelet_runtime_operations_duration_seconds_bucket{operation_type=\"run_podsandbox\",le=\"0.48828125\"}", 1.0),
             ("kubelet_pod_start_duration_seconds_count", 0.0),
+            ("kubelet_run_podsandbox_duration_seconds_count{runtime_handler=\"\"}", 1.0),
+            ("kubelet_run_podsandbox_errors_total{runtime_handler=\"\"}", 1.0),
+            ("kubelet_containers_per_pod_count_count", 0.0),
+            ("kubelet_admission_rejections_total{reason=\"NodePorts\"}", 1.0),
+            ("kubelet_lifecycle_handler_http_fallbacks_total", 1.0),
             ("kubelet_container_log_filesystem_used_bytes{container=\"main\",namespace=\"default\",pod=\"web-n1\",uid=\"web-uid\"}", 77.0),
             ("plinth_actions_total{action=\"create_sandbox\",result=\"failed\"}", 1.0),
         ] {

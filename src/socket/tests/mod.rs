@@ -196,6 +196,8 @@ fn counted() -> Counters {
     counters.answered(&check, &Answer::Passed, took);
     counters.answered(&check, &Answer::Passed, took);
     counters.answered(&check, &Answer::Failed("no".into()), took);
+    counters.refused("NodePorts");
+    counters.hook_in_clear();
     let failure = Failure { class: Class::Retry, reason: "CreatePodSandboxError".into(), message: "no".into() };
     let (action, now) = (Action::CreateSandbox { uid: Uid("crash-uid".into()) }, Now { mono: Moment(1), wall: second(1) });
     counters.ended(&action, &Outcome::Failed(failure), Duration::from_millis(250), &World::default(), now);
@@ -240,7 +242,7 @@ fn seen_pod(key: &PodKey, c: SeenContainer) -> SeenPod {
 
 pub fn note(pod: &str, reason: &'static str) -> EventNote {
     let key = PodKey { namespace: "default".into(), name: pod.into() };
-    EventNote { key, uid: Uid("u".into()), container: None, reason, warning: false, message: format!("{reason} it") }
+    EventNote { kind: "Pod", key, uid: Uid("u".into()), container: None, reason, warning: false, message: format!("{reason} it") }
 }
 
 fn files() -> Vec<FileReport> {
