@@ -65,7 +65,10 @@ async fn listen(rt: &Runtime) -> std::io::Result<std::convert::Infallible> {
 
 /// The kubelet's words, if the record says that somebody was killed because the whole machine had no memory left.
 fn of_machine(record: &str) -> Option<String> {
-    let text = record.split_once(';')?.1.strip_prefix("oom-kill:").filter(|t| t.split(',').any(|word| word == "global_oom"))?;
+    let (head, text) = record.split_once(';')?;
+    // What others write there has a facility of theirs beside the level.
+    head.split(',').next()?.parse::<u32>().ok().filter(|priority| *priority < 8)?;
+    let text = text.strip_prefix("oom-kill:").filter(|t| t.split(',').any(|word| word == "global_oom"))?;
     let word = |key: &str| text.trim_end().split(',').find_map(|word| word.strip_prefix(key));
     let victim = word("task=").zip(word("pid=")).map(|(task, pid)| format!(", victim process: {task}, pid: {pid}"));
     Some(format!("System OOM encountered{}", victim.unwrap_or_default()))
@@ -83,6 +86,7 @@ mod tests {
         assert_eq!(super::of_machine(global).as_deref(), Some("System OOM encountered, victim process: stress, pid: 812"));
         let own = "6,1178,318442174,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=c,mems_allowed=0,oom_memcg=/kubepods/podu/c,task_memcg=/kubepods/podu/c,task=sh,pid=9,uid=0\n";
         assert_eq!(super::of_machine(own), None, "a container's own limit is its own affair");
+        assert_eq!(super::of_machine(&global.replacen('6', "14", 1)), None, "not the kernel's own word");
         assert_eq!(super::of_machine("4,1,2,-;oom_reaper: reaped process 812 (stress), now anon-rss:0kB\n"), None);
     }
 

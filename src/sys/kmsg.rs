@@ -36,3 +36,22 @@ impl Kmsg {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_said_from_now_on_is_heard() {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        rt.block_on(async {
+            let Ok(kernel) = Kmsg::open() else { return crate::skip::skip("/dev/kmsg: not to be read here") };
+            let said = format!("plinth's test {} says this\n", std::process::id());
+            let listen = async { while !kernel.next().await.unwrap().contains(said.trim()) {} };
+            let say = async { std::fs::write("/dev/kmsg", &said) };
+            let heard = tokio::time::timeout(std::time::Duration::from_secs(60), async { futures_util::join!(listen, say) });
+            heard.await.unwrap().1.unwrap();
+        });
+    }
+}

@@ -171,6 +171,10 @@ async fn scrape(shared: &Arc<Shared>, node: &str) -> Option<BTreeMap<String, f64
     let response = ask(shared, node, request).await.ok().filter(|r| r.status().is_success())?;
     let text = response.into_body().collect().await.ok()?.to_bytes();
     let text = String::from_utf8(text.to_vec()).ok()?;
-    let samples = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.rsplit_once(' '));
-    Some(samples.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+    // Name and labels, value, and mostly the time it was taken.
+    let sample = |line: &str| {
+        let (series, rest) = line.split_at(line.rfind('}').map_or_else(|| line.find(' '), |at| Some(at + 1))?);
+        Some((series.to_owned(), rest.split_whitespace().next()?.parse().ok()?))
+    };
+    Some(text.lines().filter(|l| !l.starts_with('#')).filter_map(sample).collect())
 }

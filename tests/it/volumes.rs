@@ -93,6 +93,12 @@ fn a_pod_the_node_does_not_take_says_why_and_runs_once_it_can() {
     let reason = |n: &Node, name: &str| n.pod(name).map(|p| p["status"]["reason"].clone());
     n.until("b is refused", 5, |n| reason(n, "b").is_some_and(|r| r == "NodePorts"));
     n.until("win is refused", 5, |n| reason(n, "win").is_some_and(|r| r == "PodOSNotSupported"));
+    let profile = "hostNetwork: true\n  securityContext: {appArmorProfile: {type: Localhost, localhostProfile: plinth-none}}";
+    n.put("confined.yaml", &pod("confined", profile, FOREVER));
+    n.until("a profile nobody has is refused", 5, |n| reason(n, "confined").is_some_and(|r| r == "AppArmor"));
+    let confined = n.pod("confined").unwrap();
+    assert!(confined["status"]["message"].as_str().unwrap().contains("Cannot enforce AppArmor: "), "{confined}");
+    n.remove("confined.yaml");
     let b = n.pod("b").unwrap();
     assert_eq!(b["status"]["phase"], "Failed", "{b}");
     assert!(b["status"]["message"].as_str().unwrap().contains("8099/TCP is held by default/a-it"), "{b}");
