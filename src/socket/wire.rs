@@ -239,7 +239,7 @@ pub struct Decision {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Wait {
-    /// In words for the pod as a whole; `container NAME` for a container.
+    /// In words for the pod as a whole; `container NAME` for a container, `container NAME: its readiness probe` for one that runs.
     pub on: String,
     /// The kubelet's reason, where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -291,7 +291,7 @@ pub struct Attempt {
     /// How it ended, in the kubelet's word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Its last words, or why it could not start.
+    /// Why it was ended or could not start, or its last words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

@@ -27,6 +27,11 @@ impl Node {
     }
 }
 
+/// Ready is who listens there.
+fn listens(port: u16) -> String {
+    format!("readinessProbe:\n  tcpSocket: {{port: {port}}}\n  periodSeconds: 1\n  timeoutSeconds: 20")
+}
+
 fn is_started(n: &Node, pod: &str) -> bool {
     n.pod(pod).is_some_and(|p| container(&p, "c")["started"] == true)
 }
@@ -116,9 +121,8 @@ fn a_startup_probe_gates_what_comes_after_a_sidecar() {
 #[test]
 fn tcp_probes_find_an_open_port_and_a_closed_one() {
     let Some(mut n) = Node::started() else { return };
-    let port = |port: u16| format!("readinessProbe:\n  tcpSocket: {{port: {port}}}\n  periodSeconds: 1");
-    n.put("open.yaml", &probed("open", 3, &port(8123), "httpd -p 8123; trap 'exit 0' TERM; while :; do sleep 0.1; done"));
-    n.put("shut.yaml", &probed("shut", 3, &port(8124), FOREVER));
+    n.put("open.yaml", &probed("open", 3, &listens(8123), "httpd -p 8123; trap 'exit 0' TERM; while :; do sleep 0.1; done"));
+    n.put("shut.yaml", &probed("shut", 3, &listens(8124), FOREVER));
     n.until_ready("open");
     n.until("the closed one is told", 10, |n| n.events_of("shut").contains("connect: connection refused"));
     let why = n.said(&["why", "shut"]);
@@ -262,31 +266,30 @@ fn probes_that_hang_do_not_slow_status_down() {
 #[test]
 fn a_server_that_sends_one_byte_a_second_is_late_and_its_client_restarted() {
     let Some(mut n) = Node::started() else { return };
-    let drips = "nc -ll -p 9003 -e sh -c 'for c in H T T P / 1 . 1; do printf $c; sleep 1; done; sleep 1000'";
-    n.put("server.yaml", &probed("server", 1, "", drips));
+    let drips = "nc -ll -p 9003 -e sh -c 'for c in H T T P / 1 . 1; do printf $c; sleep 1; done'";
+    n.put("server.yaml", &probed("server", 1, &listens(9003), drips));
     n.until_ready("server");
     let probe = "httpGet: {path: /, port: 9003}, periodSeconds: 1, timeoutSeconds: 1, failureThreshold";
     let fields = format!("livenessProbe: {{{probe}: 2}}\nreadinessProbe: {{{probe}: 1}}");
     n.put("slow.yaml", &probed("slow", 1, &fields, FOREVER));
     n.until("it is restarted", 20, |n| n.restarts("slow") >= 1);
+    let late =
+        |kind: &str| format!("{kind} probe failed: Get \"http://127.0.0.1:9003/\": context deadline exceeded (Client.Timeout exceeded");
+    n.until("both are late", 20, |n| ["Liveness", "Readiness"].iter().all(|kind| n.events_of("slow").contains(&late(kind))));
     let events = n.events_of("slow");
-    for kind in ["Liveness", "Readiness"] {
-        let late = format!("{kind} probe failed: Get \"http://127.0.0.1:9003/\": context deadline exceeded (Client.Timeout exceeded");
-        assert!(events.contains(&late), "{events}");
-    }
     assert!(events.contains("Container c failed liveness probe, will be restarted"), "{events}");
-    n.until("and waits for the next time, unready", 20, |n| {
-        n.pod("slow").is_some_and(|p| container(&p, "c")["state"]["waiting"]["reason"] == "CrashLoopBackOff" && !condition(&p, "Ready"))
+    n.until("it waits for the next time, unready, and why is told", 30, |n| {
+        let why = n.said_or_nothing(&["why", "slow"]);
+        let told = why.contains("CrashLoopBackOff") && why.contains(": Liveness probe failed: Get \"http://127.0.0.1:9003/\": context");
+        told && n.pod("slow").is_some_and(|p| !condition(&p, "Ready"))
     });
-    let why = n.said(&["why", "slow"]);
-    assert!(why.contains("CrashLoopBackOff") && why.contains(": Liveness probe failed: Get \"http://127.0.0.1:9003/\": context"), "{why}");
     n.shutdown();
 }
 
 #[test]
 fn a_hook_over_https_that_is_answered_in_clear_is_asked_again_in_clear() {
     let Some(mut n) = Node::started() else { return };
-    n.put("server.yaml", &probed("server", 1, "", "exec httpd -f -vv -p 8449 -h /tmp"));
+    n.put("server.yaml", &probed("server", 1, &listens(8449), "exec httpd -f -vv -p 8449 -h /tmp"));
     n.until_ready("server");
     // Whatever is answered is good enough for a hook.
     let hook = "lifecycle: {postStart: {httpGet: {scheme: HTTPS, host: 127.0.0.1, port: 8449, path: /hook}}}";
