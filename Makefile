@@ -17,7 +17,7 @@ demo: build $(cache)/sid $(cache)/busybox.tar $(if $(CLUSTER),$(cache)/kubectl) 
 	$(if $(CLUSTER),cargo build --locked --example apiserver)
 	@$(if $(CLUSTER),images/demo-cluster.sh,images/demo.sh) $(release) $(cache)/sid $(if $(CLUSTER),$(cache)/kubectl target/debug/examples/apiserver,$(if $(KEEP),--keep))
 
-test: $(cache)/sid $(cache)/trixie $(cache)/bookworm $(cache)/kubectl $(cache)/etcd $(cache)/registry $(cache)/busybox.tar ## every test but the boots in QEMU, and what was skipped
+test: $(cache)/sid $(cache)/trixie $(cache)/bookworm $(cache)/kubectl $(cache)/etcd $(cache)/registry $(cache)/busybox.tar ## every test, and what was skipped; BOOT="day fails": of the boots in QEMU only those with such words in their names
 	@tests/run.sh
 
 sim: ## N seeds of the simulation: make sim N=10000

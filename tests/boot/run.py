@@ -10,6 +10,8 @@ import concurrent.futures, os, pathlib, shutil, subprocess, sys, tempfile, time
 import cuts, everyday, faults, limits, state
 from machine import Failed, Machine
 
+# That many that fail are tried once more.
+AGAIN = 2
 # The longest first: the last ones to end are short.
 TESTS = [*cuts.TESTS, *faults.TESTS, *everyday.TESTS, *limits.TESTS, *state.TESTS]
 
@@ -34,8 +36,14 @@ def main(out, *parts):
     tests = [t for t in TESTS if not parts or any(p in t.__name__ for p in parts)]
     lanes, began = int(os.environ.get("LANES") or max(1, (os.cpu_count() or 1) // Machine.processors())), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(lanes) as pool:
-        failed = [t.__name__ for t, held in zip(tests, pool.map(lambda t: run(t, out), tests)) if not held]
-    print(f"boot: {len(tests) - len(failed)} of {len(tests)} hold, {time.monotonic() - began:.0f} s, {lanes} machines at a time {' '.join(failed)}")
+        failed = [t for t, held in zip(tests, pool.map(lambda t: run(t, out), tests)) if not held]
+    # As `make test` has it for the others: one that met a loaded machine holds alone, and is named as a thing to mend.
+    once = [t for t in failed if len(failed) <= AGAIN and run(t, out)]
+    failed = [t for t in failed if t not in once]
+    names = lambda some: " ".join(t.__name__ for t in some)
+    print(f"boot: {len(tests) - len(failed)} of {len(tests)} hold, {time.monotonic() - began:.0f} s, {lanes} machines at a time {names(failed)}")
+    if once:
+        print(f"boot: failed once, then held alone: {names(once)}")
     sys.exit(bool(failed))
 
 
