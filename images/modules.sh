@@ -18,8 +18,8 @@ ordered() {
   done | awk '!seen[$0]++'
 }
 # Their signatures go: root and initrd are verified as a whole, and checking each module again is most of the time of loading it. So do the
-# names of their inner functions and the tables by which a backtrace leads through them, which the kernel sorts anew at each boot: half of
-# the rest. A kernel under Secure Boot's lockdown wants the signatures: SIGNED=1 leaves all of it.
+# names of their inner functions and the tables by which a backtrace leads through them, which the kernel sorts anew at each boot: four
+# tenths of the rest. A kernel under Secure Boot's lockdown wants the signatures: SIGNED=1 leaves all of it.
 unpack() {
   mkdir -p "$(dirname "$2")"
   xz -dc "$kernel/usr/lib/modules/$release/$1.xz" >"$2"

@@ -27,7 +27,10 @@ pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, mut http: HttpR
     let (head, body) = http.into_parts();
     let method = head.method.clone();
     let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    // A client that goes away in the middle has asked for nothing.
+    let Ok(body) = body.collect().await.map(|b| b.to_bytes()) else {
+        return Ok(reply(400, &failure(400, "BadRequest", "unexpected EOF", &Value::Null)));
+    };
     // `kubectl certificate` speaks protobuf, of which one word is needed.
     let says = |word: &str| body.starts_with(b"k8s\0") && body.windows(word.len()).any(|w| w == word.as_bytes());
     let body: Value = match ["Approved", "Denied"].into_iter().find(|word| says(word)) {
