@@ -9,6 +9,7 @@ mod tree;
 
 use std::borrow::Cow;
 
+use caps::MAX_LINES;
 pub use caps::{Budget, Fault, MAX_BYTES, MAX_DEPTH, too_deep};
 pub use tree::{Pair, last_wins};
 
@@ -50,11 +51,19 @@ pub fn read(bytes: &[u8]) -> Documents {
         }
         return out;
     }
-    match known_directives(&text) {
+    match not_too_long(&text).and_then(|()| known_directives(&text)) {
         Ok(()) => tree::read(&text, &mut out),
         Err(fault) => out.errors.push(fault.place.finding("", fault.message)),
     }
     out
+}
+
+fn not_too_long(text: &str) -> Result<(), Fault> {
+    if memchr::memchr2_iter(b'\n', b'\r', text.as_bytes()).count() <= MAX_LINES {
+        return Ok(());
+    }
+    let place = Place { line: u32::try_from(MAX_LINES).unwrap_or(u32::MAX), column: 1 };
+    Err(Fault { message: format!("more than {MAX_LINES} lines in one file: not a manifest; split it"), place })
 }
 
 /// What may stand before the first document: Kubernetes reads YAML 1.1 and knows `%TAG`.
@@ -105,7 +114,10 @@ fn place_after(text: &str) -> Place {
 /// go-yaml's "control characters are not allowed".
 fn no_controls(text: &str) -> Result<(), Fault> {
     let bad = |c: char| matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{80}'..='\u{84}' | '\u{86}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}');
-    match text.char_indices().find(|(_, c)| bad(*c)) {
+    // Only what begins with one of these bytes can be one: a large text is looked at by the byte.
+    let suspect = |b: u8| matches!(b, 0..=8 | 0xb | 0xc | 0xe..=0x1f | 0x7f | 0xc2 | 0xef);
+    let suspects = text.as_bytes().iter().enumerate().filter(|(_, b)| suspect(**b));
+    match suspects.filter_map(|(at, _)| Some((at, older::char_at(text, at)?))).find(|(_, c)| bad(*c)) {
         None => Ok(()),
         Some((at, c)) => {
             let message = format!("control character {c:?} is not allowed in YAML");

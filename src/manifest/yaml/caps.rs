@@ -8,6 +8,8 @@ pub const MAX_BYTES: usize = 10 << 20;
 pub const MAX_DEPTH: usize = 100;
 /// Most values of a file, aliases expanded: 40 times the largest Pod the API would store, and 10 MB of tree.
 const MAX_VALUES: usize = 100_000;
+/// Most lines of a YAML file: the reader takes its time for each, be it a comment or the rest of a quoted text, and ten MiB hold five million.
+pub const MAX_LINES: usize = 400_000;
 /// Most documents of a file: every one is a pod, and a node runs some hundred.
 pub const MAX_DOCUMENTS: usize = 1000;
 /// Most broken documents told of.

@@ -22,7 +22,10 @@ pub struct Older<'a> {
 
 impl<'a> Older<'a> {
     pub fn new(text: &'a str) -> Self {
-        let mut breaks: Vec<usize> = text.match_indices(['\u{85}', '\u{2028}', '\u{2029}']).map(|(at, _)| at).collect();
+        // By their first bytes: a text is large and seldom has one.
+        let begins = memchr::memchr2_iter(0xc2, 0xe2, text.as_bytes());
+        let is_break = |at: &usize| matches!(char_at(text, *at), Some('\u{85}' | '\u{2028}' | '\u{2029}'));
+        let mut breaks: Vec<usize> = begins.filter(is_break).collect();
         breaks.reverse();
         Older { text, breaks, flow: 0, end: 0, scalar: None }
     }
@@ -100,6 +103,11 @@ impl<'a> Older<'a> {
         let line = before.rsplit('\n').next().unwrap_or_default();
         begins && line.contains('\t') && !line.starts_with("---") && line.trim_matches([' ', '\t', '-', '?']).is_empty()
     }
+}
+
+/// The character that begins there.
+pub fn char_at(text: &str, at: usize) -> Option<char> {
+    text.get(at..)?.chars().next()
 }
 
 /// Whether a quoted text escapes such a character.
