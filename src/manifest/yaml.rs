@@ -145,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_too_many_lines_is_no_manifest_and_characters_of_other_line_ends_do_not_count() {
+        let read = |text: &str| super::read(text.as_bytes()).errors.first().map(|e| (e.message.clone(), e.line));
+        let (message, line) = read(&"#\n".repeat(MAX_LINES + 1)).unwrap();
+        assert_eq!(message, "more than 400000 lines in one file: not a manifest; split it");
+        assert_eq!(line as usize, MAX_LINES);
+        assert_eq!(read(&("#\n".repeat(MAX_LINES - 1) + "a: \"x\u{2028}\"\n")), None);
+    }
+
+    #[test]
     fn every_value_has_its_place() {
         let node = root("a:\n  - b: 1\n    ä: [x, {k: z}]\n");
         let at = |path| (node.locate(path).line, node.locate(path).column);
