@@ -36,7 +36,7 @@
 //!
 //! ## Rooms
 //!
-//! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity`, `hex`, `dial`, `spdy` know nobody, `session` only `pod`, `watch` only `sys` and
+//! Import rule (`tests/imports.rs` checks it): `sys`, `clock`, `pod`, `quantity`, `hex`, `dial`, `spdy` know nobody, `shim` only `sys` and `hex`, `session` only `pod`, `watch` only `sys` and
 //! `clock`; `plan` may use `pod`, `clock`; `manifest`, `runtime`, `cluster`, `socket` may use those and `plan`'s types, never one another; `kubelet`, which
 //! gives others the socket's answers, may use `socket`; `run`, `cli` and `main` may use everything. Unsafe code stands in `sys` alone. One thread, always: nothing here uses a blocking pool, a child's blocking wait, or the resolver of libc.
 //!
@@ -73,6 +73,7 @@ pub mod run;
 pub mod runtime;
 pub mod session;
 pub mod settings;
+pub mod shim;
 pub mod socket;
 pub mod spdy;
 pub mod sys;

@@ -6,6 +6,9 @@ fn main() -> ExitCode {
     if plinth::sys::pause::is_asked() {
         plinth::sys::pause::run();
     }
+    if plinth::shim::is_asked() {
+        return plinth::shim::run();
+    }
     let mut args = Vec::new();
     for arg in std::env::args_os().skip(1) {
         match arg.into_string() {

@@ -14,11 +14,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("quantity", &[]),
     ("hex", &[]),
     ("dial", &[]),
+    ("shim", &["hex", "sys"]),
     ("session", &["pod"]),
     ("watch", &["sys", "clock"]),
     ("plan", &["pod", "clock", "quantity"]),
     ("manifest", &["hex", "watch", "dial", "sys", "clock", "pod", "quantity", "plan", "settings"]),
-    ("runtime", &["hex", "watch", "dial", "sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
+    ("runtime", &["hex", "shim", "watch", "dial", "sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     ("socket", &["sys", "clock", "pod", "quantity", "session", "plan", "settings"]),
     // It gives others the socket's answers.
     ("kubelet", &["hex", "clock", "plan", "pod", "session", "settings", "socket", "spdy"]),

@@ -22,6 +22,7 @@ use tonic::{Code, Streaming};
 use super::client::{Client, Tried};
 use super::error::{Error, Result, Said, chain};
 use super::place::Place;
+use super::stand_in::stand_in;
 use super::{Linked, Runtime};
 use crate::clock;
 use crate::plan::action::Event;
@@ -108,7 +109,8 @@ async fn open(rt: &Rc<Runtime>) -> Result<(Client, Streaming<Envelope>)> {
             "containerd {version} ignores registry hosts directories: no mirrors, no plain-http registries, no own CA; 2.0 or newer has them"
         );
     }
-    rt.link.replace(Some(Linked { client: client.clone(), version: version.into(), place, hosts: age == Age::Current }));
+    let stand_in = if age == Age::Current { stand_in(&client, &settings.run_dir).await? } else { None };
+    rt.link.replace(Some(Linked { client: client.clone(), version: version.into(), place, stand_in, hosts: age == Age::Current }));
     rt.tell_linked();
     Ok((client, events))
 }

@@ -7,6 +7,7 @@
 //! - `events`: the link, and who says that something ended; `silence`: that containerd hangs
 //! - `observe`: what is there; `labels`: what is written on it
 //! - `image`: images, pulled, or imported from `archives`, each an `archive`; `image_mount`: as volumes; `collect`: removed
+//! - `stand_in`: this program in place of the shim's
 //! - `task`: containers, from record to deletion; `specify`, `users`, `apparmor`, `message`, `starved`, `orphans`: what it asks
 //!   of the host
 //! - `probe`: how containers are, and their hooks; `session`: commands and terminals held from outside; `exec`: what both stand on
@@ -48,6 +49,7 @@ pub mod sandbox;
 mod session;
 pub mod silence;
 mod specify;
+pub mod stand_in;
 mod starved;
 mod task;
 mod transfer;
@@ -134,6 +136,8 @@ struct Linked {
     client: Client,
     version: Rc<str>,
     place: Place,
+    /// What containerd calls in place of its runc shim's program, if it can.
+    stand_in: Option<Rc<str>>,
     /// 2.0 or newer: transfers honour a registry hosts directory.
     hosts: bool,
 }

@@ -3,7 +3,7 @@
 //! One thread, so no tokio::process (its reaper) and no SIGCHLD: a child's end is its pidfd becoming readable. Whoever
 //! starts a child here also reaps it; nobody may call wait(-1) in this process. Never runs a shell.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -113,9 +113,7 @@ pub struct Output {
 impl Exec<'_> {
     /// Runs it. The end of the child ends the wait, not the end of its pipes: a grandchild that holds them costs nothing.
     pub async fn run(&self) -> io::Result<Output> {
-        let stdin = memfd_create(c"stdin", MemfdFlags::CLOEXEC)?;
-        write_all(&stdin, self.stdin)?;
-        seek(&stdin, SeekFrom::Start(0))?;
+        let stdin = memory(self.stdin)?;
         let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC)?;
         let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut child = spawn(self, [&stdin, &out_write, &err_write].into_iter().chain(self.hold))?;
@@ -139,10 +137,19 @@ impl Exec<'_> {
 
 /// Starts a program in a process group of its own, with default signals and these as its stdin, stdout, stderr and so on.
 fn spawn<'f>(exec: &Exec<'_>, fds: impl Iterator<Item = &'f OwnedFd>) -> io::Result<Child> {
-    let path = c_path(exec.program)?;
-    let args: Vec<CString> =
-        std::iter::once(Ok(path.clone())).chain(exec.args.iter().map(|a| CString::new(*a))).collect::<Result<_, _>>()?;
-    let env: Vec<CString> = exec.env.iter().map(|(k, v)| CString::new(format!("{k}={v}"))).collect::<Result<_, _>>()?;
+    Child::adopt(leave(exec.program, exec.args, exec.env.iter().map(|(k, v)| (k.into(), v.into())), fds)?, true)
+}
+
+/// The same for a program that outlives this one: nobody waits for it here.
+pub fn leave<'f>(
+    program: &Path,
+    args: &[&str],
+    env: impl Iterator<Item = (OsString, OsString)>,
+    fds: impl IntoIterator<Item = &'f OwnedFd>,
+) -> io::Result<Pid> {
+    let path = c_path(program)?;
+    let args: Vec<CString> = std::iter::once(Ok(path.clone())).chain(args.iter().map(|a| CString::new(*a))).collect::<Result<_, _>>()?;
+    let env: Vec<CString> = env.map(|(k, v)| CString::new([k.as_bytes(), b"=", v.as_bytes()].concat())).collect::<Result<_, _>>()?;
     let mut actions = PosixSpawnFileActions::init()?;
     for (at, fd) in (0..).zip(fds) {
         // In order, so no source is overwritten before its turn: 0 to 2 are always open here, ours lie above. Onto itself clears close-on-exec.
@@ -156,8 +163,15 @@ fn spawn<'f>(exec: &Exec<'_>, fds: impl Iterator<Item = &'f OwnedFd>) -> io::Res
     let flags = PosixSpawnFlags::POSIX_SPAWN_SETPGROUP | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
     attr.set_flags(flags)?;
     let pid = posix_spawn(path.as_c_str(), &actions, &attr, &args, &env)?;
-    let pid = Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
-    Child::adopt(pid, true)
+    Ok(Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?)
+}
+
+/// A file of memory to be read from its beginning.
+pub fn memory(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = memfd_create(c"stdin", MemfdFlags::CLOEXEC)?;
+    write_all(&fd, bytes)?;
+    seek(&fd, SeekFrom::Start(0))?;
+    Ok(fd)
 }
 
 /// Writes all of it to a regular or memory file.

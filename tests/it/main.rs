@@ -24,5 +24,6 @@ mod probes;
 mod restarts;
 mod service;
 mod sessions;
+mod stand_in;
 mod url;
 mod volumes;

@@ -8,6 +8,7 @@ use prost_types::Any;
 use crate::pod::WantedPod;
 use crate::runtime::Runtime;
 use crate::runtime::error::{Error, Result};
+use crate::runtime::stand_in::SHIM;
 use crate::settings::RuntimeClass;
 
 /// `containerd.runc.v1.Options`, as far as it is used.
@@ -36,7 +37,9 @@ impl Runtime {
                 .get(name)
                 .ok_or_else(|| Error::Refused(format!("find RuntimeClass `{name}`: the setting runtimeClasses does not have it")))?,
         };
-        let shim = class.shim.clone().unwrap_or_else(|| settings.shim.clone());
+        let shim = class.shim.as_ref().unwrap_or(&settings.shim);
+        let stand_in = self.link.borrow().as_ref().and_then(|l| l.stand_in.clone()).filter(|_| shim == SHIM);
+        let shim = stand_in.map_or_else(|| shim.clone(), |path| path.to_string());
         let options = RuncOptions {
             binary_name: class.oci_runtime.clone().unwrap_or_else(|| settings.oci_runtime.clone()),
             // runc's own default is one directory for the whole host, whoever calls it: two containerds would collide.

@@ -1,0 +1,157 @@
+//! The two short calls that containerd makes of its runc shim's program for every container, answered by this program in its place.
+//!
+//! ```text
+//!  containerd ── start ──> here ── starts ──> containerd-shim-runc-v2, which stays and has the containers of a pod
+//!             ── delete ─> here               (nothing is started)
+//! ```
+//! containerd runs `PROGRAM … start` before the first word to a container's shim, and `PROGRAM … delete` after its last. Of the Go program
+//! each takes 12 ms before it does anything; here each is done within two. The shim that stays, and with it all that a container is, remains
+//! containerd's own. What is not exactly as containerd 2.0 to 2.2 asks it (another version, other options, a container that was not
+//! ended in order) is handed to the shim's own program, unanswered.
+//!
+//! `runtime::stand_in` decides whether containerd is told of this program; it knows it by a link of the shim's own name.
+
+mod delete;
+mod start;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use crate::sys::spawn;
+
+/// The program that is stood in for.
+pub const PROGRAM: &str = "containerd-shim-runc-v2";
+/// What containerd says on standard input is some hundred bytes.
+const INPUT_BYTES: u64 = 1 << 20;
+
+/// One call, as containerd writes it on a command line.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Call {
+    namespace: String,
+    /// containerd's socket.
+    address: String,
+    id: String,
+    bundle: String,
+    action: String,
+}
+
+/// Whether this process was started to be one.
+pub fn is_asked() -> bool {
+    std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new(PROGRAM)))
+}
+
+/// Answers one call.
+pub fn run() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let containerd = value(&args, "-publish-binary").map(PathBuf::from).or_else(caller);
+    let Some(program) = containerd.as_deref().and_then(beside) else {
+        eprintln!("plinth: find {PROGRAM}: it is not beside containerd");
+        return ExitCode::FAILURE;
+    };
+    let mut input = Vec::new();
+    let answer = match call(&args) {
+        Some(call) if call.action == "start" => {
+            let read = std::io::stdin().take(INPUT_BYTES).read_to_end(&mut input);
+            read.ok().and_then(|_| start::start(&call, &input, &program))
+        }
+        Some(call) if call.action == "delete" => delete::delete(&call),
+        _ => None,
+    };
+    match answer {
+        Some(answer) => std::io::stdout().write_all(&answer).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+        None => hand_over(&program, &args, &input),
+    }
+}
+
+/// The shim's program of the same installation as this containerd.
+pub fn beside(containerd: &Path) -> Option<PathBuf> {
+    containerd.is_absolute().then(|| containerd.with_file_name(PROGRAM))
+}
+
+/// Becomes the shim's own program, which has yet to hear what was heard here.
+fn hand_over(program: &Path, args: &[OsString], input: &[u8]) -> ExitCode {
+    let mut command = Command::new(program);
+    command.args(args);
+    if !input.is_empty() {
+        match spawn::memory(input) {
+            Ok(input) => drop(command.stdin(input)),
+            Err(e) => eprintln!("plinth: hand over to {}: {e}", program.display()),
+        }
+    }
+    eprintln!("plinth: start {}: {}", program.display(), command.exec());
+    ExitCode::FAILURE
+}
+
+/// Who called.
+fn caller() -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{}/exe", std::os::unix::process::parent_id())).ok()
+}
+
+fn value(args: &[OsString], flag: &str) -> Option<OsString> {
+    args.iter().skip_while(|a| *a != flag).nth(1).cloned()
+}
+
+/// A call of nothing but what is known here.
+fn call(args: &[OsString]) -> Option<Call> {
+    let mut call = Call::default();
+    let mut words = args.iter().map(|a| a.to_str());
+    while let Some(word) = words.next() {
+        let into = match word? {
+            "-namespace" => &mut call.namespace,
+            "-address" => &mut call.address,
+            "-id" => &mut call.id,
+            "-bundle" => &mut call.bundle,
+            "-publish-binary" => {
+                words.next()?;
+                continue;
+            }
+            action if action.starts_with('-') => return None,
+            action => {
+                call.action = action.to_owned();
+                // Whatever follows is not known here.
+                return words.next().is_none().then_some(call);
+            }
+        };
+        *into = words.next()??.to_owned();
+    }
+    None
+}
+
+/// A name that is one part of a path.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text != "." && text != ".." && !text.contains('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Option<Call> {
+        call(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn containerds_calls_are_read_and_others_are_not() {
+        let line = "-namespace plinth -address /run/c.sock -publish-binary /usr/bin/containerd -id web-1 -bundle /b/web-1 delete";
+        let expected = Call {
+            namespace: "plinth".into(),
+            address: "/run/c.sock".into(),
+            id: "web-1".into(),
+            bundle: "/b/web-1".into(),
+            action: "delete".into(),
+        };
+        assert_eq!(read(line), Some(expected));
+        for other in ["-v", "-info", "-namespace plinth -debug -id a start", "-namespace", "-id a start now", "-id=a start", ""] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_shims_program_is_the_one_beside_containerd() {
+        assert_eq!(beside(Path::new("/usr/bin/containerd")), Some(PathBuf::from("/usr/bin/containerd-shim-runc-v2")));
+        assert_eq!(beside(Path::new("containerd")), None);
+    }
+}

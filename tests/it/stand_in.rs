@@ -1,0 +1,117 @@
+//! plinth in place of its runc shim's program: for what containerd asks of every container, and for no more.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use crate::node::{FOREVER, IMAGE, Node, can_run_on, container, script};
+
+/// Beside containerd, a program that writes down what it is called for before it becomes the shim's own.
+fn counting(extra: &[&str]) -> Option<Node> {
+    if !can_run_on("sid") {
+        return None;
+    }
+    let n = Node::with("sid", extra);
+    n.containerd("kill");
+    let (own, bin) = (n.dir.join("own"), n.dir.join("own/usr/bin"));
+    let suite = fs::canonicalize(n.dir.join("containerd")).unwrap().join("usr/bin");
+    fs::create_dir_all(&bin).unwrap();
+    for program in ["containerd", "ctr"] {
+        fs::copy(suite.join(program), bin.join(program)).unwrap();
+    }
+    let (shim, real) = (bin.join(PROGRAM), suite.join(PROGRAM));
+    fs::write(&shim, format!("#!/bin/sh\necho \"$*\" >>{}\nexec {} \"$@\"\n", calls(&n).display(), real.display())).unwrap();
+    fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(calls(&n), "").unwrap();
+    fs::remove_file(n.dir.join("containerd")).unwrap();
+    std::os::unix::fs::symlink(own, n.dir.join("containerd")).unwrap();
+    n.containerd("start");
+    Some(n)
+}
+
+const PROGRAM: &str = "containerd-shim-runc-v2";
+
+fn calls(n: &Node) -> std::path::PathBuf {
+    n.dir.join("work/calls")
+}
+
+/// How often it was called to `start`, to `delete`, and to stay.
+fn called(n: &Node) -> (usize, usize, usize) {
+    let text = fs::read_to_string(calls(n)).unwrap();
+    let of = |verb: &str| text.lines().filter(|l| l.ends_with(verb)).count();
+    let (start, delete) = (of(" start"), of(" delete"));
+    (start, delete, text.lines().count() - start - delete)
+}
+
+#[test]
+fn of_the_shims_program_only_what_stays_is_started_one_a_pod() {
+    let Some(mut n) = counting(&[]) else { return };
+    n.start();
+    n.put(
+        "two.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: two}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 1\n  initContainers:\n  - {{name: i, image: \"{IMAGE}\", command: [\"true\"]}}\n  containers:\n  - {{name: c, image: \"{IMAGE}\", command: [sh, -c, \"{FOREVER}\"]}}\n  - {{name: d, image: \"{IMAGE}\", command: [sh, -c, \"sleep 1; exit 3\"]}}\n"
+        ),
+    );
+    n.until("one container of the pod was restarted", 30, |n| n.restarts("two") > 0 && n.ready("two"));
+    assert_eq!(called(&n), (0, 0, 1), "{}", fs::read_to_string(calls(&n)).unwrap());
+    assert_eq!(container(&n.pod("two").unwrap(), "d")["lastState"]["terminated"]["exitCode"], 3);
+    let records = n.ctr(&["containers", "list"]);
+    assert!(records.contains(&n.path(&format!("run/{PROGRAM}"))), "{records}");
+
+    n.containerd("kill");
+    n.containerd("start");
+    n.put("one.yaml", &script("one", FOREVER));
+    n.until_ready("one");
+    n.remove("two.yaml");
+    n.remove("one.yaml");
+    n.until("both are gone", 30, |n| n.gone("two") && n.gone("one"));
+    assert_eq!(called(&n), (0, 0, 2), "{}", fs::read_to_string(calls(&n)).unwrap());
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
+fn what_a_killed_shim_leaves_is_the_shims_own_to_remove() {
+    let Some(mut n) = counting(&[]) else { return };
+    n.start();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    let shim = n.exec(&["pgrep", "-f", &format!("^[^ ]*{PROGRAM} .*-address {}", n.path("containerd.sock"))]);
+    assert_eq!(shim.lines().count(), 1, "{shim}");
+    assert!(Command::new("kill").args(["-s", "KILL", shim.trim()]).status().unwrap().success());
+    n.until("it runs again", 30, |n| n.restarts("a") == 1 && n.ready("a"));
+    assert_eq!(called(&n), (0, 1, 2), "{}", fs::read_to_string(calls(&n)).unwrap());
+    assert_eq!(container(&n.pod("a").unwrap(), "c")["lastState"]["terminated"]["exitCode"], 137);
+    n.shutdown();
+}
+
+#[test]
+fn a_shim_that_somebody_chose_is_called_as_ever() {
+    let Some(mut n) = counting(&[]) else { return };
+    n.extra.push(format!("shim={}", n.path(&format!("own/usr/bin/{PROGRAM}"))));
+    n.start();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    n.remove("a.yaml");
+    n.until("it is gone", 30, |n| n.gone("a"));
+    // What stays it starts by where it is itself.
+    assert_eq!(called(&n), (1, 1, 0), "{}", fs::read_to_string(calls(&n)).unwrap());
+    n.shutdown();
+}
+
+#[test]
+fn a_shim_that_comes_first_in_containerds_path_is_called_as_ever() {
+    let Some(mut n) = counting(&[]) else { return };
+    // The containerd of the suite finds the counting program by its PATH, and has another one beside itself.
+    n.containerd("kill");
+    let suite = crate::node::cache().join("sid/usr/bin");
+    fs::remove_file(n.dir.join("own/usr/bin/containerd")).unwrap();
+    std::os::unix::fs::symlink(suite.join("containerd"), n.dir.join("own/usr/bin/containerd")).unwrap();
+    n.containerd("start");
+    n.start();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    assert_eq!(called(&n), (1, 0, 0), "{}", fs::read_to_string(calls(&n)).unwrap());
+    n.shutdown();
+}
