@@ -67,6 +67,19 @@ fn add_from_folder(list: &mut Value, path: &Path) {
     }
 }
 
+/// The list without plugins that would do nothing for a pod with these capabilities: portmap, where there is no port to map. It answers
+/// what it was told then, but a process at each ADD it is all the same, and at each DEL it looks through the rules of all pods.
+pub fn without_idle(mut list: Value, capabilities: &Map<String, Value>) -> Value {
+    if !capabilities.contains_key("portMappings")
+        && let Some(plugins) = list.get_mut("plugins").and_then(Value::as_array_mut)
+    {
+        let mut first = true;
+        // In front there is no result yet that it could pass on.
+        plugins.retain(|p| std::mem::take(&mut first) || kind(p) != "portmap");
+    }
+    list
+}
+
 /// What one plugin reads: its own part, the network's name and version, the result before it, and the capabilities it says it has.
 pub fn for_plugin(made: &Attachment, plugin: &Value, prev: Option<&Value>) -> Value {
     let mut conf = plugin.as_object().cloned().unwrap_or_default();
@@ -181,6 +194,20 @@ mod tests {
             { "hostPort": 8083, "containerPort": 83, "protocol": "tcp" }]);
         assert_eq!(portmap["runtimeConfig"], json!({ "portMappings": ports }));
         assert_eq!(portmap["prevResult"], json!({ "ips": [] }));
+    }
+
+    #[test]
+    fn a_plugin_that_maps_ports_is_not_asked_for_a_pod_without_any() {
+        let list = json!({ "name": "n", "plugins": [{ "type": "bridge" }, { "type": "portmap" }, { "type": "bandwidth" }] });
+        let (none, some) = (Map::new(), Map::from_iter([("portMappings".to_owned(), json!([{}]))]));
+        let kinds = |list: Value, with| {
+            let list = without_idle(list, with);
+            list["plugins"].as_array().unwrap().iter().map(|p| kind(p).to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(list.clone(), &none), ["bridge", "bandwidth"]);
+        assert_eq!(kinds(list, &some), ["bridge", "portmap", "bandwidth"]);
+        assert_eq!(kinds(json!({ "plugins": [{ "type": "portmap" }] }), &none), ["portmap"]);
+        assert_eq!(without_idle(json!({}), &none), json!({}));
     }
 
     #[test]

@@ -101,9 +101,10 @@ pub async fn attach(settings: &Settings, paths: &Paths, pod: &WantedPod, group: 
     if let Some(known) = cache::of(&dir, &pod.uid).into_iter().find(|a| a.result.is_some()) {
         return Ok(addresses(known.result.as_ref()));
     }
-    let list = conf::first(&settings.cni_conf_dir)?;
+    let capabilities = conf::capabilities(pod, group);
+    let list = conf::without_idle(conf::first(&settings.cni_conf_dir)?, &capabilities);
     let netns = paths.namespace(&pod.uid, "net");
-    let mut made = Attachment::new(&list, pod, &netns, conf::capabilities(pod, group));
+    let mut made = Attachment::new(&list, pod, &netns, capabilities);
     made.save(&dir)?;
     match add(settings, &made, lock).await {
         Ok(result) => {
