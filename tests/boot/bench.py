@@ -13,6 +13,8 @@ BOOTS, IDLE = int(os.environ.get("BOOTS") or 3), int(os.environ.get("IDLE") or 6
 # One of the demo's pods counts, to its log and its volume: not idle.
 MASK = "mkdir -p /etc/plinth/manifests && ln -s /dev/null /etc/plinth/manifests/20-pair.yaml"
 # Field 7 of a disk's statistics: sectors of 512 bytes written; and who has written, by name.
+LOOK = "awk '{ print $7 }' /sys/block/vda/stat"
+QUIET = f"sync; {LOOK}; sleep 15; {LOOK}"
 WROTE = """look() { awk '{ print $7 }' /sys/block/vda/stat; }
 who() { for p in /proc/[0-9]*; do echo "$(cat $p/comm 2>/dev/null) $(sed -n 's/^write_bytes: //p' $p/io 2>/dev/null)"; done | sort; }
 sync; who >/run/before; a=$(look); sleep %d; b=$(look); who >/run/after; echo "$a $b"; diff /run/before /run/after | sed -n 's/^+\([^+]\)/\1/p'"""
@@ -41,8 +43,8 @@ def idle(m):
         memory = memory_mib(power)
         power.said(MASK)
         power.until("the pod that counts is gone", 120, lambda: "pair" not in power.pods())
-        # What a boot leaves to do is done within the journal's commit interval.
-        power.said("sync; sleep 15", 60)
+        # What a boot and a pod's end leave to do takes as long as the machine is slow: three commit intervals of the journal without a write.
+        power.until("what a boot leaves to write is written", 120, lambda: len(set(power.said(QUIET, 60).split())) == 1)
         first, *who = power.said(WROTE % IDLE, IDLE + 120).splitlines()
         a, b = map(int, first.split())
         return memory, (b - a) * 512, who
