@@ -8,13 +8,8 @@ list=$(realpath "${1:?list}") dir=$(realpath -m "${2:?directory}")
 wanted=$(sed 's/#.*//' "$list" | awk 'NF { print $1, $2 }' | LC_ALL=C sort -u)
 [ "$(cat "$dir/wanted" 2>/dev/null)" != "$wanted" ] || exit 0
 
-IFS='|' read -r mirror keyring < <(apt-get indextargets --format '$(LABEL)|$(COMPONENT)|$(REPO_URI)|$(SIGNED_BY)' 'Created-By: Packages' |
-  awk -F'|' '$1 == "Debian" && $2 == "main" { print $3 "|" $4; exit }') || true
-if [ -z "${mirror:-}" ]; then
-  echo "fetch.sh: find a Debian mirror in apt's configuration: no index has label Debian and component main; run apt-get update first" >&2
-  exit 1
-fi
-case ${keyring:-} in /*) ;; *) keyring=/usr/share/keyrings/debian-archive-keyring.gpg ;; esac
+found=$("$(dirname "$0")/mirror.sh")
+read -r mirror keyring _ <<<"$found"
 
 rm -rf "$dir"
 mkdir -p "$dir"/apt/{lists/partial,cache/archives/partial} "$dir/deb"

@@ -6,14 +6,9 @@ set -euo pipefail
 package=${1:?package} suite=${2:?suite} dir=${3:?directory}
 [ -d "$dir/usr" ] && exit 0
 
-IFS='|' read -r mirror keyring own < <(apt-get indextargets --format '$(LABEL)|$(COMPONENT)|$(REPO_URI)|$(SIGNED_BY)|$(RELEASE)' 'Created-By: Packages' |
-  awk -F'|' '$1 == "Debian" && $2 == "main" { print $3 "|" $4 "|" $5; exit }') || true
-if [ -z "${mirror:-}" ]; then
-  echo "fetch-deb.sh: find a Debian mirror in apt's configuration: no index has label Debian and component main; run apt-get update first" >&2
-  exit 1
-fi
+found=$("$(dirname "$0")/../images/mirror.sh")
+read -r mirror keyring own <<<"$found"
 [ "$suite" != - ] || suite=$own
-case ${keyring:-} in /*) ;; *) keyring=/usr/share/keyrings/debian-archive-keyring.gpg ;; esac
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT

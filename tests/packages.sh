@@ -55,13 +55,12 @@ install() { get install "${missing[@]}" || { apt-get update -qq && get install "
 # this run's own beside the machine's.
 install_beside_backports() {
   dpkg-query -W -f '${Version}' qemu-utils 2>/dev/null | grep -q '~bpo' || return 1
-  local mirror keyring suite own
-  IFS='|' read -r mirror keyring suite < <(apt-get indextargets --format '$(LABEL)|$(COMPONENT)|$(REPO_URI)|$(SIGNED_BY)|$(CODENAME)' 'Created-By: Packages' |
-    awk -F'|' '$1 == "Debian" && $2 == "main" { print $3 "|" $4 "|" $5; exit }') || return 1
+  local mirror keyring suite own found
+  found=$(images/mirror.sh) || return 1
+  read -r mirror keyring suite <<<"$found"
   mkdir -p "$private"/{lists/partial,parts}
   cp /etc/apt/sources.list.d/* "$private/parts/"
   [ ! -e /etc/apt/sources.list ] || cp /etc/apt/sources.list "$private/parts/own.list"
-  case ${keyring:-} in /*) ;; *) keyring=/usr/share/keyrings/debian-archive-keyring.gpg ;; esac
   echo "deb [signed-by=$keyring] $mirror $suite-backports main" >"$private/parts/backports.list"
   printf 'Package: src:qemu src:seabios\nPin: release n=%s-backports\nPin-Priority: 600\n' "$suite" >"$private/pins"
   own=(-o Dir::Etc::Preferences="$private/pins" -o APT::Sandbox::User=root -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$private/parts" -o Dir::State::Lists="$private/lists")
