@@ -3,6 +3,9 @@
 //! ```text
 //!  a call unanswered for 5 s ──> Link(Down): the call, since when ── any answer ──> Link(Up): everything is looked at again
 //! ```
+//! A call that stands in line is not unanswered while those before it are answered: containerd writes to its database one after the other,
+//! and a hundred pods that end at once on a slow disk take it longer than that. That it still reads says nothing of a disk that hangs.
+//!
 //! Only calls that containerd answers by itself count; what it passes on to a shim, a registry or a large copy may take long for
 //! another's fault. While nobody asks anything, `watch` does.
 
@@ -36,6 +39,8 @@ const BEAT: Duration = Duration::from_secs(5);
 pub struct Calls {
     open: RefCell<BTreeMap<u64, (String, Moment)>>,
     made: Cell<u64>,
+    /// When it last answered a call of its own, and one that had it write.
+    answered: Cell<[Moment; 2]>,
     /// It was said that containerd does not answer.
     silent: Cell<bool>,
     changed: Notify,
@@ -52,8 +57,12 @@ impl Calls {
         self.silent.set(false);
     }
 
+    /// The call that waits longest, and since when it has nothing but its own number in the line to wait for.
     fn oldest(&self) -> Option<(String, Moment)> {
-        self.open.borrow().values().next().cloned()
+        let (call, began) = self.open.borrow().values().next().cloned()?;
+        let [any, written] = self.answered.get();
+        let before_it = if writes(&call) { written } else { any };
+        Some((call, began.max(before_it)))
     }
 
     /// `/containerd.services.containers.v1.Containers/List`, from now on, as `Containers/List`.
@@ -77,6 +86,10 @@ struct Open {
 
 impl Open {
     fn answered(self) {
+        if let Some((call, _)) = self.calls.open.borrow().get(&self.id) {
+            let (now, [_, written]) = (clock::now().mono, self.calls.answered.get());
+            self.calls.answered.set([now, if writes(call) { now } else { written }]);
+        }
         if self.calls.silent.replace(false) {
             self.calls.changed.notify_one();
         }
@@ -98,6 +111,11 @@ fn is_its_own(path: &str) -> bool {
     }
     let own = ["Containers/", "Images/", "Leases/", "Store/", "Version/", "Introspection/", "Events/Publish"];
     own.iter().any(|part| path.rsplit('.').next().is_some_and(|name| name.starts_with(part)))
+}
+
+/// It has its database written to, which is done for one call at a time.
+fn writes(call: &str) -> bool {
+    !["/List", "/Get", "/Version", "/Plugins", "/Server"].iter().any(|read| call.ends_with(read))
 }
 
 /// A channel whose calls are counted.
@@ -167,6 +185,7 @@ fn in_words(call: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -184,6 +203,35 @@ mod tests {
         assert_eq!(names, ["Containers/List", "Store/Create"]);
         drop(open);
         assert_eq!(calls.oldest(), None);
+    }
+
+    #[test]
+    fn a_call_in_a_line_that_moves_is_not_unanswered() {
+        let calls = Rc::new(Calls::default());
+        // The clock moves on between two looks.
+        let began = |calls: &Calls| {
+            let now = clock::now().mono;
+            while clock::now().mono <= now {}
+            calls.oldest().unwrap()
+        };
+        let write = "/containerd.services.sandbox.v1.Store/Delete";
+        let read = "/containerd.services.containers.v1.Containers/List";
+        let waits = calls.begin(write);
+        let (name, first) = began(&calls);
+        assert_eq!(name, "Store/Delete");
+        calls.begin(read).answered();
+        assert_eq!(began(&calls).1, first, "that it reads is no sign that it writes");
+        calls.begin(write).answered();
+        let second = began(&calls).1;
+        assert!(second > first, "it wrote for another");
+        drop(calls.begin(write));
+        assert_eq!(began(&calls).1, second, "a call given up is none");
+        drop(waits);
+        let waits = calls.begin(read);
+        let third = began(&calls).1;
+        calls.begin("/containerd.services.version.v1.Version/Version").answered();
+        assert!(began(&calls).1 > third);
+        drop(waits);
     }
 
     #[test]
