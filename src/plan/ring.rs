@@ -9,6 +9,9 @@ use k8s_openapi::jiff::Timestamp;
 use crate::clock::Wall;
 use crate::plan::record::EventNote;
 
+/// With a longer name an event is not named after its pod: 32 hexadecimal digits and a dot follow.
+const POD_NAME_BYTES: usize = 220;
+
 /// The last events, newest last; a repeated one is counted, not kept twice.
 #[derive(Debug)]
 pub struct EventRing {
@@ -49,10 +52,12 @@ impl EventRing {
     }
 
     fn first(&self, note: EventNote, seq: u64, now: Wall) -> Event {
+        // A name has 253 characters at most, and a pod's may have as many.
+        let of = Some(&*note.key.name).filter(|name| name.len() <= POD_NAME_BYTES).unwrap_or("plinth");
         let source = EventSource { component: Some("plinth".into()), host: Some(self.node.clone()) };
         Event {
             metadata: ObjectMeta {
-                name: Some(format!("{}.{seq:x}{:x}", note.key.name, now.0)),
+                name: Some(format!("{of}.{seq:x}{:x}", now.0)),
                 namespace: Some(note.key.namespace.to_string()),
                 creation_timestamp: Some(time(now)),
                 ..ObjectMeta::default()
@@ -133,6 +138,19 @@ mod tests {
             assert_eq!((of.kind.as_deref(), of.name.as_deref(), of.namespace.as_deref()), (Some("Node"), Some("n"), None));
             assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
         });
+    }
+
+    #[test]
+    fn the_name_of_an_event_is_never_too_long_for_an_api_server() {
+        let mut ring = EventRing::new("n", 2);
+        for name in ["a".repeat(220), "a".repeat(253)] {
+            ring.next = u64::MAX / 2;
+            ring.push(
+                EventNote { key: PodKey { namespace: "default".into(), name: name.as_str().into() }, ..note("Pulled") },
+                Wall(i64::MAX),
+            );
+        }
+        ring.visit(0, &mut |_, event| assert!(event.metadata.name.as_ref().unwrap().len() <= 253, "{event:?}"));
     }
 
     #[test]

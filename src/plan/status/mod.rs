@@ -11,6 +11,8 @@ pub use condition::note;
 pub use container::GoDuration;
 pub use summary::{Summary, summary};
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -29,7 +31,7 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
     let Some(pod) = v.wanted.or(v.made_from) else { return PodStatus::default() };
     let shown = Shown::of(&v, pod);
     let ips: Vec<String> = match &v.seen.sandbox {
-        Sandbox::Ready { ips, .. } => ips.iter().map(ToString::to_string).collect(),
+        Sandbox::Ready { ips, .. } => pair(ips),
         Sandbox::Absent | Sandbox::Partial => Vec::new(),
     };
     let overdue = v.is_overdue(pod);
@@ -39,7 +41,7 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
         Some(r) => (Some(r.reason), Some(format!("Pod was rejected: {}", r.message))),
         None => (None, None),
     };
-    let host: Vec<String> = world.host_ips.iter().map(ToString::to_string).collect();
+    let host = pair(&world.host_ips);
     PodStatus {
         phase: Some(shown.phase.to_owned()),
         conditions: Some(condition::conditions(&v, pod, &shown, now)),
@@ -55,6 +57,12 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
         container_statuses: refusal.is_none().then_some(shown.main),
         ..PodStatus::default()
     }
+}
+
+/// The first of each family, the first of all first: an API server refuses a status with more.
+fn pair(ips: &[IpAddr]) -> Vec<String> {
+    let other = ips.first().and_then(|first| ips.iter().find(|ip| ip.is_ipv4() != first.is_ipv4()));
+    ips.first().into_iter().chain(other).map(ToString::to_string).collect()
 }
 
 /// Why the node does not take it, unless who is in the way is going already: that is no failure, only a while.
@@ -101,4 +109,19 @@ fn started(v: &View<'_>) -> Option<Wall> {
 /// A wall time as the API writes it.
 pub(super) fn time(wall: Wall) -> Time {
     Time(Timestamp::from_nanosecond(i128::from(wall.0)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn of_many_addresses_the_first_of_each_family_is_shown() {
+        let shown = |ips: &[&str]| pair(&ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<_>>());
+        assert_eq!(shown(&["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"]), ["10.0.0.1", "fd00::1"]);
+        assert_eq!(shown(&["fd00::1", "10.0.0.1"]), ["fd00::1", "10.0.0.1"]);
+        assert_eq!(shown(&["10.0.0.1", "10.0.0.2"]), ["10.0.0.1"]);
+        assert_eq!(shown(&[]), [""; 0]);
+    }
 }
