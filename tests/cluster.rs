@@ -34,7 +34,15 @@ struct Fake {
     pods: RefCell<BTreeMap<PodKey, (Rc<WantedPod>, Published)>>,
     events: RefCell<Vec<Event>>,
     told: RefCell<Vec<String>>,
+    labels: RefCell<Vec<&'static str>>,
     changes: watch::Sender<u64>,
+}
+
+impl Default for Fake {
+    fn default() -> Fake {
+        let labels = RefCell::new(vec!["kubernetes.io/hostname"]);
+        Fake { pods: RefCell::default(), events: RefCell::default(), told: RefCell::default(), labels, changes: watch::Sender::new(0) }
+    }
 }
 
 impl Local for Fake {
@@ -48,7 +56,8 @@ impl Local for Fake {
 
     fn facts(&self) -> Facts {
         let has = |map: &[(&str, &str)]| map.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Facts { labels: has(&[("kubernetes.io/hostname", "n")]), capacity: has(&[("cpu", "2"), ("pods", "110")]), ..Facts::default() }
+        let labels = self.labels.borrow().iter().map(|key| ((*key).to_owned(), "n".to_owned())).collect();
+        Facts { labels, capacity: has(&[("cpu", "2"), ("pods", "110")]), ..Facts::default() }
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -89,7 +98,9 @@ impl Fake {
     }
 
     fn tell(&self, reason: &str, count: i32) {
-        let event = json!({"metadata": {"name": format!("web-n.{reason}"), "namespace": "default"}, "involvedObject": {"kind": "Pod", "name": "web-n"}, "reason": reason, "count": count});
+        let name = format!("web-n.{}", reason.to_lowercase());
+        let of = json!({"kind": "Pod", "namespace": "default", "name": "web-n"});
+        let event = json!({"metadata": {"name": name, "namespace": "default"}, "involvedObject": of, "reason": reason, "count": count});
         self.events.borrow_mut().push(serde_json::from_value(event).unwrap());
         self.changes.send_modify(|n| *n += 1);
     }
@@ -112,12 +123,7 @@ impl Node {
         let mut s = Settings { node_name: "n".into(), kubeconfig, data_dir: dir.clone(), cert_dir: dir.join("pki"), ..Settings::default() };
         s.node_lease_s = 8;
         settings(&server, &dir, &mut s);
-        let local = Rc::new(Fake {
-            pods: RefCell::default(),
-            events: RefCell::default(),
-            told: RefCell::default(),
-            changes: watch::Sender::new(0),
-        });
+        let local = Rc::new(Fake::default());
         let settings = Rc::new(s);
         let cluster = Cluster::new(&settings, local.clone()).unwrap();
         let life = tokio::task::spawn_local(cluster.clone().join());
@@ -193,7 +199,7 @@ fn a_node_joins_shows_its_pods_and_is_quiet() {
         assert_eq!(made["status"]["declaredFeatures"], json!([]));
         node.until("the Lease is held", 10, |s| s.get("leases", "kube-node-lease", "n")["spec"]["holderIdentity"] == "n").await;
         node.until("the node's own event is there", 10, |s| s.list("events").iter().any(|e| e["reason"] == "NodeReady")).await;
-        node.until("the event is there", 10, |s| s.get("events", "default", "web-n.Started")["count"] == 1).await;
+        node.until("the event is there", 10, |s| s.get("events", "default", "web-n.started")["count"] == 1).await;
         // Nothing but the Lease, every two seconds here, and what a heartbeat may send.
         let asked = node.asked_within(4).await;
         assert!(asked.len() <= 4 && asked.iter().all(|a| a.path.contains("/leases/") || a.path.contains("/nodes/")), "{asked:#?}");
@@ -298,6 +304,22 @@ fn a_missing_namespace_is_told_and_waited_for() {
 }
 
 #[test]
+fn a_priority_class_nobody_knows_is_told() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        for (pod, _) in node.local.pods.borrow_mut().values_mut() {
+            let mut wanted = (**pod).clone();
+            Rc::make_mut(&mut wanted.object).spec.as_mut().unwrap().priority_class_name = Some("nope".into());
+            *pod = Rc::new(wanted);
+        }
+        node.until("it is told", 10, |_| node.local.told.borrow().iter().any(|t| t.contains("no PriorityClass with name nope"))).await;
+        let asked = node.asked_within(5).await;
+        assert!(asked.iter().filter(|a| a.path.ends_with("/pods")).count() <= 5, "{asked:#?}");
+    });
+}
+
+#[test]
 fn a_node_that_is_deleted_is_made_again_and_its_mirrors_get_the_new_owner() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |_| {});
@@ -316,6 +338,75 @@ fn a_node_that_is_deleted_is_made_again_and_its_mirrors_get_the_new_owner() {
             s.get("leases", "kube-node-lease", "n")["metadata"]["ownerReferences"][0]["uid"] == s.get("nodes", "", "n")["metadata"]["uid"]
         })
         .await;
+    });
+}
+
+#[test]
+fn a_node_that_others_made_gets_all_addresses_though_a_label_is_refused() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        server.put("nodes", "", json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}, "spec": {}}));
+        let node = Node::join(server, |s| s.node_ips = vec!["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()]);
+        node.local.labels.borrow_mut().push("node-restriction.kubernetes.io/x");
+        let status = |s: &ApiServer| s.get("nodes", "", "n")["status"].take();
+        node.until("its status is kept", 10, |s| status(s)["conditions"][3]["type"] == "Ready").await;
+        node.until("it has them all", 5, |s| {
+            let all = status(s)["addresses"].as_array().cloned().unwrap_or_default();
+            all.iter().map(|a| a["address"].as_str().unwrap()).collect::<Vec<_>>() == ["10.0.0.9", "fd00::9", "n"]
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_lease_that_has_no_place_yet_is_asked_for_little() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        server.delete("namespaces", "", "kube-node-lease");
+        let node = Node::join(server, |_| {});
+        node.until("it is refused", 10, |s| s.asked().iter().any(|a| a.path.ends_with("/leases") && a.code == 404)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let asked = node.asked_within(8).await;
+        assert!(asked.len() <= 8, "{asked:#?}");
+        node.server.put("namespaces", "", json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "kube-node-lease"}}));
+        node.until("the Lease is held", 10, |s| !s.get("leases", "kube-node-lease", "n").is_null()).await;
+    });
+}
+
+#[test]
+fn what_may_not_be_looked_at_is_told() {
+    on_a_loop(async || {
+        let node = Node::join_as(ApiServer::start(), |server, dir, _| {
+            std::fs::write(dir.join("kubeconfig"), server.kubeconfig("system:node:other")).unwrap();
+        });
+        node.local.show("default", "web", "h1", "Running");
+        node.until("it is told", 10, |_| node.cluster.trouble().is_some_and(|t| t.contains("cannot list resource"))).await;
+        assert!(node.cluster.lacks(&key("default", "web")).unwrap().0.contains("cannot list resource"));
+        let asked = node.asked_within(5).await;
+        assert!(rate(&asked) <= 2.0, "{asked:#?}");
+    });
+}
+
+#[test]
+fn labels_and_taints_that_others_set_stay_theirs() {
+    on_a_loop(async || {
+        let second = Duration::from_secs(1);
+        let node = Node::join(ApiServer::start(), |s| (s.node_status_update, s.node_status_report) = (second, second));
+        node.until("it is there", 10, |s| !s.get("nodes", "", "n").is_null()).await;
+        node.server.edit("nodes", "", "n", |node| {
+            node["metadata"]["labels"] = json!({"kubernetes.io/hostname": "theirs", "pool": "a"});
+            node["spec"]["taints"] = json!([{"key": "theirs", "effect": "NoSchedule"}]);
+        });
+        let edited = node.server.get("nodes", "", "n");
+        node.server.asked();
+        let mut reports = 0;
+        node.until("three reports later", 10, |s| {
+            reports += s.asked().iter().filter(|a| a.path.ends_with("/status")).count();
+            reports >= 3
+        })
+        .await;
+        let now = node.server.get("nodes", "", "n");
+        assert_eq!((&now["metadata"]["labels"], &now["spec"]), (&edited["metadata"]["labels"], &edited["spec"]));
     });
 }
 
@@ -416,7 +507,7 @@ fn a_server_that_flaps_is_no_reason_for_a_storm() {
 }
 
 #[test]
-fn a_hundred_refused_mirrors_are_tried_again_four_a_second_and_all_shown_when_that_ends() {
+fn a_hundred_refused_mirrors_are_tried_again_two_a_second_and_all_shown_when_that_ends() {
     on_a_loop(async || {
         let server = ApiServer::start();
         server.webhook(Some(Box::new(|pod| match pod["metadata"]["name"].as_str() {
@@ -441,6 +532,78 @@ fn a_hundred_refused_mirrors_are_tried_again_four_a_second_and_all_shown_when_th
 }
 
 #[test]
+fn a_webhook_that_hangs_holds_up_new_mirrors_and_nothing_else() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        node.server.asked();
+        // Longer than any answer is waited for, and then it lets them in.
+        node.server.fault(Fault::SlowHook(Duration::from_secs(12)));
+        (0..3).for_each(|i| node.local.show("default", &format!("more{i}"), "h1", "Running"));
+        node.local.show("default", "web", "h1", "Running");
+        node.until("what is shown already goes on", 2, |s| s.get("pods", "default", "web-n")["status"]["phase"] == "Running").await;
+        node.until("it is told", 15, |_| node.local.told.borrow().iter().any(|t| t.contains("though others are answered"))).await;
+        assert_eq!(node.cluster.trouble(), None);
+        let asked = node.server.asked();
+        let leases = asked.iter().filter(|a| a.path.contains("/leases/")).count();
+        assert!(leases >= 3 && rate(&asked) <= 5.0, "{asked:#?}");
+        let all = |s: &ApiServer| (0..3).all(|i| s.get("pods", "default", &format!("more{i}-n"))["status"]["phase"] == "Running");
+        node.until("each is waited for", 45, all).await;
+    });
+}
+
+#[test]
+fn a_mirror_that_a_finalizer_holds_is_waited_for() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        let edit = |edit: fn(&mut Value)| node.server.edit("pods", "default", "web-n", edit);
+        edit(|pod| pod["metadata"]["finalizers"] = json!(["example.com/own"]));
+        node.local.show("default", "web", "h2", "Running");
+        node.until("it is told", 10, |_| {
+            node.cluster.lacks(&key("default", "web")).is_some_and(|(why, _)| why.contains("example.com/own"))
+        })
+        .await;
+        let asked = node.asked_within(3).await;
+        assert!(!asked.iter().any(|a| a.path.contains("/pods")), "{asked:#?}");
+        node.server.delete("pods", "default", "web-n");
+        node.until("the new one is shown", 5, |s| {
+            s.get("pods", "default", "web-n")["metadata"]["annotations"]["kubernetes.io/config.mirror"] == "h2"
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_container_that_ran_again_though_its_pod_never_restarts_is_shown_by_another_mirror() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        let show = |state: Value| {
+            let all = json!([{"name": "c", "image": "busybox", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
+            node.local.show("default", "web", "h1", "Running");
+            let mut pods = node.local.pods.borrow_mut();
+            let (pod, shown) = pods.get_mut(&key("default", "web")).unwrap();
+            let mut wanted = (**pod).clone();
+            Rc::make_mut(&mut wanted.object).spec.as_mut().unwrap().restart_policy = Some("Never".into());
+            *pod = Rc::new(wanted);
+            shown.status = Rc::new(json!({"phase": "Running", "containerStatuses": all}));
+        };
+        let state =
+            |s: &ApiServer| s.get("pods", "default", "web-n").pointer("/status/containerStatuses/0/state").cloned().unwrap_or_default();
+        show(json!({"terminated": {"exitCode": 3}}));
+        node.until("it has ended", 10, |s| state(s)["terminated"]["exitCode"] == 3).await;
+        let first = uid(&node.server.get("pods", "default", "web-n"));
+        // A reboot, and it is begun again.
+        show(json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}));
+        node.until("it runs", 10, |s| state(s)["running"]["startedAt"] == "2026-01-01T00:00:00Z").await;
+        assert_ne!(uid(&node.server.get("pods", "default", "web-n")), first);
+        assert_eq!(node.cluster.lacks(&key("default", "web")), None);
+    });
+}
+
+#[test]
 fn a_webhook_that_edits_mirrors_is_not_fought() {
     on_a_loop(async || {
         let server = ApiServer::start();
@@ -461,21 +624,18 @@ fn a_webhook_that_edits_mirrors_is_not_fought() {
 #[test]
 fn two_plinths_of_one_name_argue_slowly() {
     on_a_loop(async || {
-        let node = Node::join(ApiServer::start(), |_| {});
+        let node = Node::join(ApiServer::start(), |s| s.node_lease_s = 40);
         node.local.show("default", "web", "h1", "Running");
         node.until_shown("web", "Running").await;
-        let other = Rc::new(Fake {
-            pods: RefCell::default(),
-            events: RefCell::default(),
-            told: RefCell::default(),
-            changes: watch::Sender::new(0),
-        });
+        let other = Rc::new(Fake::default());
         other.show("default", "web", "h2", "Running");
+        // What the one does not know is an orphan to it.
+        (0..20).for_each(|i| other.show("default", &format!("other{i}"), "h2", "Running"));
         let kubeconfig = Some(node.dir.join("kubeconfig"));
-        let s = Settings { node_name: "n".into(), kubeconfig, data_dir: node.dir.clone(), node_lease_s: 8, ..Settings::default() };
+        let s = Settings { node_name: "n".into(), kubeconfig, data_dir: node.dir.clone(), ..Settings::default() };
         tokio::task::spawn_local(Cluster::new(&Rc::new(s), other).unwrap().join());
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let asked = node.asked_within(6).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let asked = node.asked_within(20).await;
         assert!(rate(&asked) <= 5.0, "{} a second\n{asked:#?}", rate(&asked));
     });
 }
@@ -529,15 +689,26 @@ fn events_are_counted_up_and_those_of_a_missing_namespace_are_lost_quietly() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |_| {});
         node.local.tell("BackOff", 1);
-        node.until("it is there", 10, |s| s.get("events", "default", "web-n.BackOff")["count"] == 1).await;
+        node.until("it is there", 10, |s| s.get("events", "default", "web-n.backoff")["count"] == 1).await;
         node.local.tell("BackOff", 7);
-        node.until("it is counted", 10, |s| s.get("events", "default", "web-n.BackOff")["count"] == 7).await;
-        let lost =
-            json!({"metadata": {"name": "q-n.1", "namespace": "nope"}, "involvedObject": {"kind": "Pod"}, "reason": "Started", "count": 1});
+        node.until("it is counted", 10, |s| s.get("events", "default", "web-n.backoff")["count"] == 7).await;
+        let lost = json!({"metadata": {"name": "q-n.1", "namespace": "nope"}, "involvedObject": {"kind": "Pod", "namespace": "nope"}, "reason": "Started", "count": 1});
         node.local.events.borrow_mut().push(serde_json::from_value(lost).unwrap());
         node.local.tell("Started", 1);
-        node.until("what came after it is there", 10, |s| !s.get("events", "default", "web-n.Started").is_null()).await;
+        node.until("what came after it is there", 10, |s| !s.get("events", "default", "web-n.started").is_null()).await;
         assert_eq!(node.cluster.trouble(), None);
+    });
+}
+
+#[test]
+fn of_many_events_from_before_the_connection_the_newest_are_sent() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        (1..=300).for_each(|i| node.local.tell(&format!("e{i}"), 1));
+        let sent = |s: &ApiServer, i: u32| !s.get("events", "default", &format!("web-n.e{i}")).is_null();
+        // Of one object not more than twenty-five at once.
+        node.until("they are sent in their order", 15, |s| sent(s, 70)).await;
+        assert!(sent(&node.server, 51) && !sent(&node.server, 50), "the newest 250");
     });
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use plinth::clock::Moment;
-use plinth::cluster::mirror::{Action, Memory, Observed, Plan, Published, Sent, Sight, lacks, plan};
+use plinth::cluster::mirror::{Action, Memory, Observed, Plan, Published, Quarrel, Sent, Sight, lacks, plan};
 use plinth::cluster::retry::Retry;
 use plinth::pod::{PodKey, Uid};
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ struct Sim {
     published: BTreeMap<PodKey, Published>,
     memory: BTreeMap<PodKey, Memory>,
     paced: Option<Moment>,
+    quarrel: Quarrel,
     trouble: Retry,
     asked: Vec<Moment>,
     versions: u64,
@@ -68,6 +69,7 @@ impl Sim {
             published: (0..pods).map(shown).collect(),
             memory: BTreeMap::new(),
             paced: None,
+            quarrel: Quarrel::default(),
             trouble: Retry::default(),
             asked: Vec::new(),
             versions: 0,
@@ -82,6 +84,7 @@ impl Sim {
             node: Some(NODE),
             memory: &self.memory,
             paced: self.paced,
+            quarrel: &self.quarrel,
         }
     }
 
@@ -90,7 +93,9 @@ impl Sim {
         if let Some(due) = self.trouble.wait(self.now) {
             return self.now = due.min(until);
         }
-        let Plan { actions, wake } = plan(self.sight(), self.now);
+        let plan = plan(self.sight(), self.now);
+        self.quarrel.note(&plan, self.now);
+        let Plan { actions, wake, .. } = plan;
         let troubled = self.trouble.failures > 0;
         let mut idle = true;
         for (key, action) in actions.into_iter().take(if troubled { 1 } else { 8 }) {
@@ -153,6 +158,7 @@ impl Sim {
                             version: self.versions,
                             mirror: pod.map(|p| p.uid.to_string()),
                             deleting: false,
+                            held: None,
                             owner: Some(NODE.into()),
                             status: json!({"phase": "Pending"}),
                         };
@@ -160,7 +166,9 @@ impl Sim {
                     }
                     Action::Delete { uid, replaces } => {
                         assert_eq!(self.there.remove(&key).unwrap().uid, uid);
-                        memory.replaced = replaces.then(|| (pod.map(|p| p.uid.clone()), sent));
+                        if replaces {
+                            memory.replaced = Some((pod.map(|p| p.uid.clone()), sent));
+                        }
                     }
                     Action::Status { uid, status, .. } => {
                         let found = self.there.get_mut(&key).unwrap();
@@ -173,7 +181,7 @@ impl Sim {
             Err(None) => {
                 self.trouble.succeed();
                 memory.retry.fail("exceeded quota".into(), Duration::ZERO, self.now);
-                self.paced = Some(self.now + Duration::from_millis(250));
+                self.paced = Some(self.now + Duration::from_millis(500));
             }
         }
     }
@@ -273,4 +281,32 @@ fn flapping_each_second_for_an_hour() {
 #[test]
 fn full_for_an_hour() {
     an_hour_of(Server::Full);
+}
+
+#[test]
+fn two_of_one_name_for_a_quarter_of_an_hour() {
+    let (mut one, mut other) = (Sim::new(PODS), Sim::new(PODS));
+    // A quarter is the same on both, which run it; a quarter has other content; half has names of its own.
+    let theirs = |i: u64| {
+        let uid = if i < PODS / 4 { "h0" } else { "theirs" };
+        (key(if i < PODS / 2 { i } else { i + PODS }), Published { uid: Uid(uid.into()), status: status("theirs"), wanted: true })
+    };
+    other.published = (0..PODS).map(theirs).collect();
+    let (mut there, mut versions) = (BTreeMap::new(), 0);
+    while one.now < Moment(HOUR_MS / 4) {
+        let until = one.now.max(other.now) + Duration::from_millis(50);
+        let sim = if one.now <= other.now { &mut one } else { &mut other };
+        (sim.there, sim.versions) = (there, versions);
+        sim.step(until);
+        (there, versions) = (std::mem::take(&mut sim.there), sim.versions);
+    }
+    one.there = there;
+    one.asked.extend(&other.asked);
+    one.asked.sort();
+    // Each wants all of it at first.
+    one.asked.retain(|at| *at > Moment(60_000));
+    assert!(one.rate() <= 5.0, "{} a second, {} in all", one.rate(), one.asked.len());
+    one.versions = versions;
+    one.run(one.now + Duration::from_secs(10));
+    assert!(one.is_right(), "the other one is gone");
 }

@@ -33,12 +33,14 @@ pub enum Error {
         why: String,
     },
     /// No answer in time.
-    #[error("{what}: no answer within {} s", within.as_secs())]
+    #[error("{what}: no answer within {} s{}", within.as_secs(), if *alone { ", though others are answered" } else { "" })]
     Slow {
         /// The request.
         what: String,
         /// The time it had.
         within: Duration,
+        /// What was asked after it was answered: it is this one request, a webhook that hangs.
+        alone: bool,
     },
     /// The server said no.
     #[error("{message}")]
@@ -96,8 +98,34 @@ impl Error {
     pub fn is_general(&self) -> bool {
         match self {
             Error::Refused { code: 500, message, .. } => !message.contains("webhook"),
+            // The admission plugin EventRateLimit, which limits nothing but events.
+            Error::Refused { code: 429, message, .. } if message.contains("limit reached on type") => false,
             Error::Refused { code, .. } => matches!(code, 401 | 429 | 501..),
+            Error::Slow { alone, .. } => !alone,
             _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_request_is_refused_for_says_nothing_of_the_server() {
+        let refused = |code, message: &str| Error::Refused { code, reason: String::new(), message: message.into(), after: Duration::ZERO };
+        let slow = |alone| Error::Slow { what: String::new(), within: Duration::ZERO, alone };
+        for (is, e) in [
+            (true, refused(500, "etcdserver: leader changed")),
+            (false, refused(500, "Internal error occurred: failed calling webhook \"x\": context deadline exceeded")),
+            (true, refused(429, "the API server answers 429")),
+            (false, refused(429, "Too many requests: limit reached on type Namespace for key default")),
+            (true, refused(504, "Timeout: request did not complete within the allotted timeout")),
+            (false, refused(403, "exceeded quota")),
+            (true, slow(false)),
+            (false, slow(true)),
+        ] {
+            assert_eq!(e.is_general(), is, "{e}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::clock::{self, Moment};
 /// As many of those from before the connection are sent, newest ones.
 const BACKLOG: usize = 250;
 /// One so often at the most: the rest waits in the ring, which forgets the oldest.
-const PACE: Duration = Duration::from_millis(200);
+const PACE: Duration = Duration::from_millis(400);
 /// Events of the last while are sent as a burst of so many.
 const BURST: u32 = 20;
 /// Of one object so many at once, and then one so often, s (kubelet: `EventSourceObjectSpamFilter`).

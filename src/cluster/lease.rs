@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::error::{Error, Result};
+use super::retry::Retry;
 use crate::clock;
 
 const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -16,18 +17,24 @@ pub async fn renew(cluster: &Cluster) {
     let settings = &cluster.settings;
     let period = Duration::from_secs(u64::from(settings.node_lease_s)) / 4;
     let mut held: Option<Value> = None;
+    let mut refused = Retry::default();
     loop {
         cluster.link.up().await;
         match once(cluster, held.take()).await {
             Ok(lease) => {
                 held = Some(lease);
+                refused.succeed();
                 // A little early, so that a fleet does not renew as one.
                 tokio::time::sleep(clock::jitter(period, clock::now().mono)).await;
             }
             Err(e) if e.is_general() => {}
             Err(e) => {
-                log::warn!("renew the Lease {}: {e}", settings.node_name);
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                let (now, why) = (clock::now().mono, e.to_string());
+                if why != refused.why {
+                    log::warn!("renew the Lease {}: {why}; it is tried again", settings.node_name);
+                }
+                refused.fail(why, Duration::ZERO, now);
+                tokio::time::sleep(refused.due - now).await;
             }
         }
     }

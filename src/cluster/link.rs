@@ -28,6 +28,8 @@ use crate::dial::Stream;
 
 /// A request that is not answered within this has failed.
 const ANSWER: Duration = Duration::from_secs(10);
+/// One that was refused or slow before may have webhooks on its way, of up to half a minute in all.
+const ANSWER_OF_WEBHOOKS: Duration = Duration::from_secs(35);
 /// While the server is in trouble it is waited for less long, so that one request that is never answered does not hide that others
 /// would be; each fourth time as long as ever, for a server that is but slow.
 const ANSWER_IN_TROUBLE: Duration = Duration::from_secs(4);
@@ -48,6 +50,22 @@ struct Local;
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, task: F) {
         drop(tokio::task::spawn_local(task));
+    }
+}
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as any.
+    Usual,
+    /// As long as webhooks may take.
+    Webhooks,
+}
+
+impl Patience {
+    /// For a request that failed so often.
+    pub fn after(failures: u32) -> Patience {
+        if failures > 0 { Patience::Webhooks } else { Patience::Usual }
     }
 }
 
@@ -87,6 +105,8 @@ pub struct Link {
     unknown: Cell<Option<Moment>>,
     one_at_a_time: tokio::sync::Mutex<()>,
     asked: Cell<Asked>,
+    /// When the last request that was answered was begun.
+    answered: Cell<Moment>,
 }
 
 impl Link {
@@ -104,6 +124,7 @@ impl Link {
             unknown: Cell::default(),
             one_at_a_time: tokio::sync::Mutex::new(()),
             asked: Cell::default(),
+            answered: Cell::default(),
         }
     }
 
@@ -236,6 +257,18 @@ impl Link {
 
     /// Asks, and reads the whole answer.
     pub async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, kind: &'static str, body: Option<&Value>) -> Result<T> {
+        self.ask_for(Patience::Usual, method, path, kind, body).await
+    }
+
+    /// The same, for as long as that takes.
+    pub async fn ask_for<T: DeserializeOwned>(
+        &self,
+        patience: Patience,
+        method: Method,
+        path: &str,
+        kind: &'static str,
+        body: Option<&Value>,
+    ) -> Result<T> {
         let what = format!("{method} {path}");
         let body = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
         let whole = async {
@@ -244,30 +277,37 @@ impl Link {
             let bytes = body.map_err(|e| Error::Broken { what: what.clone(), why: e.to_string() })?.to_bytes();
             serde_json::from_slice(&bytes).map_err(|e| Error::Unread { what: what.clone(), why: e.to_string() })
         };
-        self.judged(&what, whole).await
+        self.judged(patience, &what, whole).await
     }
 
     /// Asks, and hands over the answer's body as it comes.
     pub async fn follow(&self, path: &str) -> Result<Incoming> {
         let what = format!("GET {path}");
         let begun = async { Ok(self.send(Method::GET, path, "application/json", Vec::new()).await?.into_body()) };
-        self.judged(&what, begun).await
+        self.judged(Patience::Usual, &what, begun).await
     }
 
     /// Gives a request its time, and learns from what becomes of it.
-    async fn judged<T>(&self, what: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn judged<T>(&self, patience: Patience, what: &str, request: impl Future<Output = Result<T>>) -> Result<T> {
         let troubled = self.trouble.borrow().failures > 0;
         let _turn = if troubled { Some(self.one_at_a_time.lock().await) } else { None };
-        let within = if self.trouble.borrow().failures.is_multiple_of(4) { ANSWER } else { ANSWER_IN_TROUBLE };
+        let within = match (self.trouble.borrow().failures, patience) {
+            (0, Patience::Webhooks) => ANSWER_OF_WEBHOOKS,
+            (failures, _) if failures.is_multiple_of(4) => ANSWER,
+            _ => ANSWER_IN_TROUBLE,
+        };
         if !self.is_up() {
             return Err(Error::Away);
         }
-        let renewals = self.renewals.get();
-        let slow = || Error::Slow { what: what.to_owned(), within };
+        let (renewals, began) = (self.renewals.get(), clock::now().mono);
+        let slow = || Error::Slow { what: what.to_owned(), within, alone: self.answered.get() > began };
         let done = tokio::time::timeout(within, request).await.unwrap_or_else(|_| Err(slow()));
         let mut asked = self.asked.get();
         match &done {
-            Ok(_) => asked.done += 1,
+            Ok(_) => {
+                self.answered.set(self.answered.get().max(began));
+                asked.done += 1;
+            }
             Err(Error::Refused { .. }) => asked.refused += 1,
             Err(_) => asked.lost += 1,
         }

@@ -5,7 +5,9 @@
 //!  yes         nothing                               Create, once the Node object is known
 //!  yes         a mirror of it                        Status, if that differs
 //!  yes         a mirror: other hash, other Node uid  Delete, then as "nothing"
+//!  yes         a mirror that cannot say it any more  Delete, then as "nothing"
 //!  yes         a mirror that is being deleted        Delete, then as "nothing"
+//!  yes         the same, held by a finalizer         wait: it is somebody's to let go
 //!  yes         a pod that is no mirror               wait: it is somebody's, and never touched
 //!  no          a mirror                              Delete, once all layers were read
 //!  no          a pod that is no mirror               nothing
@@ -24,10 +26,14 @@ use super::retry::Retry;
 use crate::clock::Moment;
 use crate::pod::{PodKey, Uid};
 
-/// A status that was not taken as sent is sent again so much later, ms: the kubelet's reconcile.
-const SENT_AGAIN_MS: u64 = 10_000;
-/// A mirror that was replaced a second time within this is replaced with growing delays, ms: somebody else wants it otherwise.
-const CHURN_MS: u64 = 60_000;
+/// What was put right before and is otherwise again waits for so long, ms: somebody else wants it so.
+const AGAIN_MS: u64 = 6_000;
+/// A mirror that is to be replaced a second time within this is one of these, ms. Longer than a turn of all mirrors takes.
+const CHURN_MS: u64 = 600_000;
+/// Between two of these, whosever.
+const ARGUE_MS: u64 = 2_500;
+/// Nothing was found otherwise again for so long, which is longer than who wants it so would wait: all of these may be put right.
+const PEACE_MS: u64 = 8_000;
 /// Requests at once.
 const AT_ONCE: usize = 8;
 
@@ -53,6 +59,8 @@ pub struct Observed {
     pub mirror: Option<String>,
     /// It is being deleted.
     pub deleting: bool,
+    /// It is deleted but for its finalizers: these.
+    pub held: Option<String>,
     /// The uid of the Node that owns it.
     pub owner: Option<String>,
     /// Its status.
@@ -66,6 +74,7 @@ impl From<Object> for Observed {
             version: o.metadata.version(),
             mirror: o.metadata.mirror().map(str::to_owned),
             deleting: o.metadata.deletion_timestamp.is_some(),
+            held: o.metadata.held(),
             owner,
             uid: o.metadata.uid,
             status: o.status,
@@ -86,6 +95,15 @@ pub struct Memory {
     pub sent: Option<Sent>,
     /// For which hash (`None`: as an orphan) its mirror was last deleted, and when.
     pub replaced: Option<(Option<Uid>, Moment)>,
+    /// The uid of a mirror whose status the server calls invalid: it cannot follow on the one that is there.
+    pub unfit: Option<String>,
+}
+
+impl Memory {
+    /// It may matter though nobody has a pod of that name now.
+    pub fn lasts(&self, now: Moment) -> bool {
+        self.in_flight || self.replaced.as_ref().is_some_and(|(_, at)| now.since_ms(*at) < CHURN_MS)
+    }
 }
 
 /// A status that was sent.
@@ -117,6 +135,43 @@ pub struct Sight<'a> {
     /// What failed before is tried again one by one, not before this: many refusals make no storm. `None`: the last such try went
     /// well, and all who are due may follow.
     pub paced: Option<Moment>,
+    /// What somebody else wants otherwise.
+    pub quarrel: &'a Quarrel,
+}
+
+/// Somebody else wants mirrors otherwise: another node of this name, a webhook, a controller. However many, it is argued about slowly,
+/// until nobody does.
+#[derive(Clone, Debug, Default)]
+pub struct Quarrel {
+    /// When one of them was last put right again.
+    argued: Option<Moment>,
+    /// When one of them was last found otherwise again.
+    contested: Option<Moment>,
+    /// Those that are otherwise, and at which version they were found so.
+    found: BTreeMap<PodKey, u64>,
+}
+
+impl Quarrel {
+    /// Learns from a plan that is carried out.
+    pub fn note(&mut self, plan: &Plan, now: Moment) {
+        if self.hears(&plan.contested) {
+            self.contested = Some(now);
+        }
+        if plan.argues {
+            self.argued = Some(now);
+        }
+        self.found.clone_from(&plan.contested);
+    }
+
+    fn hears(&self, contested: &BTreeMap<PodKey, u64>) -> bool {
+        contested.iter().any(|(key, version)| self.found.get(key) != Some(version))
+    }
+
+    /// All of them may be put right, or one from that moment on.
+    fn pace(&self, contested: &BTreeMap<PodKey, u64>, now: Moment) -> (bool, Moment) {
+        let peace = !self.hears(contested) && self.contested.is_none_or(|at| now.since_ms(at) >= PEACE_MS);
+        (peace, self.argued.map_or(now, |at| if peace { now } else { at + Duration::from_millis(ARGUE_MS) }))
+    }
 }
 
 /// One request.
@@ -149,6 +204,10 @@ pub struct Plan {
     pub actions: Vec<(PodKey, Action)>,
     /// The soonest time at which this changes by itself.
     pub wake: Option<Moment>,
+    /// What was put right before and is otherwise again, and its version.
+    pub contested: BTreeMap<PodKey, u64>,
+    /// One of the actions is about these.
+    pub argues: bool,
 }
 
 /// Decides.
@@ -160,17 +219,26 @@ pub fn plan(sight: Sight<'_>, now: Moment) -> Plan {
     // Of what failed before one is tried at a time, and no next one soon after it failed again.
     let trying = sight.memory.values().any(|m| m.in_flight && m.retry.failures > 0);
     let mut again: Option<(Moment, &PodKey, Action)> = None;
-    for key in keys {
-        let memory = sight.memory.get(key).unwrap_or(&fresh);
-        let (action, from) = match decide(&sight, key, memory, now) {
-            Some(decided) if !memory.in_flight => decided,
-            _ => continue,
-        };
+    let mut argued: Option<(Moment, &PodKey, Action)> = None;
+    let memory = |key: &PodKey| sight.memory.get(key).unwrap_or(&fresh);
+    let decided: Vec<_> = keys.into_iter().filter_map(|key| Some((key, decide(&sight, key, memory(key), now)?))).collect();
+    let again_otherwise = decided.iter().filter(|(_, d)| d.before.is_some());
+    plan.contested = again_otherwise.filter_map(|(key, _)| Some(((*key).clone(), sight.observed.get(*key)?.version))).collect();
+    let (peace, calm) = sight.quarrel.pace(&plan.contested, now);
+    for (key, Decided { action, from, before }) in decided {
+        let memory = memory(key);
+        if memory.in_flight {
+            continue;
+        }
         let pace = sight.paced.filter(|_| memory.retry.failures > 0);
         let due = memory.retry.due.max(from);
-        let may = due.max(pace.unwrap_or_default());
+        let may = due.max(pace.unwrap_or_default()).max(before.map_or(now, |_| calm));
         if may > now {
             plan.wake = Some(plan.wake.map_or(may, |w| w.min(may)));
+        } else if let Some(at) = before.filter(|_| !peace) {
+            if argued.as_ref().is_none_or(|(oldest, ..)| at < *oldest) {
+                argued = Some((at, key, action));
+            }
         } else if pace.is_some() {
             // Who has waited longest is first, or the last in the alphabet would never be tried.
             if again.as_ref().is_none_or(|(oldest, ..)| memory.retry.due < *oldest) {
@@ -182,44 +250,75 @@ pub fn plan(sight: Sight<'_>, now: Moment) -> Plan {
         }
     }
     plan.actions.extend(again.filter(|_| room > 0 && !trying).map(|(_, key, action)| (key.clone(), action)));
+    let argued = argued.filter(|_| room > 0).map(|(_, key, action)| (key.clone(), action));
+    plan.argues = argued.is_some();
+    plan.actions.extend(argued);
     plan
 }
 
-/// What to do about one name, and from when on.
-fn decide(sight: &Sight<'_>, key: &PodKey, memory: &Memory, now: Moment) -> Option<(Action, Moment)> {
+/// What to do about one name.
+struct Decided {
+    action: Action,
+    /// From when on.
+    from: Moment,
+    /// It was done before, then, and is to be done again.
+    before: Option<Moment>,
+}
+
+impl Decided {
+    fn at(from: Moment, action: Action) -> Decided {
+        Decided { action, from, before: None }
+    }
+
+    fn again(before: Moment, action: Action) -> Decided {
+        Decided { action, from: before + Duration::from_millis(AGAIN_MS), before: Some(before) }
+    }
+
+    /// The first replacement by the same content is immediate; the next one waits.
+    fn replacement(found: &Observed, memory: &Memory, hash: Option<&Uid>, now: Moment) -> Decided {
+        let before = memory.replaced.as_ref().filter(|(last, at)| last.as_ref() == hash && now.since_ms(*at) < CHURN_MS);
+        let action = Action::Delete { uid: found.uid.clone(), replaces: true };
+        match before {
+            Some((_, at)) => Decided::again(*at, action),
+            None => Decided::at(now, action),
+        }
+    }
+}
+
+fn decide(sight: &Sight<'_>, key: &PodKey, memory: &Memory, now: Moment) -> Option<Decided> {
     let observed = sight.observed.get(key);
     let Some(pod) = sight.published.get(key) else {
-        let orphan = observed.filter(|o| sight.complete && o.mirror.is_some())?;
-        return Some((Action::Delete { uid: orphan.uid.clone(), replaces: true }, churn(memory, None, now)));
+        let orphan = observed.filter(|o| sight.complete && o.mirror.is_some() && o.held.is_none())?;
+        return Some(Decided::replacement(orphan, memory, None, now));
     };
     let Some(found) = observed else {
-        return (pod.wanted && sight.node.is_some()).then_some((Action::Create, now));
+        return (pod.wanted && sight.node.is_some()).then(|| Decided::at(now, Action::Create));
     };
     let mirror = found.mirror.as_deref()?;
     if found.deleting {
-        return Some((Action::Delete { uid: found.uid.clone(), replaces: false }, now));
+        let action = Action::Delete { uid: found.uid.clone(), replaces: false };
+        return found.held.is_none().then(|| Decided::at(now, action));
     }
     let disowned = sight.node.is_some() && found.owner.as_deref() != sight.node;
-    if mirror != &*pod.uid.0 || disowned {
-        return pod.wanted.then(|| (Action::Delete { uid: found.uid.clone(), replaces: true }, churn(memory, Some(&pod.uid), now)));
+    let unfit = memory.unfit.as_ref() == Some(&found.uid) && has_run(&found.status);
+    if mirror != &*pod.uid.0 || disowned || unfit {
+        return pod.wanted.then(|| Decided::replacement(found, memory, Some(&pod.uid), now));
     }
     let patch = status_patch(&pod.status, &found.status, &found.uid)?;
-    let from = match memory.sent.as_ref().filter(|s| s.uid == found.uid && s.status == pod.status) {
+    let action = Action::Status { uid: found.uid.clone(), patch, status: pod.status.clone() };
+    match memory.sent.as_ref().filter(|s| s.uid == found.uid && s.status == pod.status) {
         // It is what the server made of it: it writes something otherwise, or leaves a field out, and would do so again.
-        Some(sent) if sent.version == Some(found.version) => return None,
+        Some(sent) if sent.version == Some(found.version) => None,
         // What was sent and is not there was changed by somebody else: no argument without pause.
-        Some(sent) => sent.at + Duration::from_millis(SENT_AGAIN_MS),
-        None => now,
-    };
-    Some((Action::Status { uid: found.uid.clone(), patch, status: pod.status.clone() }, from))
+        Some(sent) => Some(Decided::again(sent.at, action)),
+        None => Some(Decided::at(now, action)),
+    }
 }
 
-/// The first replacement by the same content is immediate; the next one waits.
-fn churn(memory: &Memory, hash: Option<&Uid>, now: Moment) -> Moment {
-    match &memory.replaced {
-        Some((last, at)) if last.as_ref() == hash && now.since_ms(*at) < CHURN_MS => *at + Duration::from_millis(SENT_AGAIN_MS),
-        _ => now,
-    }
+/// Containers are told of in it: where there are none, no status can be in the way of another.
+fn has_run(status: &Value) -> bool {
+    let told = |of: &str| status.get(of).and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    told("containerStatuses") || told("initContainerStatuses")
 }
 
 /// Why a pod has no mirror that shows it; `None`: it has.
@@ -233,9 +332,21 @@ pub fn lacks(sight: &Sight<'_>, key: &PodKey) -> Option<String> {
             "the API server has a pod of that name which is no mirror pod (uid {}); it is left alone: rename one of the two",
             o.uid
         )),
+        Some(Observed { held: Some(by), .. }) => Some(format!("the old one is deleted but for its finalizers: {by}")),
         Some(o) if o.mirror.as_deref() != Some(&*pod.uid.0) => Some(failed.unwrap_or_else(|| "an older one is being replaced".into())),
         Some(_) => failed,
     }
+}
+
+/// Folds in a list. What answers have told since it was asked for is newer; one that is older than what was told before is another
+/// history, a backup that was restored.
+pub fn listed(observed: &mut BTreeMap<PodKey, Observed>, objects: Vec<Object>, version: u64, told: u64) {
+    if version < told {
+        observed.clear();
+    }
+    let there: BTreeSet<&str> = objects.iter().map(|o| o.metadata.uid.as_str()).collect();
+    observed.retain(|_, o| o.version > version || there.contains(o.uid.as_str()));
+    objects.into_iter().for_each(|o| observe(observed, o, false));
 }
 
 /// Folds in an answer. A pod the watch does not know though it has told newer things than this is gone again.

@@ -29,7 +29,7 @@ mod review;
 mod watch;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::Event;
@@ -39,7 +39,7 @@ use crate::clock::Moment;
 use crate::pod::{PodKey, Uid, WantedPod};
 use crate::settings::Settings;
 use link::Link;
-use mirror::{Memory, Observed, Published, Sight};
+use mirror::{Memory, Observed, Published, Quarrel, Sight};
 use object::Object;
 use watch::News;
 
@@ -92,6 +92,8 @@ pub struct Cluster {
     link: Link,
     /// What keeps us from having an identity, in words.
     waits: RefCell<Option<String>>,
+    /// What may not be looked at, in words.
+    unseen: RefCell<BTreeMap<&'static str, String>>,
     /// Our Node object as last seen; `None` until it was looked for.
     node: RefCell<Option<Option<Object>>>,
     node_moved: signal::Sender<u64>,
@@ -104,6 +106,7 @@ pub struct Cluster {
     complete: Cell<bool>,
     memory: RefCell<BTreeMap<PodKey, Memory>>,
     paced: Cell<Option<Moment>>,
+    quarrel: RefCell<Quarrel>,
     told: RefCell<BTreeMap<PodKey, String>>,
 }
 
@@ -116,6 +119,7 @@ impl Cluster {
             local,
             link,
             waits: RefCell::default(),
+            unseen: RefCell::default(),
             node: RefCell::default(),
             node_moved: signal::Sender::new(0),
             observed: RefCell::default(),
@@ -125,6 +129,7 @@ impl Cluster {
             complete: Cell::new(false),
             memory: RefCell::default(),
             paced: Cell::default(),
+            quarrel: RefCell::default(),
             told: RefCell::default(),
         }))
     }
@@ -149,7 +154,8 @@ impl Cluster {
 
     /// What is wrong with the API server, in words; `None`: it answers.
     pub fn trouble(&self) -> Option<String> {
-        self.waits.borrow().clone().or_else(|| self.link.trouble())
+        let unseen = || self.unseen.borrow().values().next().cloned();
+        self.waits.borrow().clone().or_else(|| self.link.trouble()).or_else(unseen)
     }
 
     /// Requests so far.
@@ -177,9 +183,12 @@ impl Cluster {
 
     fn node_news(&self, news: News) {
         match news {
-            News::All(mut found, _) => self.see_node(found.pop()),
+            News::All(mut found, _) => {
+                self.refused("nodes", None);
+                self.see_node(found.pop());
+            }
             News::Is(object) => self.see_node(Some(object)),
-            News::Refused(_) => {}
+            News::Refused(why) => self.refused("nodes", Some(&why)),
             News::Gone(object) => {
                 let ours = self.node_uid().is_none_or(|uid| uid == object.metadata.uid);
                 if ours {
@@ -187,6 +196,14 @@ impl Cluster {
                     self.see_node(None);
                 }
             }
+        }
+    }
+
+    /// What of it may not be looked at, and why.
+    fn refused(&self, what: &'static str, why: Option<&str>) {
+        match why {
+            Some(why) => drop(self.unseen.borrow_mut().insert(what, format!("look at its {what}: {why}"))),
+            None => drop(self.unseen.borrow_mut().remove(what)),
         }
     }
 
@@ -205,18 +222,16 @@ impl Cluster {
         let version = match &news {
             News::All(_, version) => *version,
             News::Is(object) | News::Gone(object) => object.metadata.version(),
-            News::Refused(_) => return,
+            News::Refused(why) => return self.refused("pods", Some(why)),
         };
+        self.refused("pods", None);
         let mut observed = self.observed.borrow_mut();
         let pods = observed.get_or_insert_default();
-        self.told_version.set(self.told_version.get().max(version));
+        let told = self.told_version.get();
+        let is_list = matches!(news, News::All(..));
+        self.told_version.set(if is_list { version } else { told.max(version) });
         match news {
-            News::All(objects, version) => {
-                // What answers have told since is newer than this list.
-                let there: BTreeSet<&str> = objects.iter().map(|o| o.metadata.uid.as_str()).collect();
-                pods.retain(|_, o| o.version > version || there.contains(o.uid.as_str()));
-                objects.into_iter().for_each(|o| mirror::observe(pods, o, false));
-            }
+            News::All(objects, version) => mirror::listed(pods, objects, version, told),
             News::Is(object) => mirror::observe(pods, object, false),
             News::Gone(object) => mirror::observe(pods, object, true),
             News::Refused(_) => {}
@@ -263,6 +278,7 @@ impl Cluster {
             node: node.as_deref(),
             memory: &self.memory.borrow(),
             paced: self.paced.get(),
+            quarrel: &self.quarrel.borrow(),
         }))
     }
 }

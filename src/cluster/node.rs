@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::error::{Error, Result};
 use super::link::STRATEGIC;
 use super::machine::{Machine, Pressure, can_mount_recursively_read_only, machine, pressure};
-use super::object::replaced;
+use super::object::{Object, replaced};
 use super::{Cluster, Facts};
 use crate::clock::{self, Moment, Now, Wall};
 use crate::settings::Settings;
@@ -84,7 +84,7 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
             // The watch tells of it.
             Err(Error::Refused { code: 409, .. }) => Ok(()),
             other => {
-                let node: super::object::Object = other?;
+                let node: Object = other?;
                 log::info!("registered the Node {}", settings.node_name);
                 memory.joined = Some(node.metadata.uid.clone());
                 cluster.see_node(Some(node));
@@ -101,21 +101,39 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
         if settings.register_node
             && let Some(patch) = labels_patch(&facts.labels, node.metadata.labels.as_ref(), node.metadata.annotations.as_ref())
         {
-            let _: Value = link.ask(Method::PATCH, &path, STRATEGIC, Some(&patch)).await?;
+            match link.ask::<Value>(Method::PATCH, &path, STRATEGIC, Some(&patch)).await {
+                // A label that a node may not give itself is no reason to say nothing of its status.
+                Err(e) if !e.is_general() => log::warn!("label the Node {}: {e}", settings.node_name),
+                done => drop(done?),
+            }
         }
         memory.joined = Some(uid.clone());
     }
     let bare = without_heartbeats(status.clone());
     let is_fresh = |(to, what, at): &(String, Value, Moment)| to == uid && *what == bare && now.mono - *at < settings.node_status_report;
     if !memory.sent.as_ref().is_some_and(is_fresh) {
-        let patch = json!({"metadata": {"uid": uid}, "status": addressed(status, &node.status)});
-        let _: Value = link.ask(Method::PATCH, &format!("{path}/status"), STRATEGIC, Some(&patch)).await?;
+        send(cluster, &format!("{path}/status"), uid, &status, &node.status).await?;
         for (reason, message) in memory.news(&settings.node_name, &bare) {
             let event = event(&settings.node_name, &reason, &message, now.wall);
             // One that is lost is no loss: the condition says the same.
             let _ = link.ask::<Value>(Method::POST, "/api/v1/namespaces/default/events", "application/json", Some(&event)).await;
         }
         memory.sent = Some((uid.clone(), bare, now.mono));
+    }
+    Ok(())
+}
+
+/// Patches the status. Where there were no addresses, two of one type become one: they are sent again then, over what came of it.
+async fn send(cluster: &Cluster, path: &str, uid: &str, status: &Value, found: &Value) -> Result<()> {
+    let mut found = found.clone();
+    for _ in 0..2 {
+        let is_new = found.pointer("/addresses/0").is_none();
+        let patch = json!({"metadata": {"uid": uid}, "status": addressed(status.clone(), &found)});
+        let made: Object = cluster.link.ask(Method::PATCH, path, STRATEGIC, Some(&patch)).await?;
+        if !is_new || made.status.get("addresses") == status.get("addresses") {
+            break;
+        }
+        found = made.status;
     }
     Ok(())
 }

@@ -30,6 +30,8 @@ pub struct Meta {
     pub uid: String,
     pub resource_version: String,
     pub deletion_timestamp: Option<String>,
+    pub deletion_grace_period_seconds: Option<i64>,
+    pub finalizers: Option<Vec<String>>,
     pub annotations: Option<BTreeMap<String, String>>,
     pub labels: Option<BTreeMap<String, String>>,
     pub owner_references: Option<Vec<Owner>>,
@@ -48,6 +50,12 @@ impl Meta {
     /// The hash of the static pod it shows; `None`: it is no mirror pod.
     pub fn mirror(&self) -> Option<&str> {
         self.annotations.as_ref()?.get(MIRROR).map(String::as_str)
+    }
+
+    /// What keeps it though it was told to end at once.
+    pub fn held(&self) -> Option<String> {
+        let now = self.deletion_timestamp.is_some() && self.deletion_grace_period_seconds.unwrap_or(0) == 0;
+        self.finalizers.as_ref().filter(|f| now && !f.is_empty()).map(|f| f.join(", "))
     }
 
     /// Its version, to tell old news from new; 0 when it has none.

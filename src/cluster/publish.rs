@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::error::{Error, Result};
-use super::link::STRATEGIC;
+use super::link::{Patience, STRATEGIC};
 use super::mirror::{self, Action, Memory, Plan, Sent};
 use super::object::{self, Object};
 use crate::clock::{self, Moment};
@@ -18,8 +18,8 @@ use crate::pod::PodKey;
 
 /// Changes that come together are looked at together; a status has 150 ms to be there.
 const SETTLE: Duration = Duration::from_millis(15);
-/// Between two tries of what was refused before: four a second, however many are refused.
-const PACE: Duration = Duration::from_millis(250);
+/// Between two tries of what was refused before: two a second, however many are refused.
+const PACE: Duration = Duration::from_millis(500);
 
 struct Ended {
     key: PodKey,
@@ -63,17 +63,19 @@ fn turn(cluster: &std::rc::Rc<Cluster>, in_flight: &mut InFlight) -> Option<Mome
     if !cluster.link.is_up() {
         return None;
     }
-    let Plan { actions, wake } = cluster.sighted(|sight| mirror::plan(sight, now))?;
+    let plan = cluster.sighted(|sight| mirror::plan(sight, now))?;
+    cluster.quarrel.borrow_mut().note(&plan, now);
+    let Plan { actions, wake, .. } = plan;
     for (key, action) in actions {
         let mut memories = cluster.memory.borrow_mut();
         let memory = memories.entry(key.clone()).or_default();
         if let Some(request) = request(cluster, &key, &action) {
             memory.in_flight = true;
             begun(cluster, &key, memory, &action, now);
-            let cluster = cluster.clone();
+            let (cluster, patience) = (cluster.clone(), Patience::after(memory.retry.failures));
             in_flight.push(Box::pin(async move {
                 let (method, path, kind, body) = request;
-                let answer = cluster.link.ask(method, &path, kind, Some(&body)).await;
+                let answer = cluster.link.ask_for(patience, method, &path, kind, Some(&body)).await;
                 Ended { key, action, answer }
             }));
         }
@@ -120,7 +122,10 @@ fn fold(cluster: &Cluster, Ended { key, action, answer }: Ended) {
             match &action {
                 Action::Delete { uid, .. } => {
                     log::info!("pod={key} deleted the pod {uid} at the API server: it was no mirror of what runs here");
-                    forget(observed, &key, uid);
+                    match object.metadata.held() {
+                        None => forget(observed, &key, uid),
+                        Some(_) => mirror::answered(observed, object, cluster.told_version.get()),
+                    }
                 }
                 Action::Create => {
                     log::info!("pod={key} has a mirror at the API server");
@@ -155,9 +160,12 @@ fn fold(cluster: &Cluster, Ended { key, action, answer }: Ended) {
     match (&action, failed.code()) {
         // It is gone already, or is another one by now: the watch tells.
         (Action::Delete { uid, .. } | Action::Status { uid, .. }, Some(404)) => forget(observed, &key, uid),
-        _ => {
+        (action, code) => {
+            if let (Action::Status { uid, .. }, Some(422)) = (action, code) {
+                memory.unfit = Some(uid.clone());
+            }
             memory.early = failed.is_early();
-            memory.retry.fail(words(&action, &failed), Duration::ZERO, now);
+            memory.retry.fail(words(action, &failed), Duration::ZERO, now);
             cluster.paced.set(Some(now + PACE));
         }
     }
@@ -196,5 +204,6 @@ fn tell(cluster: &Cluster) {
         cluster.local.note(key, why);
     }
     let known: BTreeSet<PodKey> = cluster.sighted(|s| s.published.keys().chain(s.observed.keys()).cloned().collect()).unwrap_or_default();
-    cluster.memory.borrow_mut().retain(|key, memory| memory.in_flight || known.contains(key));
+    let now = clock::now().mono;
+    cluster.memory.borrow_mut().retain(|key, memory| memory.lasts(now) || known.contains(key));
 }

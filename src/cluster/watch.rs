@@ -13,6 +13,9 @@ use crate::clock;
 
 /// The server ends a watch after this; the kubelet asks for five to ten minutes.
 const WATCH_S: u64 = 420;
+/// A server tells where it is once a minute, as it is asked to. One that says nothing for so long may never again: it was restored from a
+/// backup, and what it has now is older than what the watch goes on from.
+const SILENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(180) };
 /// A change longer than this is none that can be read.
 const LINE_BYTES: usize = 4 << 20;
 
@@ -63,7 +66,8 @@ pub async fn watch(link: &Link, path: &str, selector: &str, tell: impl Fn(News))
         let mut at = from;
         let began = clock::now().mono;
         match follow(link, &query, &mut at, &tell).await {
-            Ok(()) => version = Some(at),
+            Ok(End::Over) => version = Some(at),
+            Ok(End::Silent) => log::debug!("watch {path}: it tells nothing; it is listed again"),
             Err(e) if e.code() == Some(410) => log::debug!("watch {path}: {e}; it is listed again"),
             Err(e) => {
                 version = Some(at);
@@ -94,21 +98,32 @@ async fn list(link: &Link, query: &str, tell: &impl Fn(News)) -> Result<String> 
     Ok(list.metadata.resource_version)
 }
 
+/// Why a watch is begun anew.
+enum End {
+    /// Its time is over.
+    Over,
+    /// Nothing came of it.
+    Silent,
+}
+
 /// Until the server ends it. `at` is the last version that was told.
-async fn follow(link: &Link, query: &str, at: &mut String, tell: &impl Fn(News)) -> Result<()> {
+async fn follow(link: &Link, query: &str, at: &mut String, tell: &impl Fn(News)) -> Result<End> {
     let path = format!("{query}&watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}&resourceVersion={at}");
     let mut body = link.follow(&path).await?;
     let end = tokio::time::sleep(Duration::from_secs(WATCH_S + 15));
     tokio::pin!(end);
+    let mut heard = clock::now().mono;
     let mut held: Vec<u8> = Vec::new();
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
             // The server should have ended it long ago: whatever this is, it is begun anew.
-            () = &mut end => return Ok(()),
+            () = &mut end => return Ok(End::Over),
+            () = tokio::time::sleep(heard + SILENCE - clock::now().mono) => return Ok(End::Silent),
         };
+        heard = clock::now().mono;
         let frame = match frame {
-            None => return Ok(()),
+            None => return Ok(End::Over),
             Some(frame) => frame.map_err(|e| Error::Broken { what: format!("GET {query}"), why: e.to_string() })?,
         };
         let Some(data) = frame.data_ref() else { continue };
@@ -143,4 +158,71 @@ fn one(line: &[u8], query: &str, tell: &impl Fn(News)) -> Result<Option<String>>
         _ => {}
     }
     Ok(Some(version).filter(|v| !v.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::cell::RefCell;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server of HTTP/1.1 without TLS that lists nothing at version 7, and then nothing at version 5, and whose watches are silent.
+    async fn restored(listener: TcpListener) {
+        let mut lists = ["7", "5"].into_iter();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 4096];
+            let n = stream.read(&mut asked).await.unwrap();
+            if n == 0 {
+                continue;
+            }
+            let watches = String::from_utf8_lossy(asked.get(..n).unwrap()).contains("watch=true");
+            let Some(version) = (if watches { Some("") } else { lists.next() }) else { return };
+            let body = format!("{{\"metadata\":{{\"resourceVersion\":\"{version}\"}},\"items\":[]}}");
+            let length = if watches { "transfer-encoding: chunked".into() } else { format!("content-length: {}", body.len()) };
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{length}\r\n\r\n");
+            stream.write_all((head + if watches { "" } else { &body }).as_bytes()).await.unwrap();
+            if watches {
+                tokio::task::spawn_local(async move { stream.read(&mut asked).await });
+            }
+        }
+    }
+
+    #[test]
+    fn a_watch_that_tells_nothing_at_all_is_listed_anew() {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&rt, async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let path = std::env::temp_dir().join(format!("plinth-watch-{}", std::process::id()));
+            let text = format!(
+                "current-context: c\nclusters: [{{name: k, cluster: {{server: 'http://{}'}}}}]\nusers: [{{name: u, user: {{token: t}}}}]\n\
+                 contexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n",
+                listener.local_addr().unwrap()
+            );
+            std::fs::write(&path, text).unwrap();
+            let link = Link::new(path.clone(), "/dev/null".into());
+            let (versions, both) = (RefCell::new(Vec::new()), tokio::sync::Notify::new());
+            let tell = |news| {
+                if let News::All(_, version) = news {
+                    versions.borrow_mut().push(version);
+                }
+                if versions.borrow().len() == 2 {
+                    both.notify_one();
+                }
+            };
+            tokio::select! {
+                () = link.run() => {}
+                () = watch(&link, "/api/v1/pods", "a=b", tell) => {}
+                () = restored(listener) => {}
+                () = both.notified() => {}
+                () = tokio::time::sleep(Duration::from_secs(20)) => {}
+            }
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(*versions.borrow(), [7, 5]);
+        });
+    }
 }

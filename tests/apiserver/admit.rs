@@ -125,11 +125,12 @@ pub fn admit(store: &Store, r: &Request, old: Option<&Value>, new: Option<&Value
 
 pub fn invalid(r: &Request, field: &str, reason: &str, message: &str, times: usize) -> Refusal {
     let cause = json!({"reason": reason, "message": message, "field": field});
+    let kind = super::http::kind(&r.resource);
     Refusal {
         code: 422,
         reason: "Invalid",
-        message: format!("Pod \"{}\" is invalid: {field}: {message}", r.name),
-        details: json!({"name": r.name, "kind": "Pod", "causes": vec![cause; times]}),
+        message: format!("{kind} \"{}\" is invalid: {field}: {message}", r.name),
+        details: json!({"name": r.name, "kind": kind, "causes": vec![cause; times]}),
     }
 }
 
@@ -204,6 +205,8 @@ fn restrict(store: &Store, r: &Request, node: &str, old: Option<&Value>, new: Op
                 if !barred.is_empty() {
                     return Err(r.forbid(&format!("node \"{node}\" is not allowed to set the following labels: {}", barred.join(", "))));
                 }
+            } else if let Some(label) = barred(old.unwrap(), new) {
+                return Err(r.forbid(&format!("is not allowed to modify labels: {label}")));
             } else if old.unwrap()["spec"]["taints"] != new["spec"]["taints"] {
                 return Err(r.forbid(&format!("node \"{node}\" is not allowed to modify taints")));
             }
@@ -212,6 +215,14 @@ fn restrict(store: &Store, r: &Request, node: &str, old: Option<&Value>, new: Op
         ("leases", "", _) if r.name != node => Err(r.forbid("can only access node lease with the same name as the requesting node")),
         _ => Ok(()),
     }
+}
+
+/// A label that is not a node's to change, and is.
+fn barred(old: &Value, new: &Value) -> Option<String> {
+    let labels = [old, new].map(|o| o["metadata"]["labels"].as_object().cloned().unwrap_or_default());
+    let [old, new] = &labels;
+    let changed = |key: &&String| key.contains("node-restriction.kubernetes.io/") && old.get(*key) != new.get(*key);
+    old.keys().chain(new.keys()).find(changed).cloned()
 }
 
 fn mirror(store: &Store, r: &Request, node: &str, pod: &Value) -> Result<(), Refusal> {

@@ -18,7 +18,7 @@ use super::admit::{self, Refusal, Request};
 use super::node;
 use super::table::table;
 use super::watch::{Watch, selects};
-use super::{Asked, Fault, Shared, State, csr, merge};
+use super::{Asked, Fault, Shared, State, csr, merge, strict};
 
 pub type Body = BoxBody<Bytes, Infallible>;
 
@@ -57,6 +57,7 @@ pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, mut http: HttpR
             note(0);
             std::future::pending::<()>().await;
         }
+        Fault::SlowHook(time) if method == Method::POST && path.ends_with("/pods") => tokio::time::sleep(time).await,
         Fault::Code(code, after) => {
             note(code);
             let mut response = reply(code, &failure(code, "InternalError", "on command", &json!({})));
@@ -87,14 +88,10 @@ pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, mut http: HttpR
     };
     let response = match page {
         Some(page) if !is_node => reply(200, &page),
-        _ => route(
-            &shared,
-            &user,
-            &method,
-            &path,
-            &body,
-            head.headers.get(ACCEPT).is_some_and(|a| a.to_str().unwrap_or_default().contains("as=Table")),
-        ),
+        _ => {
+            let header = |name| head.headers.get(name).and_then(|h| h.to_str().ok()).unwrap_or_default();
+            route(&shared, &user, &method, &path, (header(CONTENT_TYPE), &body), header(ACCEPT).contains("as=Table"))
+        }
     };
     note(response.status().as_u16());
     if fault == Fault::HalfBody {
@@ -163,7 +160,7 @@ pub fn kind(resource: &str) -> &'static str {
     }
 }
 
-fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &Value, tabular: bool) -> Response<Body> {
+fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, (content, body): (&str, &Value), tabular: bool) -> Response<Body> {
     let (bare, query) = path.split_once('?').unwrap_or((path, ""));
     let param = |key: &str| query.split('&').find_map(|p| p.strip_prefix(key)?.strip_prefix('=')).map(decoded).unwrap_or_default();
     let Some(mut r) = request(user, bare) else {
@@ -185,6 +182,12 @@ fn route(shared: &Arc<Shared>, user: &str, method: &Method, path: &str, body: &V
         r.name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     }
     if let Err(refusal) = admit::authorize(&r) {
+        return refused(&refusal);
+    }
+    // kubectl is not what is tried here.
+    if r.node().is_some()
+        && let Err(refusal) = strict::body(&r, content, body)
+    {
         return refused(&refusal);
     }
     if watching {
@@ -266,6 +269,7 @@ fn act(shared: &Shared, state: &mut State, r: &Request, body: &Value) -> Result<
                 }
                 admit::complete(&mut new);
             }
+            strict::object(r, None, &new)?;
             if resource == "nodes" {
                 let taints = new["spec"].as_object_mut().unwrap().entry("taints").or_insert(json!([]));
                 taints.as_array_mut().unwrap().push(json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}));
@@ -295,6 +299,14 @@ fn act(shared: &Shared, state: &mut State, r: &Request, body: &Value) -> Result<
                     r.name
                 );
                 return Err(Refusal { code: 409, reason: "Conflict", message, details: json!({"name": r.name, "kind": kind(resource)}) });
+            }
+            // Finalizers are somebody's to take away.
+            if old["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()) {
+                let mut dying = old;
+                dying["metadata"]["deletionTimestamp"] = json!(super::store::now());
+                dying["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+                let same = state.store.get(resource, namespace, &r.name).is_some_and(|o| o["metadata"]["deletionGracePeriodSeconds"] == 0);
+                return Ok((200, if same { dying } else { state.store.update(resource, namespace, dying) }));
             }
             // A pod on a node waits for its node to let it go, unless it is told not to.
             let grace = body["gracePeriodSeconds"].as_i64().or(old["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(0);
@@ -344,6 +356,7 @@ fn act(shared: &Shared, state: &mut State, r: &Request, body: &Value) -> Result<
                 new = old.clone();
                 new["status"] = status;
             }
+            strict::object(r, Some(&old), &new)?;
             // What changes nothing makes no new version.
             if new == old { Ok((200, old)) } else { Ok((200, state.store.update(resource, namespace, new))) }
         }

@@ -41,12 +41,12 @@ fn list(target: &mut Value, items: &[Value], by: &str) {
     }
     let into = target.as_array_mut().unwrap();
     if items.iter().any(|i| i["$patch"] == "replace") {
-        into.clear();
+        *into = items.iter().filter(|i| i.get("$patch").is_none()).cloned().collect();
+        return;
     }
     for item in items {
         let at = into.iter().position(|i| i[by] == item[by]);
         match (item["$patch"].as_str(), at) {
-            (Some("replace"), _) => {}
             (Some("delete"), at) => drop(at.map(|at| into.remove(at))),
             (_, Some(at)) => strategic(&mut into[at], item),
             (_, None) => {

@@ -11,6 +11,7 @@ mod http;
 mod merge;
 mod node;
 mod store;
+mod strict;
 mod table;
 pub mod tls;
 mod watch;
@@ -38,6 +39,8 @@ pub enum Fault {
     BlackHole,
     /// Requests are taken and never answered.
     Stall,
+    /// A webhook of new pods takes so long.
+    SlowHook(Duration),
     /// Answers stop in the middle of their body.
     HalfBody,
     /// Each request gets this code, with `Retry-After` where one is given, s.
@@ -148,6 +151,13 @@ impl ApiServer {
         let served = shared.clone();
         std::thread::spawn(move || wire::serve(listener, config, served));
         ApiServer { addr, shared }
+    }
+
+    /// The same server on another listener too, of the same address in another network namespace.
+    pub fn also_on(&self, listener: TcpListener) {
+        listener.set_nonblocking(true).unwrap();
+        let (config, served) = (self.shared.ca.server(&self.addr.ip().to_string()), self.shared.clone());
+        std::thread::spawn(move || wire::serve(listener, config, served));
     }
 
     /// A kubeconfig with inline data for a user by client certificate.

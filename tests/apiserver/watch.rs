@@ -45,7 +45,7 @@ impl Watch {
                 if r.over || Instant::now() >= r.watch.until {
                     return None;
                 }
-                if r.watch.shared.fault() == Fault::None {
+                if matches!(r.watch.shared.fault(), Fault::None | Fault::SlowHook(_)) {
                     r.look();
                     if !r.ready.is_empty() {
                         continue;
@@ -78,6 +78,10 @@ impl Running {
             if (w.namespace.is_empty() || w.namespace == change.namespace) && selects(&w.selector, &change.object) {
                 self.ready.push_back(format!("{}\n", json!({"type": change.kind, "object": change.object})));
             }
+        }
+        // From the future on, as after a backup was restored: nothing is told until then.
+        if w.from > store.rv() {
+            return;
         }
         w.from = store.rv();
         if w.bookmarks && Instant::now() >= self.bookmark {

@@ -1,5 +1,6 @@
 //! A node that joins a cluster: its pods are shown there, kubectl works on them, and nothing of it reaches a pod.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -228,6 +229,107 @@ fn whatever_others_do_to_its_objects_a_pod_runs_on_and_is_shown() {
         });
     });
     n.shutdown();
+}
+
+/// Runs until TERM, and does nothing meanwhile: there are many of it.
+const STILL: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
+
+/// Each pod by its name: the run of one that is Ready, else why it is not.
+fn runs(pods: &[Value]) -> BTreeMap<String, (Value, Value, Value)> {
+    let why = |p: &Value| (p["status"]["phase"].clone(), p["status"]["reason"].clone(), Value::Null);
+    let of = |p: &Value| if is_ready(p) { run(p) } else { why(p) };
+    pods.iter().map(|p| (p["metadata"]["name"].as_str().unwrap().to_owned(), of(p))).collect()
+}
+
+fn here(n: &Node) -> BTreeMap<String, (Value, Value, Value)> {
+    let list: Value = n.get("/pods").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    runs(list["items"].as_array().map_or(&[], Vec::as_slice))
+}
+
+/// How many of them run, and were restarted so often.
+fn running(n: &Node, restarts: u64) -> usize {
+    here(n).values().filter(|(_, count, since)| since.is_string() && *count == restarts).count()
+}
+
+/// Looks after a while: to look at a full node is work for who is looked at too.
+fn slowly<T>(look: impl FnOnce() -> T) -> T {
+    std::thread::sleep(Duration::from_millis(300));
+    look()
+}
+
+/// Requests a second, in the next so many.
+fn rate(server: &ApiServer, seconds: u32) -> f64 {
+    server.asked();
+    std::thread::sleep(Duration::from_secs(seconds.into()));
+    server.asked().len() as f64 / f64::from(seconds)
+}
+
+/// A hundred and ten mirrors; of most pods nothing but the mirror costs anything, since they are for another node.
+#[test]
+fn a_full_node_whose_mirrors_are_refused_runs_on_and_is_shown_when_that_ends() {
+    const ALL: usize = 110;
+    const RUN: usize = 10;
+    if !can_run() {
+        return;
+    }
+    let (mut n, server) = joined();
+    server.webhook(Some(Box::new(|_| Err((403, "Forbidden", "exceeded quota: pods=0".into())))));
+    for i in 0..ALL {
+        let name = format!("p{i:03}");
+        let elsewhere = |text: String| text.replace("spec:\n", "spec:\n  nodeSelector: {kubernetes.io/hostname: elsewhere}\n");
+        let text = script(&name, STILL);
+        n.put(&format!("{name}.yaml"), &if i % (ALL / RUN) == 0 { text } else { elsewhere(text) });
+    }
+    n.start();
+    n.until("some of them run", 30, |n| slowly(|| running(n, 0) == RUN && here(n).len() == ALL));
+    let before = here(&n);
+    n.until("each was refused", 20, |n| n.get("/metrics").is_some_and(|m| m.contains("plinth_unshown_pods 110")));
+    let steady = rate(&server, 10);
+    assert!(steady <= 5.0, "{steady} requests a second while all are refused");
+    server.webhook(None);
+    n.until("all are shown as they are", 10, |_| slowly(|| runs(&server.list("pods")) == before));
+    assert_eq!(here(&n), before);
+    // Away, while all that run change at once: each is killed, and comes back.
+    server.fault(Fault::Away);
+    let tasks = n.ctr(&["tasks", "list"]);
+    let pids: Vec<&str> = tasks.lines().skip(1).filter_map(|l| l.split_whitespace().nth(1)).collect();
+    assert!(Command::new("kill").args(&pids).status().unwrap().success(), "{tasks}");
+    n.until("they run again", 30, |n| slowly(|| running(n, 1) == RUN));
+    let before = here(&n);
+    server.fault(Fault::None);
+    n.until("all are shown as they are", 10, |_| slowly(|| runs(&server.list("pods")) == before));
+    assert_eq!(here(&n), before);
+    n.shutdown();
+}
+
+#[test]
+fn two_nodes_of_one_name_argue_slowly_and_their_pods_do_not_notice() {
+    if !can_run() {
+        return;
+    }
+    let (mut one, server) = joined();
+    let (mut other, at) = (Node::up(), server.addr);
+    let listener = inside(&other, move || TcpListener::bind(at).unwrap());
+    server.also_on(listener);
+    fs::copy(one.path("work/kubeconfig"), other.path("work/kubeconfig")).unwrap();
+    other.extra.push(format!("kubeconfig={}", other.path("work/kubeconfig")));
+    for (n, mine) in [(&mut one, "one"), (&mut other, "other")] {
+        n.put("same.yaml", &script("same", &format!(": {mine}; {STILL}")));
+        n.put("mine.yaml", &script(mine, STILL));
+        n.start();
+        n.until("both of its pods run", 30, |n| running(n, 0) == 2);
+    }
+    let before = [here(&one), here(&other)];
+    // Each replaces at once what it did not expect, once.
+    std::thread::sleep(Duration::from_secs(5));
+    let steady = rate(&server, 20);
+    assert!(steady <= 5.0, "{steady} requests a second between two of one name");
+    assert_eq!([here(&one), here(&other)], before);
+    other.shutdown();
+    let [mine, _] = before;
+    one.until("the one that is left is shown as it runs", 20, |_| runs(&server.list("pods")) == mine);
+    assert_eq!(here(&one), mine);
+    one.shutdown();
 }
 
 #[test]

@@ -14,6 +14,7 @@ struct Case {
     complete: bool,
     node: Option<&'static str>,
     paced: Option<Moment>,
+    quarrel: Quarrel,
 }
 
 fn key() -> PodKey {
@@ -30,6 +31,7 @@ fn mirror() -> Observed {
         version: 7,
         mirror: Some("h1".into()),
         deleting: false,
+        held: None,
         owner: Some(NODE.into()),
         status: json!({"phase": "Running"}),
     }
@@ -45,6 +47,7 @@ impl Case {
             complete: true,
             node: Some(NODE),
             paced: Some(Moment(0)),
+            quarrel: Quarrel::default(),
         }
     }
 
@@ -53,8 +56,8 @@ impl Case {
     }
 
     fn sight(&self) -> Sight<'_> {
-        let Case { published, observed, memory, complete, node, paced } = self;
-        Sight { published, complete: *complete, observed, node: *node, memory, paced: *paced }
+        let Case { published, observed, memory, complete, node, paced, quarrel } = self;
+        Sight { published, complete: *complete, observed, node: *node, memory, paced: *paced, quarrel }
     }
 
     fn plan(&self, now: u64) -> Plan {
@@ -68,6 +71,10 @@ impl Case {
 
 fn deletes(action: Option<Action>) -> bool {
     matches!(action, Some(Action::Delete { uid, .. }) if uid == "api-1")
+}
+
+fn waits(until: u64) -> Plan {
+    Plan { wake: Some(Moment(until)), ..Plan::default() }
 }
 
 #[test]
@@ -128,11 +135,11 @@ fn a_status_is_sent_at_once_and_not_argued_about() {
     // It was sent, and somebody changed it back.
     let sent = |version| Some(Sent { uid: "api-1".into(), status: status("Running"), at: Moment(5), version });
     case.memory.insert(key(), Memory { sent: sent(Some(6)), ..Memory::default() });
-    assert_eq!(case.plan(100), Plan { actions: Vec::new(), wake: Some(Moment(10_005)) });
-    assert!(matches!(case.action(10_005), Some(Action::Status { .. })));
+    assert_eq!(case.plan(100).wake, Some(Moment(6_005)));
+    assert!(matches!(case.action(6_005), Some(Action::Status { .. })));
     // That is what the server makes of it: it is not sent for ever.
     case.memory.insert(key(), Memory { sent: sent(Some(7)), ..Memory::default() });
-    assert_eq!(case.plan(10_005), Plan::default());
+    assert_eq!(case.plan(6_005), Plan::default());
     // Another status does not wait for that.
     case.published.get_mut(&key()).unwrap().status = status("Failed");
     assert!(matches!(case.action(100), Some(Action::Status { .. })));
@@ -142,11 +149,76 @@ fn a_status_is_sent_at_once_and_not_argued_about() {
 fn a_mirror_that_somebody_keeps_replacing_is_replaced_with_pauses() {
     let mut case = Case::new(Some(Observed { mirror: Some("theirs".into()), ..mirror() }));
     case.memory.insert(key(), Memory { replaced: Some((Some(Uid("h1".into())), Moment(1000))), ..Memory::default() });
-    assert_eq!(case.plan(1500), Plan { actions: Vec::new(), wake: Some(Moment(11_000)) });
-    assert!(deletes(case.action(11_000)));
+    assert_eq!((case.plan(1500).wake, case.plan(1500).actions.len()), (Some(Moment(7_000)), 0));
+    assert!(deletes(case.action(7_000)));
     // An edit of our own is no quarrel.
     case.published.get_mut(&key()).unwrap().uid = Uid("h2".into());
     assert!(deletes(case.action(1500)));
+}
+
+#[test]
+fn many_that_somebody_keeps_replacing_are_replaced_one_by_one_until_nobody_does() {
+    let mut case = Case::new(None);
+    case.published.clear();
+    let named = |i: u64| PodKey { namespace: "default".into(), name: format!("p{i:02}").into() };
+    for i in 0..30 {
+        case.observed.insert(named(i), mirror());
+        case.memory.insert(named(i), Memory { replaced: Some((None, Moment(1000 - i))), ..Memory::default() });
+    }
+    let turn = |case: &mut Case, now| {
+        let plan = case.plan(now);
+        case.quarrel.note(&plan, Moment(now));
+        plan.actions.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    // It is known from the first look on; the oldest goes first, and no next one soon after.
+    assert_eq!(turn(&mut case, 2_000), []);
+    assert_eq!(turn(&mut case, 7_000), [named(29)]);
+    case.observed.remove(&named(29));
+    case.memory.insert(named(29), Memory { replaced: Some((None, Moment(7_000))), ..Memory::default() });
+    assert_eq!((turn(&mut case, 7_500), case.plan(7_500).wake), (vec![], Some(Moment(9_500))));
+    assert_eq!(turn(&mut case, 9_500), [named(28)]);
+    case.observed.remove(&named(28));
+    // There it is again: somebody else goes on.
+    case.observed.insert(named(29), Observed { version: 8, ..mirror() });
+    assert_eq!(turn(&mut case, 9_900), []);
+    assert_eq!(turn(&mut case, 17_000).len(), 1);
+    // Nobody did for a while: nobody wants them otherwise any more.
+    assert_eq!(turn(&mut case, 17_900).len(), AT_ONCE);
+}
+
+#[test]
+fn a_mirror_whose_status_cannot_follow_on_what_it_says_is_replaced() {
+    let exited = json!({"phase": "Failed", "containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 1}}}]});
+    let mut case = Case::new(Some(Observed { status: exited, ..mirror() }));
+    assert!(matches!(case.action(0), Some(Action::Status { .. })));
+    case.memory.insert(key(), Memory { unfit: Some("api-1".into()), ..Memory::default() });
+    assert!(deletes(case.action(0)));
+    // One that says nothing yet is in no status's way.
+    case.observed.get_mut(&key()).unwrap().status = json!({"phase": "Pending"});
+    assert!(matches!(case.action(0), Some(Action::Status { .. })));
+    case.memory.insert(key(), Memory { unfit: Some("older".into()), ..Memory::default() });
+    assert!(matches!(case.action(0), Some(Action::Status { .. })));
+}
+
+#[test]
+fn a_mirror_that_a_finalizer_holds_is_waited_for() {
+    let mut case = Case::new(Some(Observed { deleting: true, held: Some("example.com/own".into()), ..mirror() }));
+    assert_eq!(case.plan(0), Plan::default());
+    assert!(lacks(&case.sight(), &key()).unwrap().contains("example.com/own"));
+    case.published.clear();
+    assert_eq!(case.plan(0), Plan::default());
+}
+
+#[test]
+fn a_list_older_than_what_was_told_is_all_there_is() {
+    let mut observed = BTreeMap::new();
+    observe(&mut observed, object("new", 90), false);
+    listed(&mut observed, vec![], 80, 70);
+    assert_eq!(observed.len(), 1, "an answer told of it after the list was asked for");
+    listed(&mut observed, vec![object("old", 8)], 10, 80);
+    assert_eq!((observed.len(), &*observed[&key()].uid), (1, "old"));
+    listed(&mut observed, vec![], 11, 10);
+    assert!(observed.is_empty());
 }
 
 #[test]
@@ -185,7 +257,7 @@ fn refused_pods_are_tried_again_one_by_one_the_longest_waiting_first() {
     case.published.remove(&key());
     assert_eq!(case.plan(1000).actions, [(PodKey { namespace: "default".into(), name: "p29".into() }, Action::Create)]);
     case.paced = Some(Moment(1200));
-    assert_eq!(case.plan(1000), Plan { actions: Vec::new(), wake: Some(Moment(1200)) });
+    assert_eq!(case.plan(1000), waits(1200));
     case.paced = Some(Moment(0));
     let last = case.memory.keys().next_back().unwrap().clone();
     case.memory.get_mut(&last).unwrap().in_flight = true;
