@@ -19,6 +19,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sys::spawn;
 
@@ -38,8 +39,17 @@ struct Call {
     action: String,
 }
 
-/// Whether this process was started to be one.
+/// This program looks first of all whether it is called as the shim's.
+static LOOKS: AtomicBool = AtomicBool::new(false);
+
+/// Whether another process of this program would answer such calls: one that stands on this library without asking `is_asked` would not.
+pub fn would_answer() -> bool {
+    LOOKS.load(Ordering::Relaxed)
+}
+
+/// Whether this process was started to answer one. Asked before anything else is done.
 pub fn is_asked() -> bool {
+    LOOKS.store(true, Ordering::Relaxed);
     std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(OsStr::new(PROGRAM)))
 }
 
