@@ -16,6 +16,9 @@ PODS = {
             + "  - {name: d, image: 'docker.io/library/busybox:1.35', command: [sleep, infinity]}\n",
     # The pod's own, and none of its container's.
     "whole": overlay.pod("whole", resources="{}") + "  resources: {requests: {cpu: 100m, memory: 24Mi}, limits: {cpu: 200m, memory: 48Mi}}\n",
+    # Root inside is nobody outside: mounts are mapped by this kernel and made by crun.
+    "private": overlay.pod("private", f"echo mine >/v/file; {overlay.SLEEP}").replace(
+        "hostNetwork: true", "hostUsers: false\n  volumes: [{name: v, emptyDir: {}}]") + "    volumeMounts: [{name: v, mountPath: /v}]\n",
     "huge": overlay.pod("huge", resources="{limits: {cpu: 10m, memory: 16Mi, hugepages-2Mi: 4Mi}}"),
 }
 
@@ -50,6 +53,7 @@ def the_kernel_holds_pods_to_their_resources(m):
         power.ready()
         total = int(re.search(r"MemTotal: +(\d+)", power.said("cat /proc/meminfo"))[1]) * 1024
         the_groups_are_the_kubelets(power, total)
+        root_in_a_pod_of_its_own_users_is_nobody_outside(power)
         a_limit_throttles_and_weights_share(power)
         one_that_eats_memory_is_killed_whole(power)
         one_that_eats_again_and_again_backs_off(power)
@@ -92,6 +96,19 @@ def the_groups_are_the_kubelets(power, total):
     daemons = power.said("for p in plinth containerd; do cat /proc/$(pidof $p)/oom_score_adj; done").split()
     assert daemons == ["-999", "-999"], daemons
     ok("a class weighs what its pods weigh; the daemons go last")
+
+
+def root_in_a_pod_of_its_own_users_is_nobody_outside(power):
+    first, outside, count = (int(word) for word in power.said("plinth exec private -- cat /proc/self/uid_map").split())
+    assert first == 0 and outside >= 65536 and count == 65536, (first, outside, count)
+    seen = power.said("plinth exec private -- stat -c %u:%g /v/file /etc/hosts /bin").split()
+    assert seen == ["0:0"] * 3, seen
+    uid = power.pods()["private"]["uid"]
+    held = power.said(f"stat -c %u:%g /var/lib/plinth/pods/{uid}/volumes/kubernetes.io~empty-dir/v/file").strip()
+    assert held == "0:0", f"what it wrote is {held}'s outside"
+    running = power.said(f"for p in $(cat $(find /sys/fs/cgroup/kubepods -name pod{uid})/*/cgroup.procs); do grep ^Uid: /proc/$p/status; done").split()
+    assert running[1] == str(outside), running
+    ok(f"root in a pod of its own users is {outside} outside, and what it writes is its own")
 
 
 def a_limit_throttles_and_weights_share(power):
