@@ -241,10 +241,10 @@ fn absent(image: &ImageRef, look: bool) -> Failure {
 fn credit(world: &mut World, image: &ImageRef) {
     for pod in world.wanted.pods.values() {
         for c in pod.containers.iter().filter(|c| c.pull == PullPolicy::Always && c.image == *image) {
-            let last =
-                world.seen.pods.get(&pod.uid).and_then(|s| s.containers.values().filter(|a| a.name == c.name).max_by_key(|a| a.attempt));
+            let seen = world.seen.pods.get(&pod.uid);
+            let last = seen.and_then(|s| s.containers.values().filter(|a| a.name == c.name).max_by_key(|a| a.attempt));
             let next = match last {
-                None => 0,
+                None => seen.map_or(0, |s| s.begins_at(&c.name)),
                 Some(a) if a.state == State::Record => a.attempt,
                 Some(a) => a.attempt.saturating_add(1),
             };

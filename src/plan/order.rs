@@ -66,7 +66,10 @@ fn gate(container: &WantedContainer) -> On<'_> {
 /// The container half of the decision table.
 fn bring_up<'a>(v: &View<'a>, pod: &'a WantedPod, container: &'a WantedContainer) -> Step<'a> {
     let Some(last) = v.latest(&container.name) else {
-        return create(v, pod, container, 0, "wanted".into());
+        return match v.seen.begins_at(&container.name) {
+            0 => create(v, pod, container, 0, "wanted".into()),
+            next => create(v, pod, container, next, format!("its records are lost, its logs end with {}", next - 1)),
+        };
     };
     let (uid, id) = (v.uid.clone(), last.id.clone());
     match &last.state {
@@ -133,7 +136,7 @@ fn create<'a>(v: &View<'a>, pod: &'a WantedPod, container: &'a WantedContainer, 
 /// The attempt a container needs its image for, if it needs one made now or soon: what `image` prepares ahead.
 pub fn upcoming(v: &View<'_>, pod: &WantedPod, index: usize, container: &WantedContainer) -> Option<u32> {
     let attempt = match v.latest(&container.name) {
-        None => 0,
+        None => v.seen.begins_at(&container.name),
         Some(last) => match &last.state {
             State::Record => last.attempt,
             State::Exited(exit) | State::Dead(exit) if !v.is_present(last) || v.restarts(pod, container, last, exit) => {

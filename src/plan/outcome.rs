@@ -31,8 +31,11 @@ pub(super) fn done(world: &mut World, uid: &Uid, action: &Action, effect: Effect
         (Action::DeleteSandbox { keep, .. }, Effect::Gone) => {
             let pod = seen(world, uid);
             pod.sandbox = Sandbox::Absent;
-            if !keep && pod.containers.is_empty() {
-                world.seen.pods.remove(uid);
+            if !keep {
+                pod.logged.clear();
+                if pod.containers.is_empty() {
+                    world.seen.pods.remove(uid);
+                }
             }
         }
         (Action::Term { .. }, Effect::Signalled) | (Action::RunHook { .. }, Effect::Begun) => {}

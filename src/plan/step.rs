@@ -23,7 +23,7 @@
 //!  image     container            task       step
 //!  *         of another sandbox   any        Term, Kill, DeleteTask (sweep)
 //!  not ready none, or ended       -          wait (the pull is keyed by image)
-//!  ready     none                 -          CreateContainer
+//!  ready     none                 -          CreateContainer, of attempt 0 or, where logs are left of others, the one after the last
 //!  *         record, never ran    none       DeleteContainer, then as none
 //!  *         ours                 created    StartTask
 //!  *         ours                 running    postStart, if it has one and we started it; then settled

@@ -129,8 +129,19 @@ pub struct SeenPod {
     pub sandbox: Sandbox,
     /// Its containers by id, every attempt that still has a record.
     pub containers: BTreeMap<Rc<str>, SeenContainer>,
+    /// The highest number on a log file of each container, but for those of attempts that have a record: what is left of attempts
+    /// containerd has lost.
+    pub logged: BTreeMap<Rc<str>, u32>,
     /// Something happened since: look before acting.
     pub stale: bool,
+}
+
+impl SeenPod {
+    /// The attempt a container without any record begins with: restarts go on counting where its logs end (kubelet:
+    /// `calcRestartCountByLogDir`).
+    pub fn begins_at(&self, name: &str) -> u32 {
+        self.logged.get(name).map_or(0, |last| last.saturating_add(1))
+    }
 }
 
 /// Namespaces, network, mounts, directories and cgroup of a pod.
@@ -159,7 +170,7 @@ pub struct SeenContainer {
     pub name: Rc<str>,
     /// Its part.
     pub kind: Kind,
-    /// 0 for the first, then one more each time: the restart count.
+    /// 0 for the first, then one more each time: the restart count, and the number of its log.
     pub attempt: u32,
     /// The image asked for.
     pub image: ImageRef,

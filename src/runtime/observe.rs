@@ -69,6 +69,7 @@ impl Runtime {
             };
             self.add(&mut pods, record, task.as_ref());
         }
+        pods.iter_mut().for_each(|(uid, pod)| self.add_logged(uid, pod));
         self.known.borrow_mut().retain(|id, k| here.contains(&**id) || k.pid == 0);
         self.logs.release_unclaimed();
         Ok(pods)
@@ -86,7 +87,21 @@ impl Runtime {
         for record in &records {
             self.add(&mut pods, record, tasks.get(&record.id));
         }
-        Ok(pods.remove(uid))
+        Ok(pods.remove(uid).map(|mut pod| {
+            self.add_logged(uid, &mut pod);
+            pod
+        }))
+    }
+
+    /// What the names of log files tell of attempts that have no record.
+    fn add_logged(&self, uid: &Uid, pod: &mut SeenPod) {
+        let Some(key) = &pod.key else { return };
+        for (name, attempt) in self.logs.attempts(key, uid) {
+            if !pod.containers.values().any(|c| c.name == name && c.attempt == attempt) {
+                let last = pod.logged.entry(name).or_default();
+                *last = attempt.max(*last);
+            }
+        }
     }
 
     fn add(&self, pods: &mut BTreeMap<Uid, SeenPod>, record: &Container, task: Option<&Process>) {

@@ -123,11 +123,20 @@ fn a_containerd_that_forgot_everything_gets_its_pods_anew_and_none_twice() {
     n.put("b.yaml", &crate::node::pod("b", "hostname: b", FOREVER));
     n.until_ready("a");
     n.until_ready("b");
-    let since = |n: &Node| n.pod("a").map(|p| container(&p, "c")["state"]["running"]["startedAt"].clone());
-    let before = since(&n);
+    // As a run of `b` leaves it that was restarted before and has rotated its log.
+    let logs = fs::read_dir(n.dir.join("logs/pods")).unwrap().flatten().map(|d| d.path().join("c"));
+    let logs = logs.filter(|d| d.to_string_lossy().contains("default_b-it_")).collect::<Vec<_>>();
+    fs::write(logs[0].join("4.log.20260102-030405"), "2026-01-02T03:04:05.000000000Z stdout F the fifth\n").unwrap();
     n.containerd("wipe");
     n.containerd("start");
-    n.until("both are made anew", 120, |n| n.ready("a") && n.ready("b") && header(n).is_empty() && since(n) != before);
+    n.until("both are made anew", 120, |n| n.ready("a") && n.ready("b") && header(n).is_empty() && n.restarts("a") == 1);
+    assert_eq!((n.restarts("a"), n.restarts("b")), (1, 5), "counted on from the logs\n{}", n.log());
+    assert!(logs[0].join("5.log").exists(), "{}", n.log());
+    let b = n.pod("b").unwrap();
+    n.kill();
+    n.start();
+    n.until("an amnesia changes none of it", 30, |n| n.ready("a") && n.ready("b") && n.restarts("b") == 5);
+    assert_eq!(container(&n.pod("b").unwrap(), "c")["containerID"], container(&b, "c")["containerID"]);
     n.until("what containerd forgot runs no more", 10, |n| n.running(&tag) == 1);
     n.until("each pod has one shim", 10, |n| n.running(&format!("\0-address\0{}", n.path("containerd.sock"))) == 2);
     n.shutdown();

@@ -359,6 +359,11 @@ impl Case {
     fn seen_container(&mut self, uid: &Uid, mut line: Line<'_>) -> Result<(), String> {
         let (name, attempt) = (line.word()?, line.word()?.parse().map_err(|_| "an attempt is a number")?);
         let word = line.word()?;
+        if word == "log" {
+            let pod = self.seen.get_mut(uid).ok_or("a seen line comes first")?;
+            pod.logged.insert(name.into(), attempt);
+            return line.end();
+        }
         let code = line.number("code")?.unwrap_or(0);
         let finished = wall(line.time("ended")?.unwrap_or(self.now.mono));
         let exit =

@@ -148,7 +148,7 @@ impl Sim {
         }
         let stranger = wish(&mut sim.rng, 99, 0).pod;
         let seen = plinth::plan::world::SeenPod { key: Some(stranger.key.clone()), ..Default::default() };
-        sim.host.foreign.insert(Uid("stranger".into()), TruePod { pod: stranger, seen, data: false });
+        sim.host.foreign.insert(Uid("stranger".into()), TruePod { pod: stranger, seen, data: false, logs: Default::default() });
         for index in 0..knobs.pods {
             if sim.rng.percent(70) {
                 sim.want(index);

@@ -37,6 +37,8 @@ pub struct TruePod {
     pub seen: SeenPod,
     /// Its data directory is there.
     pub data: bool,
+    /// Which attempts have a log.
+    pub logs: BTreeSet<(Rc<str>, u32)>,
 }
 
 /// Everything in truth.
@@ -126,7 +128,7 @@ impl Host {
 
     fn pod(&mut self, uid: &Uid) -> &mut TruePod {
         let pod = self.wishes[uid].clone();
-        self.pods.entry(uid.clone()).or_insert_with(|| TruePod { pod, seen: SeenPod::default(), data: false })
+        self.pods.entry(uid.clone()).or_insert_with(|| TruePod { pod, seen: SeenPod::default(), data: false, logs: BTreeSet::new() })
     }
 
     fn container(&mut self, uid: &Uid, id: &str) -> Option<&mut SeenContainer> {
@@ -139,6 +141,9 @@ impl Host {
         let mut seen = p.seen.clone();
         seen.key = (p.data || !seen.containers.is_empty()).then(|| p.pod.key.clone());
         seen.made_from = p.data.then(|| p.pod.clone());
+        let lost = |(name, n): &&(Rc<str>, u32)| !seen.containers.values().any(|c| c.name == *name && c.attempt == *n);
+        // In order, so that the last one of a name is the highest.
+        seen.logged = p.logs.iter().filter(lost).cloned().collect();
         let left = p.data || !seen.containers.is_empty() || seen.sandbox != Sandbox::Absent;
         left.then_some(seen)
     }
@@ -188,6 +193,10 @@ impl Host {
         let id: Rc<str> = format!("{uid}-{name}-{attempt}").into();
         if pod.seen.containers.get(&id).is_some_and(|c| c.state != State::Record) {
             return breach(4, format!("{id} is made twice"));
+        }
+        let anew = !pod.seen.containers.contains_key(&id);
+        if !pod.logs.insert((name.clone(), attempt)) && anew {
+            return breach(4, format!("{id} would write into the log of an earlier one"));
         }
         let made = SeenContainer {
             id: id.clone(),
@@ -319,7 +328,9 @@ impl Host {
         {
             return breach(6, format!("{id}: its record is deleted before its task"));
         }
-        p.seen.containers.remove(id);
+        if let Some(c) = p.seen.containers.remove(id) {
+            p.logs.remove(&(c.name, c.attempt));
+        }
         self.sweep(uid);
         Ok(Outcome::Done(Effect::Gone))
     }
@@ -332,6 +343,9 @@ impl Host {
             }
             p.seen.sandbox = Sandbox::Absent;
             p.data &= keep;
+            if !keep {
+                p.logs.clear();
+            }
             self.sweep(uid);
         }
         Ok(Outcome::Done(Effect::Gone))

@@ -257,6 +257,17 @@ impl Logs {
         files.filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum()
     }
 
+    /// Every attempt of a pod's containers that has a log file, rotated ones among them.
+    pub fn attempts(&self, key: &PodKey, uid: &Uid) -> Vec<(Rc<str>, u32)> {
+        let mut found = Vec::new();
+        for dir in fs::read_dir(self.0.paths.pod_logs(key, uid)).into_iter().flatten().flatten() {
+            let Some(name) = dir.file_name().to_str().map(Rc::from) else { continue };
+            let files = fs::read_dir(dir.path()).into_iter().flatten().flatten();
+            found.extend(files.filter_map(|f| rotate::attempt(f.file_name().to_str()?)).map(|n| (Rc::clone(&name), n)));
+        }
+        found
+    }
+
     /// Reads an attempt's log back.
     pub fn read(&self, target: &LogTarget, options: read::Options) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         let (logs, id) = (self.clone(), target.id.clone());

@@ -68,6 +68,13 @@ pub fn is_gone(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename | io::ErrorKind::NotADirectory)
 }
 
+/// Whose log a file is by its name: `<n>.log`, `<n>.log.…`. Beyond nine digits it is nobody's: no container was restarted so often.
+pub fn attempt(name: &str) -> Option<u32> {
+    let (number, rest) = name.split_once(".log")?;
+    let counts = number.len() < 10 && number.bytes().all(|b| b.is_ascii_digit()) && (rest.is_empty() || rest.starts_with('.'));
+    number.parse().ok().filter(|_| counts)
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
@@ -87,6 +94,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::tests::Root;
     use super::*;
+
+    #[test]
+    fn a_name_tells_whose_log_it_is() {
+        let told =
+            ["0.log", "7.log.20260102-030405", "12.log.20260102-030405.gz", "x.log", ".log", "3.logs", "3", "+3.log", "4294967296.log"];
+        assert_eq!(told.map(attempt), [Some(0), Some(7), Some(12), None, None, None, None, None, None]);
+    }
 
     #[test]
     fn names_keep_their_order_when_the_clock_does_not() {
