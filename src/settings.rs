@@ -243,7 +243,7 @@ pub struct Settings {
     pub log_max_files: u32,
     /// Crash-loop cap (`crashLoopBackOff.maxContainerRestartPeriod`).
     pub crash_cap: Duration,
-    /// `volumeStatsAggPeriod`: how often emptyDirs on disk are held against their sizeLimit; zero: never.
+    /// `volumeStatsAggPeriod`: how often emptyDirs on disk are held against their sizeLimit, and volumes counted at most; zero: never.
     pub volume_stats_period: Duration,
     /// `shutdownGracePeriod`.
     pub shutdown_grace: Duration,

@@ -208,8 +208,12 @@ impl Backend for Fake {
         Box::pin(async { plinth::socket::Layers::default() })
     }
 
-    fn log_bytes(&self, _: &PodKey, _: &plinth::pod::Uid, _: &str) -> u64 {
-        77
+    fn volumes(&self, _: Vec<plinth::pod::Uid>) -> LocalBoxFuture<'static, Vec<Vec<plinth::socket::Volume>>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn logged(&self, _: &PodKey, _: &plinth::pod::Uid, _: &str) -> (u64, u64) {
+        (77, 2)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

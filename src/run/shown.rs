@@ -16,9 +16,10 @@ use crate::plan::status;
 use crate::pod::{PodKey, Uid};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
+use crate::runtime::volume::usage::Held;
 use crate::session::{self, Session};
 use crate::socket::logs::Output;
-use crate::socket::{self, Layers, LogError, LogRequest, LogStream, Rates, View};
+use crate::socket::{self, Layers, LogError, LogRequest, LogStream, Rates, View, Volume};
 use crate::sys::cgroup::Usage;
 use crate::sys::interfaces::{self, Interface};
 
@@ -89,8 +90,17 @@ impl socket::Backend for State {
         })
     }
 
-    fn log_bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64 {
-        self.runtime.logs().bytes(key, uid, container)
+    fn volumes(&self, pods: Vec<Uid>) -> LocalBoxFuture<'static, Vec<Vec<Volume>>> {
+        let runtime = self.runtime.clone();
+        let pods: Vec<_> = pods.iter().map(|uid| self.whose(uid).0).collect();
+        Box::pin(async move {
+            let held = runtime.volumes(&pods).await;
+            held.into_iter().map(|volumes| volumes.into_iter().map(volume).collect()).collect()
+        })
+    }
+
+    fn logged(&self, key: &PodKey, uid: &Uid, container: &str) -> (u64, u64) {
+        self.runtime.logs().taken(key, uid, container)
     }
 
     fn forward(&self, uid: &Uid, port: u16) -> LocalBoxFuture<'static, std::io::Result<TcpStream>> {
@@ -118,6 +128,11 @@ impl socket::Backend for State {
         self.asked.set(Some(Event::Shutdown { grace, critical }));
         self.asking.notify_one();
     }
+}
+
+fn volume(held: Held) -> Volume {
+    let counted = held.count.map(|c| (c.at.wall, (c.bytes, c.inodes)));
+    Volume { name: held.name, on_disk: held.on_disk, counted, disk: held.disk }
 }
 
 /// What the status socket shows of the server of manifests.

@@ -51,7 +51,7 @@ pub use http::serve;
 pub use listen::{Listener, listen};
 pub use logs::LogRequest;
 pub use metrics::Counters;
-pub use usage::{Layers, Rates};
+pub use usage::{Layers, Rates, Volume};
 
 /// Everything an answer may be made from, borrowed for the length of one answer.
 pub struct View<'a> {
@@ -156,8 +156,10 @@ pub trait Backend {
     fn network(&self, pod: Option<&Uid>, containers: &[Rc<str>]) -> Vec<Interface>;
     /// What these running containers have written to their own layers.
     fn layers(&self, containers: Vec<Rc<str>>) -> LocalBoxFuture<'static, Layers>;
-    /// Bytes of a container's log files.
-    fn log_bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64;
+    /// What these pods' own volumes hold, pod by pod.
+    fn volumes(&self, pods: Vec<Uid>) -> LocalBoxFuture<'static, Vec<Vec<Volume>>>;
+    /// Bytes of a container's log files, and how many they are.
+    fn logged(&self, key: &PodKey, uid: &Uid, container: &str) -> (u64, u64);
     /// A number that changes with every change of world, files or events.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Begins the ordered stop of everything; `None`: the settings' grace.

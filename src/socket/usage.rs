@@ -15,7 +15,7 @@ use rustix::fs::{StatVfs, statvfs};
 
 use super::Backend;
 use crate::clock::{self, Now, Wall};
-use crate::plan::world::{SeenPod, State};
+use crate::plan::world::State;
 use crate::pod::{PodKey, Uid};
 use crate::sys::cgroup::Usage;
 use crate::sys::interfaces::Interface;
@@ -43,6 +43,18 @@ pub struct Layers {
     pub dir: Option<PathBuf>,
     /// What each container that was asked for has written to its own layer, bytes and inodes; `None`: it did not say in time.
     pub written: Vec<Option<(u64, u64)>>,
+}
+
+/// A volume that is a pod's own.
+pub struct Volume {
+    /// Its name.
+    pub name: Rc<str>,
+    /// An emptyDir on the node's disk: part of the pod's ephemeral storage.
+    pub on_disk: bool,
+    /// When it was last counted, and the bytes and inodes found; `None`: it was not yet.
+    pub counted: Option<(Wall, (u64, u64))>,
+    /// The file system it is on.
+    pub disk: Option<StatVfs>,
 }
 
 /// How much is asked for.
@@ -81,7 +93,7 @@ struct Pod {
     usage: Usage,
     nano_cores: Option<u64>,
     network: Vec<Interface>,
-    has_disk_volume: bool,
+    volumes: Vec<Volume>,
     containers: Vec<Container>,
 }
 
@@ -93,7 +105,8 @@ struct Container {
     nano_cores: Option<u64>,
     /// Bytes and inodes of its own layer.
     rootfs: Option<(u64, u64)>,
-    log_bytes: u64,
+    /// Bytes of its logs, and how many files they are.
+    logs: (u64, u64),
 }
 
 /// The running containers by pod.
@@ -110,7 +123,7 @@ fn running(backend: &Rc<dyn Backend>) -> Vec<Pod> {
                     usage: Usage::default(),
                     nano_cores: None,
                     rootfs: None,
-                    log_bytes: 0,
+                    logs: (0, 0),
                 }),
                 _ => None,
             });
@@ -124,7 +137,7 @@ fn running(backend: &Rc<dyn Backend>) -> Vec<Pod> {
                     usage: Usage::default(),
                     nano_cores: None,
                     network: Vec::new(),
-                    has_disk_volume: has_disk_volume(seen),
+                    volumes: Vec::new(),
                     containers,
                 });
             }
@@ -133,18 +146,12 @@ fn running(backend: &Rc<dyn Backend>) -> Vec<Pod> {
     pods
 }
 
-fn has_disk_volume(seen: &SeenPod) -> bool {
-    let spec = seen.made_from.as_ref().and_then(|p| p.object.spec.as_ref());
-    let mut volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default().iter().filter_map(|v| v.empty_dir.as_ref());
-    volumes.any(|e| e.medium.as_deref().unwrap_or_default().is_empty())
-}
-
 /// Bytes of the logs of every running container.
 pub async fn logs(backend: &Rc<dyn Backend>) -> Vec<LogBytes> {
     let mut logs = Vec::new();
     for pod in running(backend) {
         for c in pod.containers {
-            let bytes = backend.log_bytes(&pod.key, &pod.uid, &c.name);
+            let (bytes, _) = backend.logged(&pod.key, &pod.uid, &c.name);
             logs.push(LogBytes { key: pod.key.clone(), uid: pod.uid.clone(), container: c.name, bytes });
         }
         tokio::task::yield_now().await;
@@ -212,7 +219,7 @@ async fn look_further(backend: &Rc<dyn Backend>, all: &mut Gathered) {
         let ids: Vec<_> = pod.containers.iter().map(|c| c.id.clone()).collect();
         pod.network = backend.network(Some(&pod.uid), &ids);
         for c in &mut pod.containers {
-            c.log_bytes = backend.log_bytes(&pod.key, &pod.uid, &c.name);
+            c.logs = backend.logged(&pod.key, &pod.uid, &c.name);
         }
         tokio::task::yield_now().await;
     }
@@ -220,6 +227,10 @@ async fn look_further(backend: &Rc<dyn Backend>, all: &mut Gathered) {
     let layers = backend.layers(ids).await;
     for (c, written) in all.pods.iter_mut().flat_map(|p| p.containers.iter_mut()).zip(layers.written) {
         c.rootfs = written;
+    }
+    let volumes = backend.volumes(all.pods.iter().map(|p| p.uid.clone()).collect()).await;
+    for (pod, volumes) in all.pods.iter_mut().zip(volumes) {
+        pod.volumes = volumes;
     }
     // A directory that is not there yet will be on its nearest parent's file system.
     let disk = |dir: &Path| dir.ancestors().find_map(|d| statvfs(d).ok());

@@ -251,10 +251,10 @@ impl Logs {
         self.0.paths.log(&target.key, &target.uid, &target.container, target.attempt)
     }
 
-    /// What a container's log files take, those of all its attempts.
-    pub fn bytes(&self, key: &PodKey, uid: &Uid, container: &str) -> u64 {
+    /// What a container's log files take, those of all its attempts: bytes, and how many they are.
+    pub fn taken(&self, key: &PodKey, uid: &Uid, container: &str) -> (u64, u64) {
         let files = fs::read_dir(self.0.paths.pod_logs(key, uid).join(container)).into_iter().flatten().flatten();
-        files.filter_map(|f| f.metadata().ok()).map(|m| m.len()).sum()
+        files.filter_map(|f| f.metadata().ok()).fold((0, 0), |(bytes, files), m| (bytes + m.len(), files + 1))
     }
 
     /// Every attempt of a pod's containers that has a log file, rotated ones among them.

@@ -5,7 +5,7 @@
 //! - `host_path`: what `hostPath.type` checks and makes
 //! - `nfs`: an export, mounted by the kernel's client
 //! - `sub_path`: a path inside a volume, opened so that no link leads out of it, and pinned
-//! - `usage`: what emptyDirs on disk hold, against their sizeLimit
+//! - `usage`: what a pod's own volumes hold, and emptyDirs on disk against their sizeLimit; `walk`: counts it
 //!
 //! Never writes into a hostPath, never changes its owner or mode. Taking volumes away is the sandbox's work (unmount, remove).
 
@@ -14,7 +14,8 @@ mod empty_dir;
 mod host_path;
 mod nfs;
 mod sub_path;
-pub(super) mod usage;
+pub mod usage;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;

@@ -1,110 +1,156 @@
-//! How much the emptyDirs on disk hold that have a sizeLimit: counted now and then, a few entries at a time, and told as events.
+//! How much the volumes hold that are a pod's own: counted one at a time, those on disk that have a sizeLimit every
+//! `volumeStatsAggPeriod`, the others when somebody asks for it who would be told something older.
 //!
-//! Never follows a link, never crosses a mount, holds two descriptors whatever it finds. What it decides is nothing: `plan` does.
+//! Who asks waits a moment and no longer; the count goes on for the next. What it decides is nothing: `plan` does.
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Volume;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, statat};
+use rustix::fs::{StatVfs, statvfs};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{place, volumes};
+use super::{place, volumes, walk};
+use crate::clock::{self, Now};
 use crate::plan::action::Event;
 use crate::plan::world::Sandbox;
-use crate::pod::WantedPod;
+use crate::pod::{Uid, WantedPod};
 use crate::quantity::Amount;
 use crate::runtime::{Runtime, sandbox};
 
-/// Entries between two turns of the loop: under a millisecond.
-const TURN: u32 = 128;
-/// Directories yet to be looked into, and files of several names, that are kept in mind; what is beyond is not counted.
-const KEPT: usize = 1 << 16;
+/// Who wants to know of volumes waits no longer than this for those not counted of late.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Counts for ever, each period anew; never ends.
+/// What a volume held then.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// When it was counted.
+    pub at: Now,
+    /// On its disk.
+    pub bytes: u64,
+    /// Files, directories, links.
+    pub inodes: u64,
+}
+
+/// A volume that is a pod's own.
+pub struct Held {
+    /// Its name.
+    pub name: Rc<str>,
+    /// An emptyDir on the node's disk: part of the pod's ephemeral storage.
+    pub on_disk: bool,
+    /// What it was last seen to hold, if it was counted.
+    pub count: Option<Count>,
+    /// What it is on.
+    pub disk: Option<StatVfs>,
+}
+
+/// What was counted, and who is to be counted next.
+#[derive(Default)]
+pub(in crate::runtime) struct Counter {
+    counts: RefCell<BTreeMap<(Uid, Rc<str>), Count>>,
+    asked: RefCell<BTreeMap<Uid, Rc<WantedPod>>>,
+    asking: Notify,
+    counting: Cell<bool>,
+    rounds: watch::Sender<u64>,
+}
+
+impl Runtime {
+    /// The volumes of these pods that are their own, counted within the period where that can be had in a moment.
+    pub async fn volumes(&self, pods: &[Option<Rc<WantedPod>>]) -> Vec<Vec<Held>> {
+        let (counter, now) = (&self.counter, clock::now());
+        let lacking = pods.iter().flatten().filter(|p| own(p).any(|v| !self.is_counted(p, v, now)));
+        let lacking: Vec<_> = lacking.map(|p| (p.uid.clone(), Rc::clone(p))).collect();
+        if !lacking.is_empty() && !self.settings.volume_stats_period.is_zero() {
+            counter.asked.borrow_mut().extend(lacking);
+            counter.asking.notify_one();
+            // A round that is under way may have passed some of them.
+            let done = *counter.rounds.borrow() + if counter.counting.get() { 2 } else { 1 };
+            let _ = timeout(PATIENCE, counter.rounds.subscribe().wait_for(|round| *round >= done)).await;
+        }
+        pods.iter().map(|pod| pod.iter().flat_map(|pod| own(pod).map(|v| self.held(pod, v))).collect()).collect()
+    }
+
+    fn held(&self, pod: &WantedPod, volume: &Volume) -> Held {
+        let (name, on_disk) = (Rc::from(volume.name.as_str()), is_on_disk(volume));
+        let count = self.counter.counts.borrow().get(&(pod.uid.clone(), Rc::clone(&name))).copied();
+        Held { name, on_disk, count, disk: statvfs(place(&self.paths, pod, volume).path).ok() }
+    }
+
+    fn is_counted(&self, pod: &WantedPod, volume: &Volume, now: Now) -> bool {
+        let counts = self.counter.counts.borrow();
+        let last = counts.get(&(pod.uid.clone(), volume.name.as_str().into()));
+        last.is_some_and(|count| now.mono - count.at.mono < self.settings.volume_stats_period)
+    }
+
+    async fn count(&self, pod: &WantedPod, volume: &Volume) {
+        let dir = PathBuf::from(place(&self.paths, pod, volume).path);
+        let (bytes, inodes) = match walk::held(&dir).await {
+            Ok(held) => held,
+            Err(e) => return log::debug!("pod={} count what is in {}: {e}", pod.key, dir.display()),
+        };
+        let name: Rc<str> = volume.name.as_str().into();
+        self.counter.counts.borrow_mut().insert((pod.uid.clone(), Rc::clone(&name)), Count { at: clock::now(), bytes, inodes });
+        if let Some(limit) = limit(volume) {
+            self.tell(Event::Measured { uid: pod.uid.clone(), volume: name, used: bytes, limit });
+        }
+    }
+}
+
+/// Counts for ever; never ends.
 pub async fn watch(runtime: Rc<Runtime>) {
-    let period = runtime.settings.volume_stats_period;
+    let (counter, period) = (&runtime.counter, runtime.settings.volume_stats_period);
     if period.is_zero() {
         return std::future::pending().await;
     }
+    let mut due = Instant::now() + period;
     loop {
-        tokio::time::sleep(period).await;
-        let pods = sandbox::scan(&runtime.paths).into_iter().filter(|(_, found)| matches!(found.sandbox, Sandbox::Ready { .. }));
-        for pod in pods.filter_map(|(_, found)| found.made_from) {
-            for (volume, limit) in limited(&pod) {
-                let dir = PathBuf::from(place(&runtime.paths, &pod, volume).path);
-                match bytes(&dir).await {
-                    Ok(used) => runtime.tell(Event::Measured { uid: pod.uid.clone(), volume: volume.name.as_str().into(), used, limit }),
-                    Err(e) => log::debug!("pod={} count what is in {}: {e}", pod.key, dir.display()),
+        tokio::select! {
+            () = sleep_until(due) => {
+                for pod in standing(&runtime) {
+                    for volume in own(&pod).filter(|v| limit(v).is_some()) {
+                        runtime.count(&pod, volume).await;
+                    }
                 }
+                due = Instant::now() + period;
+            }
+            () = counter.asking.notified() => {
+                counter.counting.set(true);
+                for pod in counter.asked.take().into_values() {
+                    for volume in own(&pod) {
+                        if !runtime.is_counted(&pod, volume, clock::now()) {
+                            runtime.count(&pod, volume).await;
+                        }
+                    }
+                }
+                counter.counting.set(false);
+                counter.rounds.send_modify(|n| *n += 1);
             }
         }
+        counter.counts.borrow_mut().retain(|(uid, _), _| runtime.paths.run_pod(uid).exists());
     }
 }
 
-/// The pod's emptyDirs on disk that have a limit; the kernel itself keeps the others to theirs.
-fn limited(pod: &WantedPod) -> impl Iterator<Item = (&Volume, u64)> {
-    volumes(pod).filter_map(|v| {
-        let source = v.empty_dir.as_ref().filter(|e| e.medium.as_deref().unwrap_or_default().is_empty())?;
-        let limit = Amount::parse(&source.size_limit.as_ref()?.0).filter(|a| a.is_positive())?;
-        Some((v, limit.units().unsigned_abs()))
-    })
+fn standing(runtime: &Runtime) -> impl Iterator<Item = Rc<WantedPod>> + use<> {
+    let ready = sandbox::scan(&runtime.paths).into_values().filter(|found| matches!(found.sandbox, Sandbox::Ready { .. }));
+    ready.filter_map(|found| found.made_from)
 }
 
-/// What a directory with all in it takes on its disk. A file of several names counts once.
-async fn bytes(dir: &Path) -> rustix::io::Result<u64> {
-    let root = openat2(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty())?;
-    let (mut total, mut turn, mut linked) = (0u64, 0u32, BTreeSet::new());
-    let mut left = vec![PathBuf::from(".")];
-    while let Some(at) = left.pop() {
-        // Gone meanwhile, or swapped for something else: not counted.
-        let Ok(here) = open(&root, &at) else { continue };
-        for entry in Dir::read_from(&here)?.flatten() {
-            turn += 1;
-            if turn.is_multiple_of(TURN) {
-                tokio::task::yield_now().await;
-            }
-            let name = entry.file_name();
-            let Ok(stat) = statat(&here, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if name == c".." || (is_dir && name != c"." && left.len() >= KEPT) {
-                continue;
-            }
-            if is_dir && name != c"." {
-                left.push(at.join(OsStr::from_bytes(name.to_bytes())));
-            } else if is_dir || stat.st_nlink < 2 || (linked.len() < KEPT && linked.insert(stat.st_ino)) {
-                total = total.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
-            }
-        }
-    }
-    Ok(total)
+/// The volumes that are the pod's own and on this machine (of a server's nobody asks: it may be away).
+fn own(pod: &WantedPod) -> impl Iterator<Item = &Volume> {
+    volumes(pod).filter(|v| v.empty_dir.is_some() || v.downward_api.is_some() || v.projected.is_some())
 }
 
-fn open(root: &OwnedFd, at: &Path) -> rustix::io::Result<OwnedFd> {
-    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    openat2(root.as_fd(), at, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), how)
+fn is_on_disk(volume: &Volume) -> bool {
+    volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref().unwrap_or_default().is_empty())
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn what_is_inside_counts_once_and_what_is_linked_to_does_not() {
-        let dir = std::env::temp_dir().join(format!("pltest-usage-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("volume/a/b")).unwrap();
-        std::fs::write(dir.join("volume/a/b/big"), vec![1u8; 1 << 20]).unwrap();
-        std::fs::hard_link(dir.join("volume/a/b/big"), dir.join("volume/again")).unwrap();
-        std::fs::write(dir.join("outside"), vec![1u8; 4 << 20]).unwrap();
-        std::os::unix::fs::symlink(dir.join("outside"), dir.join("volume/link")).unwrap();
-        std::os::unix::fs::symlink("/", dir.join("volume/root")).unwrap();
-        let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let used = rt.block_on(bytes(&dir.join("volume"))).unwrap();
-        assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&used), "{used}");
-        std::fs::remove_dir_all(&dir).unwrap();
-    }
+/// What an emptyDir on disk may hold; the kernel itself keeps the others to theirs.
+fn limit(volume: &Volume) -> Option<u64> {
+    let source = volume.empty_dir.as_ref().filter(|_| is_on_disk(volume))?;
+    let limit = Amount::parse(&source.size_limit.as_ref()?.0).filter(|a| a.is_positive())?;
+    Some(limit.units().unsigned_abs())
 }

@@ -136,7 +136,12 @@ fn usage_is_shown_as_the_metrics_server_reads_it() {
         assert_eq!(pod["swap"]["swapAvailableBytes"], 400);
         assert_eq!(pod["containers"][0]["rootfs"]["usedBytes"], 4096);
         assert_eq!(pod["containers"][0]["rootfs"]["inodesUsed"], 3);
-        assert_eq!(pod["ephemeral-storage"]["usedBytes"], 4096 + 77);
+        assert_eq!(pod["ephemeral-storage"]["usedBytes"], 4096 + 77 + 65_536 + 8192, "the layer, its logs, the volumes on the disk");
+        assert_eq!(pod["ephemeral-storage"]["inodesUsed"], 3 + 2 + 5 + 2);
+        let names: Vec<_> = pod["volume"].as_array().unwrap().iter().map(|v| (&v["name"], &v["usedBytes"])).collect();
+        assert_eq!(names, [(&json!("disk"), &json!(65_536)), (&json!("memory"), &json!(512)), (&json!("late"), &json!(8192))]);
+        assert_eq!(pod["volume"][0]["time"], super::second(90).to_string());
+        assert!(pod["volume"][0]["capacityBytes"].as_u64() > Some(0));
         assert!(pod["containers"][0]["rootfs"]["capacityBytes"].as_u64() > Some(0));
         assert!(whole["node"]["runtime"]["imageFs"]["capacityBytes"].as_u64() > Some(0));
         assert!(whole["node"]["rlimit"]["curproc"].as_u64() > Some(0));
@@ -150,10 +155,12 @@ fn usage_is_shown_as_the_metrics_server_reads_it() {
         );
         let old = whole["pods"].as_array().unwrap().iter().find(|p| p["podRef"]["name"] == "old-n1").unwrap();
         assert!(old["network"].is_null(), "a pod on the host's network has none of its own: {old}");
+        assert_eq!((old["volume"].as_array().unwrap().len(), &old["ephemeral-storage"]["usedBytes"]), (2, &Value::Null), "{old}");
         let less = get(&socket, "/stats/summary?only_cpu_and_memory=true").await;
         let less: Value = serde_json::from_str(&unchunked(&less.body)).unwrap();
         assert!(less["node"]["network"].is_null() && less["pods"][0]["network"].is_null());
         assert!(less["node"]["fs"].is_null() && less["pods"][0]["containers"][0]["logs"].is_null());
+        assert!(less["pods"][0]["volume"].is_null());
         assert!(!less["pods"][0]["containers"][0]["memory"].is_null());
     });
 }

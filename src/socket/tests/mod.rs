@@ -22,7 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use super::http::{Bounds, serve_within};
-use super::{Backend, Counters, Layers, LogError, LogRequest, LogStream, Rates, View, listen};
+use super::{Backend, Counters, Layers, LogError, LogRequest, LogStream, Rates, View, Volume, listen};
 use crate::clock::{Moment, Now, Wall};
 use crate::plan::action::{Action, Answer, Check, Class, Failure, Outcome};
 use crate::plan::record::{EventNote, EventRing};
@@ -175,8 +175,24 @@ impl Backend for Fake {
         Box::pin(async { Layers { dir: Some("/".into()), written } })
     }
 
-    fn log_bytes(&self, _: &PodKey, _: &crate::pod::Uid, _: &str) -> u64 {
-        77
+    /// One in memory and two on the disk each; one of old's could not be counted in time.
+    fn volumes(&self, pods: Vec<Uid>) -> LocalBoxFuture<'static, Vec<Vec<Volume>>> {
+        let volume = |name: &str, on_disk, held: Option<(u64, u64)>| Volume {
+            name: name.into(),
+            on_disk,
+            counted: held.map(|held| (second(90), held)),
+            disk: rustix::fs::statvfs("/").ok(),
+        };
+        let of = |uid: &Uid| {
+            let late = (&*uid.0 != "old-uid").then_some((8192, 2));
+            vec![volume("disk", true, Some((65_536, 5))), volume("memory", false, Some((512, 1))), volume("late", true, late)]
+        };
+        let all = pods.iter().map(of).collect();
+        Box::pin(async { all })
+    }
+
+    fn logged(&self, _: &PodKey, _: &crate::pod::Uid, _: &str) -> (u64, u64) {
+        (77, 2)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -3,7 +3,7 @@
 use rustix::fs::StatVfs;
 use serde_json::{Map, Value, json};
 
-use super::{Container, Gathered, Pod};
+use super::{Container, Gathered, Pod, Volume};
 use crate::clock::Wall;
 use crate::sys::cgroup::{Memory, Usage};
 use crate::sys::interfaces::Interface;
@@ -43,7 +43,10 @@ fn pod(pod: &Pod, all: &Gathered, only: bool) -> Value {
     if !only {
         let count = pod.usage.processes.map(|count| json!({ "process_count": count }));
         let storage = all.disk.as_ref().map(|disk| with_used(file_system(disk, &time), stored(pod)));
-        for (name, value) in [("network", network(&pod.network, &time)), ("ephemeral-storage", storage), ("process_stats", count)] {
+        let volumes: Vec<Value> = pod.volumes.iter().filter_map(volume).collect();
+        let volumes = (!volumes.is_empty()).then(|| volumes.into());
+        let network = network(&pod.network, &time);
+        for (name, value) in [("network", network), ("volume", volumes), ("ephemeral-storage", storage), ("process_stats", count)] {
             value.into_iter().for_each(|v| drop(shown.insert(name.into(), v)));
         }
     }
@@ -57,7 +60,7 @@ fn container(c: &Container, at: Wall, all: &Gathered, only: bool) -> Value {
     shown.insert("startTime".into(), json!(c.since.to_string()));
     if !only {
         let logs = all.log_disk.as_ref().map_or_else(|| json!({ "time": time }), |disk| file_system(disk, &time));
-        shown.insert("logs".into(), with_used(logs, Some((c.log_bytes, None))));
+        shown.insert("logs".into(), with_used(logs, Some((c.logs.0, Some(c.logs.1)))));
         let written = c.rootfs.map(|(bytes, inodes)| (bytes, Some(inodes)));
         let rootfs = all.image_disk.as_ref().map(|disk| with_used(file_system(disk, &time), written));
         rootfs.into_iter().for_each(|v| drop(shown.insert("rootfs".into(), v)));
@@ -65,10 +68,25 @@ fn container(c: &Container, at: Wall, all: &Gathered, only: bool) -> Value {
     Value::Object(shown)
 }
 
-/// What a pod has written, but for its volumes: one with an emptyDir on the disk would have to be walked for it.
+/// What a pod has written: layers, logs, emptyDirs on the disk. `None`: not all of that is known.
 fn stored(pod: &Pod) -> Option<Used> {
-    let of = |c: &Container| Some(c.rootfs?.0.saturating_add(c.log_bytes));
-    pod.containers.iter().map(of).sum::<Option<u64>>().filter(|_| !pod.has_disk_volume).map(|bytes| (bytes, None))
+    let layers = pod.containers.iter().map(|c| c.rootfs);
+    let logs = pod.containers.iter().map(|c| Some(c.logs));
+    let volumes = pod.volumes.iter().filter(|v| v.on_disk).map(|v| v.counted.map(|(_, held)| held));
+    let add = |(bytes, inodes): (u64, u64), more: Option<(u64, u64)>| {
+        more.map(|more| (bytes.saturating_add(more.0), inodes.saturating_add(more.1)))
+    };
+    let (bytes, inodes) = layers.chain(logs).chain(volumes).try_fold((0, 0), add)?;
+    Some((bytes, Some(inodes)))
+}
+
+fn volume(v: &Volume) -> Option<Value> {
+    let (at, (bytes, inodes)) = v.counted?;
+    let time = at.to_string();
+    let shown = v.disk.as_ref().map_or_else(|| json!({ "time": time }), |disk| file_system(disk, &time));
+    let mut shown = with_used(shown, Some((bytes, Some(inodes))));
+    set(&mut shown, "name", Some(&*v.name));
+    Some(shown)
 }
 
 fn used(usage: &Usage, nano_cores: Option<u64>, at: Wall) -> Map<String, Value> {
