@@ -284,3 +284,74 @@ fn past_its_age_an_image_goes_unless_a_volume_is_made_of_it() {
     assert!(images(&n).contains(IMAGE), "{}", images(&n));
     n.shutdown();
 }
+
+/// containerd's data on a file system of its own from here on: the machine's own is nobody's to fill.
+fn on_a_disk(n: &Node, mount: &str) {
+    n.containerd("kill");
+    n.exec(&["sh", "-ec", &mount.replace("ROOT", &n.path("root"))]);
+    n.containerd("start");
+}
+
+#[test]
+fn a_disk_that_stays_full_or_fails_is_told_as_the_kubelet_tells_it() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["imageMinimumGCAge=0s", "imageGCPeriod=1s"]);
+    let (other, disk) = ("docker.io/library/other:1", n.path("work/disk"));
+    on_a_disk(&n, &format!("truncate -s 64M {disk}; mke2fs -qF {disk}; mount -o loop,errors=remount-ro {disk} ROOT"));
+    n.exec(&[
+        concat!(env!("CARGO_MANIFEST_DIR"), "/images/busybox-archive.sh"),
+        &n.path("work/archives/other.tar"),
+        other,
+        "{\"Cmd\":[\"true\"]}",
+    ]);
+    n.start();
+    n.put("keep.yaml", &script("keep", FOREVER));
+    n.until_ready("keep");
+    let fill = "until df --output=pcent ROOT | grep -qE '9[0-9]%|100%'; do head -c 1000000 /dev/zero >>ROOT/filling; done";
+    let fill = fill.replace("ROOT", &n.path("root"));
+    n.exec(&["sh", "-ec", &fill]);
+    n.until("that nothing more can go", 10, |n| told(n, "FreeDiskSpaceFailed").contains("no further image is unused"));
+    n.exec(&["rm", &n.path("root/filling")]);
+    n.put("other.yaml", &script("other", FOREVER).replace(IMAGE, other));
+    n.until_ready("other");
+    n.remove("other.yaml");
+    n.until("it is gone, and its image is kept while there is room", 10, |n| {
+        n.gone("other") && n.ctr(&["images", "list", "-q"]).contains(other)
+    });
+    assert_eq!(told(&n, "ImageGCFailed"), "");
+    // Not a moment in between in which the image could go: full, and read-only from then on.
+    n.signal("STOP");
+    let fail = format!("{fill}; echo 1 >/sys/fs/ext4/$(basename $(findmnt -no SOURCE {}))/trigger_fs_error", n.path("root"));
+    n.exec(&["sh", "-ec", &fail]);
+    n.signal("CONT");
+    n.until("that the image cannot go", 10, |n| told(n, "ImageGCFailed").contains("other:1"));
+    assert!(n.ready("keep") && n.restarts("keep") == 0, "{}", n.log());
+}
+
+#[test]
+fn a_disk_without_a_size_is_told_as_the_kubelet_tells_it_and_takes_pods() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["imageGCPeriod=1s"]);
+    on_a_disk(&n, "mount -t tmpfs -o size=0 boundless ROOT");
+    n.start();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    n.until("that it has none", 10, |n| told(n, "InvalidDiskCapacity").contains("invalid capacity 0"));
+    n.said(&["shutdown", "--grace", "10s"]);
+    n.ended();
+    n.containerd("stop");
+    n.exec(&["umount", &n.path("root")]);
+    n.assert_stopped();
+}
+
+/// The message of the node's last event of that reason.
+fn told(n: &Node, reason: &str) -> String {
+    let list: serde_json::Value = n.get("/v1/events").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let of_node = |e: &&serde_json::Value| e["reason"] == reason && e["involvedObject"]["kind"] == "Node";
+    let last = list["items"].as_array().into_iter().flatten().rfind(of_node);
+    last.and_then(|e| e["message"].as_str()).unwrap_or_default().to_owned()
+}
