@@ -163,6 +163,12 @@ fn a_failed_post_start_hook_ends_the_container() {
     });
     let events = n.events_of("p");
     assert!(events.contains("FailedPostStartHook") && events.contains("PostStartHook failed"), "{events}");
+    // What listens there does not help: the kubelet takes such a hook and has none to run.
+    let listening = format!("lifecycle:\n  postStart: {{tcpSocket: {{port: {}}}}}", 8451);
+    n.put("t.yaml", &probed("t", 2, &listening, "exec httpd -f -p 8451 -h /tmp"));
+    n.until("it is ended for it", 20, |n| n.restarts("t") > 0 && n.events_of("t").contains("FailedPostStartHook"));
+    let log = std::fs::read_to_string(n.path("plinth.log")).unwrap();
+    assert!(log.contains("its PostStart hook failed: invalid handler"), "{log}");
     n.shutdown();
 }
 

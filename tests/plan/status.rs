@@ -2,11 +2,11 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use plinth::clock::{Moment, Now};
-use plinth::plan::action::{Action, Class, Event, Failure, Outcome, Why};
+use plinth::plan::action::{Action, Answer, Check, Class, Event, Failure, Outcome, Why};
 use plinth::plan::status::{pod_status, summary};
 use plinth::plan::world::World;
 use plinth::plan::{apply, record, why};
-use plinth::pod::{ImageRef, PullPolicy, Uid};
+use plinth::pod::{ImageRef, Probe, PullPolicy, Uid};
 
 use crate::read;
 
@@ -53,6 +53,34 @@ fn a_running_pod_is_ready_in_every_way() {
     assert_eq!((b.restart_count, b.ready, b.started), (2, true, Some(true)));
     assert_eq!(b.container_id.as_deref(), Some("containerd://u1-b-2"));
     assert_eq!(line(RUNNING), "3/3 Running 2");
+}
+
+#[test]
+fn a_readiness_gate_keeps_a_pod_from_being_ready_and_is_named() {
+    let (mut world, now) = world(RUNNING);
+    let uid = Uid("u1".into());
+    for seen in world.wanted.pods.values_mut().chain(world.seen.pods.values_mut().filter_map(|s| s.made_from.as_mut())) {
+        let mut object = (*seen.object).clone();
+        object.spec.as_mut().unwrap().readiness_gates =
+            Some(vec![k8s_openapi::api::core::v1::PodReadinessGate { condition_type: "example.org/let-in".into() }]);
+        *seen = std::rc::Rc::new(plinth::pod::WantedPod { object: std::rc::Rc::new(object), ..(**seen).clone() });
+    }
+    let s = pod_status(&world, &uid, now);
+    assert!(conditions(&s).contains("Ready=False(ReadinessGatesNotReady) ContainersReady=True"), "{}", conditions(&s));
+    let said = s.conditions.unwrap()[2].message.clone().unwrap();
+    assert_eq!(said, "corresponding condition of pod readiness gate \"example.org/let-in\" does not exist.");
+}
+
+#[test]
+fn what_a_probe_finds_is_told_in_the_kubelets_words() {
+    let (world, _) = world(RUNNING);
+    let check = Check { uid: Uid("u1".into()), id: "u1-a-0".into(), name: "a".into(), probe: Probe::Readiness };
+    let told = |answer| record::answered(&world, &check, &answer).map(|n| (n.reason, n.warning, n.message));
+    assert_eq!(told(Answer::Passed), None);
+    let warned = |reason, message: &str| Some((reason, true, message.to_owned()));
+    assert_eq!(told(Answer::Failed("no".into())), warned("Unhealthy", "Readiness probe failed: no"));
+    assert_eq!(told(Answer::Errored("no".into())), warned("Unhealthy", "Readiness probe errored and resulted in unknown state: no"));
+    assert_eq!(told(Answer::Warned("away".into())), warned("ProbeWarning", "Readiness probe warning: away"));
 }
 
 #[test]
