@@ -4,8 +4,8 @@
 //!  containerd ── start ──> here ── starts ──> containerd-shim-runc-v2, which stays and has the containers of a pod
 //!             ── delete ─> here               (nothing is started)
 //! ```
-//! containerd runs `PROGRAM … start` before the first word to a container's shim, and `PROGRAM … delete` after its last. Of the Go program
-//! each takes 12 ms before it does anything; here each is done within two. The shim that stays, and with it all that a container is, remains
+//! containerd runs `PROGRAM … start` before the first word to a container's shim, and `PROGRAM … delete` after its last. The Go
+//! program takes 12 ms before it does anything, this one 1.3 (`perf stat` of `-v` and `version`, Xeon 2.0 GHz). The shim that stays, and with it all that a container is, remains
 //! containerd's own. What is not exactly as containerd 2.0 to 2.2 asks it (another version, other options, a container that was not
 //! ended in order) is handed to the shim's own program, unanswered.
 //!
@@ -88,7 +88,11 @@ fn hand_over(program: &Path, args: &[OsString], input: &[u8]) -> ExitCode {
     if !input.is_empty() {
         match spawn::memory(input) {
             Ok(input) => drop(command.stdin(input)),
-            Err(e) => eprintln!("plinth: hand over to {}: {e}", program.display()),
+            // Without its options it would run the container by another OCI runtime.
+            Err(e) => {
+                eprintln!("plinth: hand over to {}: {e}", program.display());
+                return ExitCode::FAILURE;
+            }
         }
     }
     eprintln!("plinth: start {}: {}", program.display(), command.exec());

@@ -15,8 +15,7 @@ MASK = "mkdir -p /etc/plinth/manifests && ln -s /dev/null /etc/plinth/manifests/
 # Field 7 of a disk's statistics: sectors of 512 bytes written; and who has written, by name.
 LOOK = "awk '{ print $7 }' /sys/block/vda/stat"
 QUIET = f"sync; {LOOK}; sleep 15; {LOOK}"
-WROTE = """look() { awk '{ print $7 }' /sys/block/vda/stat; }
-who() { for p in /proc/[0-9]*; do echo "$(cat $p/comm 2>/dev/null) $(sed -n 's/^write_bytes: //p' $p/io 2>/dev/null)"; done | sort; }
+WROTE = f"look() {{ {LOOK}; }}\n" + r"""who() { for p in /proc/[0-9]*; do echo "$(cat $p/comm 2>/dev/null) $(sed -n 's/^write_bytes: //p' $p/io 2>/dev/null)"; done | sort; }
 sync; who >/run/before; a=$(look); sleep %d; b=$(look); who >/run/after; echo "$a $b"; diff /run/before /run/after | sed -n 's/^+\([^+]\)/\1/p'"""
 
 
