@@ -225,6 +225,8 @@ pub struct Settings {
     pub cni_bin_dirs: Vec<PathBuf>,
     /// CNI results kept for DEL.
     pub cni_cache_dir: PathBuf,
+    /// `bridge` with `host-local` is done by plinth itself.
+    pub cni_built_in: bool,
     /// A CNI plugin is killed after this.
     pub cni_timeout: Duration,
     /// Parent cgroup of `kubepods`, `/` for the root.
@@ -320,6 +322,7 @@ impl Default for Settings {
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: ["/opt/cni/bin", "/usr/lib/cni"].map(PathBuf::from).to_vec(),
             cni_cache_dir: "/var/lib/plinth/cni".into(),
+            cni_built_in: true,
             cni_timeout: Duration::from_secs(60),
             cgroup_root: "/".into(),
             cluster_dns: Vec::new(),

@@ -37,6 +37,7 @@ pub const KEYS: &[(&str, Set)] = &[
     ("cniConfDir", |s, i| i.path().map(|v| s.cni_conf_dir = v)),
     ("cniBinDirs", |s, i| i.paths().map(|v| s.cni_bin_dirs = v)),
     ("cniCacheDir", |s, i| i.path().map(|v| s.cni_cache_dir = v)),
+    ("cniBuiltIn", |s, i| i.flag().map(|v| s.cni_built_in = v)),
     ("cniTimeout", |s, i| i.duration().map(|v| s.cni_timeout = v)),
     ("cgroupRoot", |s, i| i.optional().map(|v| s.cgroup_root = v.unwrap_or_else(|| "/".into()))),
     ("clusterDNS", |s, i| i.ips().map(|v| s.cluster_dns = v)),

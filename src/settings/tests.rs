@@ -121,13 +121,14 @@ fn every_key_of_ours_is_in_the_table_and_can_be_set() {
     let text = OURS.to_owned()
         + "layers: [/a, b]\nnodeName: N1\nnodeIPs: 192.0.2.7\ndataDir: /d\nrunDir: /r\nsocketGroup: '27'\ncontainerLinksDir: ''\nnamespace: ns\n\
            snapshotter: native\nshim: /bin/shim\nociRuntime: crun\nimageDirs: [/i]\nregistryHostsDir: /h\npullStall: 250ms\n\
-           cniConfDir: /c\ncniBinDirs: [/b]\ncniTimeout: 1.5s\ncgroupRoot: /plinth\nlogLevel: debug\nlogTarget: kmsg\nrescan: 2s\n";
+           cniConfDir: /c\ncniBinDirs: [/b]\ncniTimeout: 1.5s\ncniBuiltIn: false\ncgroupRoot: /plinth\nlogLevel: debug\nlogTarget: kmsg\nrescan: 2s\n";
     let s = ok(&[&text], &[]);
     assert_eq!(s.layers[0], Path::new("/a"));
     assert!(s.layers[1].is_absolute() && s.layers[1].ends_with("b"), "relative paths stand beside their file: {:?}", s.layers);
     assert_eq!((&*s.node_name, s.node_ips[0].to_string().as_str()), ("n1", "192.0.2.7"));
     assert_eq!((&*s.socket, &*s.cni_cache_dir), (Path::new("/r/plinth.sock"), Path::new("/d/cni")), "these follow");
     assert_eq!((s.socket_group.as_deref(), s.container_links_dir), (Some("27"), None));
+    assert!(Settings::default().cni_built_in && !s.cni_built_in);
     assert_eq!((s.cni_timeout, s.pull_stall), (Duration::from_millis(1500), Duration::from_millis(250)));
     assert_eq!((s.log_level, s.log_target), (log::LevelFilter::Debug, LogTarget::Kmsg));
 }

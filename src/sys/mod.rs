@@ -9,6 +9,7 @@ pub mod kmsg;
 pub mod memory;
 pub mod mounts;
 pub mod namespaces;
+pub mod netlink;
 pub mod notify;
 pub mod pause;
 pub mod pidfd;

@@ -258,7 +258,7 @@ fn network_plugins_know_nothing_of_the_service_manager() {
         fs::write(format!("{bin}/{plugin}"), wrapper).unwrap();
         fs::set_permissions(format!("{bin}/{plugin}"), fs::Permissions::from_mode(0o755)).unwrap();
     }
-    n.extra.push(format!("cniBinDirs={bin},/usr/lib/cni"));
+    n.extra.extend([format!("cniBinDirs={bin},/usr/lib/cni"), "cniBuiltIn=false".into()]);
     let _m = Manager::of(&mut n, Some(60_000));
     n.env.extend(["LISTEN_FDNAMES", "WATCHDOG_PID_OF_OLD"].map(|name| (name.into(), "x".into())));
     n.start();

@@ -5,7 +5,8 @@
 //! be cleaned.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::settings::Settings;
 
 /// In the pod's run directory.
 pub const NAME: &str = "lock";
-/// Between two looks at a lock somebody else holds: only after a crash.
+/// Between two looks at a lock somebody else holds: after a crash, or another runtime that shares a network.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Takes the pod's lock, waiting as long as a plugin may run.
@@ -28,16 +29,25 @@ pub async fn take(settings: &Settings, paths: &Paths, uid: &Uid) -> Result<Owned
     let opened =
         DirBuilder::new().recursive(true).mode(0o750).create(&dir).and_then(|()| OpenOptions::new().create(true).append(true).open(&path));
     let lock: OwnedFd = opened.map_err(|source| NetError::File { verb: "open", path: path.clone(), source })?.into();
-    let mut left = settings.cni_timeout;
+    match wait(&lock, settings.cni_timeout).await {
+        Ok(true) => Ok(lock),
+        Ok(false) => Err(NetError::Busy { uid: uid.clone(), seconds: settings.cni_timeout.as_secs() }),
+        Err(source) => Err(NetError::File { verb: "lock", path, source }),
+    }
+}
+
+/// Whether the lock was had in time.
+pub async fn wait(file: impl AsFd, patience: Duration) -> io::Result<bool> {
+    let mut left = patience;
     loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
             Err(rustix::io::Errno::WOULDBLOCK) if left > LOOK => {
                 tokio::time::sleep(LOOK).await;
                 left = left.saturating_sub(LOOK);
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(NetError::Busy { uid: uid.clone(), seconds: settings.cni_timeout.as_secs() }),
-            Err(e) => return Err(NetError::File { verb: "lock", path, source: e.into() }),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(e) => return Err(e.into()),
         }
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! - `conf`: which configuration, and what of it each plugin is given (pure but for reading the directory)
 //! - `plugin`: one call of one of them
+//! - `bridge`, `host_local`: what the two plugins of these names would do, done here where every word of the configuration is known
 //! - `lock`: a plugin that outlives us is waited for, not raced
 //! - `cache`: what was added, on disk, so that it can be given back by any later process, also after a reboot
 //!
 //! The cache entry is written before the first plugin runs and removed after the last DEL: an address may be given back twice
-//! (DEL is idempotent), never lost and never added twice. Never touches an interface itself.
+//! (DEL is idempotent), never lost and never added twice.
 
+mod bridge;
 pub mod cache;
 mod conf;
+mod host_local;
 pub mod lock;
 mod plugin;
 

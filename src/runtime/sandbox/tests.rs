@@ -2,6 +2,8 @@
 //! the machine is touched. Bridges and addresses come from the installed CNI plugins.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod bridge;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
