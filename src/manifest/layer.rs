@@ -83,6 +83,8 @@ pub enum State {
 pub struct Decision {
     /// Nothing that may run from before is unknown: only then is anything unwanted.
     pub complete: bool,
+    /// Nothing that any file asks for is unknown.
+    pub whole: bool,
     /// One winner per full name.
     pub pods: BTreeMap<PodKey, Rc<WantedPod>>,
     /// Every file, lowest layer first, by name; a layer that cannot be read has a row of its own.
@@ -108,7 +110,7 @@ pub fn decide(listings: &[Listing], memory: &mut Memory, now: Moment) -> Decisio
     let mut rows = work.rows;
     rows.sort_by(|a, b| (a.layer, &a.report.path).cmp(&(b.layer, &b.report.path)));
     let reports = rows.into_iter().map(Row::judged).collect();
-    Decision { complete: work.complete || memory.adopted, pods, reports }
+    Decision { complete: work.complete || memory.adopted, whole: work.complete, pods, reports }
 }
 
 /// A report under construction.

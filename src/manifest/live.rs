@@ -89,7 +89,8 @@ impl Manifests {
         self.seen.retain(|uid, _| decision.pods.values().any(|p| p.uid == *uid));
         news::tell(&self.reports, &decision.reports);
         self.reports.clone_from(&decision.reports);
-        (Wanted { complete: decision.complete, pods: decision.pods, shutdown: None }, decision.reports)
+        let layer::Decision { complete, whole, pods, reports } = decision;
+        (Wanted { complete, whole, pods, shutdown: None }, reports)
     }
 
     /// Resolves when a reading is due: something changed, a change has settled, a layer's time is up, or the rescan. Cancel-safe;

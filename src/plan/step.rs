@@ -9,6 +9,7 @@
 //!  shutdown, critical, others are not gone yet    wait for its turn
 //!  shutdown; or unwanted; or its removal began    remove: Term, Kill at the deadline, DeleteTask, DeleteContainer, DeleteSandbox
 //!  not listed yet by every layer                  leave it alone
+//!  only logs are left, and some file is not known  leave it alone
 //!  an older pod of its name is still there        wait for that to be gone
 //!  wanted, over (nothing of it runs again)        stop what is left, DeleteSandbox, keep the last record of each container, and logs
 //!  wanted, sandbox partial or of nobody           stop what is left, DeleteSandbox, then as absent
@@ -137,6 +138,10 @@ pub enum Fate<'a> {
 /// What becomes of a pod as a whole: the first half of the table.
 pub fn fate<'a>(v: &View<'a>) -> Fate<'a> {
     let wanted = &v.scene.world.wanted;
+    // A file that cannot be read, or a server that has not answered, may ask for it: its restarts are counted on from its logs.
+    if v.wanted.is_none() && v.seen.is_logs_alone() && !wanted.whole {
+        return Fate::Wait(On::Layers, None);
+    }
     if let Some(shutdown) = &wanted.shutdown {
         let turn = shutdown.critical_from();
         let critical = v.made_from.is_some_and(|p| p.critical);

@@ -38,7 +38,7 @@ impl<'a> Scene<'a> {
         for (uid, seen) in &world.seen.pods {
             let pod = seen.made_from.as_deref().or(wanted.get(uid).copied());
             common_left |= !pod.is_some_and(|p| p.critical) && !is_at_rest(seen);
-            if let Some(key) = seen.key.as_ref().filter(|_| !wanted.contains_key(uid)) {
+            if let Some(key) = seen.key.as_ref().filter(|_| !wanted.contains_key(uid) && !seen.is_logs_alone()) {
                 outgoing.insert(key, uid);
             }
         }

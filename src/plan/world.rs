@@ -58,6 +58,8 @@ impl Default for Limits {
 pub struct Wanted {
     /// Every layer was read at least once: only then is anything unwanted (nothing is removed before).
     pub complete: bool,
+    /// And nothing that any file or server asks for is unknown, of pods that do not run either.
+    pub whole: bool,
     /// One winner per full name.
     pub pods: BTreeMap<PodKey, Rc<WantedPod>>,
     /// A shutdown is under way: no pod is wanted any more.
@@ -112,7 +114,7 @@ pub struct Seen {
     pub link: Link,
     /// When everything was last listed over the present link; `None` asks for a full look.
     pub listed: Option<Moment>,
-    /// Every pod with anything left of it: pins, mounts, directories, addresses, records, tasks.
+    /// Every pod with anything left of it: pins, mounts, directories, addresses, records, tasks, logs.
     pub pods: BTreeMap<Uid, SeenPod>,
     /// Images asked for so far.
     pub images: BTreeMap<ImageRef, SeenImage>,
@@ -137,6 +139,11 @@ pub struct SeenPod {
 }
 
 impl SeenPod {
+    /// Nothing but its logs tells of it.
+    pub fn is_logs_alone(&self) -> bool {
+        self.key.is_some() && self.made_from.is_none() && self.containers.is_empty() && self.sandbox == Sandbox::Absent
+    }
+
     /// The attempt a container without any record begins with: restarts go on counting where its logs end (kubelet:
     /// `calcRestartCountByLogDir`).
     pub fn begins_at(&self, name: &str) -> u32 {

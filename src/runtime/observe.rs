@@ -2,7 +2,8 @@
 //!
 //! Reads; the only things it changes are those no decision is about (`look_all`): a snapshot or sandbox record of ours
 //! whose container record is gone is removed, and a task of ours whose record is gone gets its record back, so that it
-//! can be reached again. Nothing without our label is touched.
+//! can be reached again; pipes of a deleted container are closed, and links to logs that are gone are removed. Nothing without our
+//! label is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -37,6 +38,8 @@ impl Runtime {
     pub(super) async fn look_all(&self) -> Result<BTreeMap<Uid, SeenPod>> {
         let client = self.client()?;
         let shims = self.shims();
+        let mut heard = self.logs.opened();
+        heard.retain(|id| !self.making.borrow().contains(id));
         let (tasks, sandboxes, snapshots) = try_join3(tasks(&client), sandboxes(&client), self.snapshots(&client)).await?;
         let mut records = records(&client, OURS.to_owned()).await?;
         let here: BTreeSet<String> = records.iter().map(|r| r.id.clone()).collect();
@@ -56,6 +59,7 @@ impl Runtime {
         self.release_leases(&client).await?;
         let mut known = here.clone();
         known.extend(records.iter().map(|r| r.id.clone()).chain(tasks.keys().cloned()));
+        heard.iter().filter(|id| !known.contains(&***id)).for_each(|id| self.logs.forget(id));
         self.end_orphans(&known).await;
         let open = records.iter().filter(|r| !labels::ended(&r.labels)).map(|r| r.id.clone()).chain(tasks.keys().cloned());
         self.end_shims(&shims, &open.collect());
@@ -69,7 +73,11 @@ impl Runtime {
             };
             self.add(&mut pods, record, task.as_ref());
         }
+        for (key, uid) in self.logs.pods() {
+            pods.entry(uid).or_default().key.get_or_insert(key);
+        }
         pods.iter_mut().for_each(|(uid, pod)| self.add_logged(uid, pod));
+        self.logs.prune_links();
         self.known.borrow_mut().retain(|id, k| here.contains(&**id) || k.pid == 0);
         self.logs.release_unclaimed();
         Ok(pods)
@@ -87,7 +95,9 @@ impl Runtime {
         for record in &records {
             self.add(&mut pods, record, tasks.get(&record.id));
         }
-        Ok(pods.remove(uid).map(|mut pod| {
+        let logs_alone =
+            || self.logs.pods().into_iter().find(|(_, u)| u == uid).map(|(key, _)| SeenPod { key: Some(key), ..SeenPod::default() });
+        Ok(pods.remove(uid).or_else(logs_alone).map(|mut pod| {
             self.add_logged(uid, &mut pod);
             pod
         }))

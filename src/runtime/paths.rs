@@ -2,7 +2,7 @@
 //!
 //! `data` survives a reboot, `run` (a tmpfs) does not: what must be gone after a reboot lies in `run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::pod::{PodKey, Uid};
 use crate::settings::Settings;
@@ -148,6 +148,16 @@ impl Paths {
         let left = NAME_BYTES.saturating_sub(key.namespace.len() + uid.0.len() + 2);
         let name = key.name.get(..left).unwrap_or(&key.name);
         self.logs.join(format!("{}_{name}_{uid}", key.namespace))
+    }
+
+    /// Where all of them are.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// Where this plinth keeps its pods: by it, it is told from another.
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// `<logs>/<ns>_<name>_<uid>/<container>/<attempt>.log`.

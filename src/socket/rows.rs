@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::View;
 use super::wire::{API_VERSION, Cluster, Containerd, Manifest, Node, PodRow, Status};
 use crate::plan::status::summary;
-use crate::plan::world::{Link, Sandbox};
+use crate::plan::world::{Link, Sandbox, SeenPod};
 use crate::pod::{FileReport, PodKey, Uid, Verdict, WantedPod};
 
 /// The whole of `/v1/status`.
@@ -99,7 +99,8 @@ fn wanted_row(view: &View<'_>, pod: &WantedPod) -> PodRow {
 /// Pods nobody wants any more, until nothing is left of them.
 fn leaving<'a>(view: &'a View<'_>) -> impl Iterator<Item = PodRow> + 'a {
     let wanted = &view.world.wanted.pods;
-    view.world.seen.pods.iter().filter(|(uid, _)| !wanted.values().any(|w| w.uid == **uid)).map(|(uid, seen)| {
+    let leaves = |uid: &Uid, seen: &SeenPod| !wanted.values().any(|w| w.uid == *uid) && !seen.is_logs_alone();
+    view.world.seen.pods.iter().filter(move |(uid, seen)| leaves(uid, seen)).map(|(uid, seen)| {
         let (ips, since) = match &seen.sandbox {
             Sandbox::Ready { ips, since } => (ips.iter().map(ToString::to_string).collect(), Some(*since)),
             Sandbox::Absent | Sandbox::Partial => (Vec::new(), None),

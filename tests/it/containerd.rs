@@ -141,3 +141,58 @@ fn a_containerd_that_forgot_everything_gets_its_pods_anew_and_none_twice() {
     n.until("each pod has one shim", 10, |n| n.running(&format!("\0-address\0{}", n.path("containerd.sock"))) == 2);
     n.shutdown();
 }
+
+#[test]
+fn logs_of_pods_nobody_knows_go_and_those_of_others_stay() {
+    let Some(mut n) = Node::started() else { return };
+    n.put("a.yaml", &script("a", FOREVER));
+    n.put("b.yaml", &script("b", FOREVER));
+    n.until_ready("a");
+    n.until_ready("b");
+    let named = |below: &str, part: &str| {
+        let found = fs::read_dir(n.dir.join("logs").join(below)).unwrap().flatten().map(|e| e.path());
+        found.filter(|p| p.file_name().unwrap().to_string_lossy().contains(part)).collect::<Vec<_>>()
+    };
+    let (a, b) = (named("pods", "_a-it_").remove(0), named("pods", "_b-it_").remove(0));
+    let (a_link, b_link) = (named("containers", "a-it_").remove(0), named("containers", "b-it_").remove(0));
+    // Of a kubelet's static pod, of another plinth's, and of neither; links of others that lead nowhere, and one of ours that does.
+    let uid = "0123456789abcdef0123456789abcdef";
+    let logs = n.dir.join("logs/pods");
+    let others =
+        [format!("ns_kubelet_{uid}"), format!("ns_other_{uid}"), "ns_dashed_0c1a2b3c-1111-2222-3333-444455556666".into(), "x".into()];
+    for other in &others {
+        fs::create_dir_all(logs.join(other).join("c")).unwrap();
+        fs::write(logs.join(other).join("c/0.log"), "kept\n").unwrap();
+    }
+    n.exec(&[
+        "python3",
+        "-c",
+        "import os, sys; os.setxattr(sys.argv[1], 'trusted.plinth', b'/var/lib/plinth')",
+        logs.join(&others[1]).to_str().unwrap(),
+    ]);
+    let links = n.dir.join("logs/containers");
+    let foreign = format!("kubelet_ns_c-{}.log", "f".repeat(64));
+    std::os::unix::fs::symlink(logs.join(&others[0]).join("c/7.log"), links.join(&foreign)).unwrap();
+    let dead = format!("gone_ns_c-{}-c-3.log", &uid[..12]);
+    std::os::unix::fs::symlink(logs.join(format!("ns_gone_{uid}")).join("c/3.log"), links.join(&dead)).unwrap();
+    // All that plinth and containerd knew is lost, one pod is wanted no more, and one file cannot be read.
+    n.reboot();
+    n.containerd("wipe");
+    n.containerd("start");
+    fs::remove_dir_all(n.dir.join("data")).unwrap();
+    n.remove("b.yaml");
+    n.put("c.yaml", "kind: Pod\n");
+    n.start();
+    n.until_ready("a");
+    assert_eq!(n.restarts("a"), 1, "counted on from its logs\n{}", n.log());
+    assert!(b.exists() && fs::symlink_metadata(&b_link).is_ok(), "what the broken file asks for is not known");
+    n.remove("c.yaml");
+    n.until("what nobody knows is gone", 10, |_| !b.exists() && fs::symlink_metadata(&b_link).is_err());
+    assert!(fs::symlink_metadata(links.join(&dead)).is_err(), "a dead link of ours");
+    assert!(a.join("c/0.log").exists() && a.join("c/1.log").exists() && fs::symlink_metadata(&a_link).is_ok(), "the wanted pod's stay");
+    for other in &others {
+        assert_eq!(fs::read_to_string(logs.join(other).join("c/0.log")).unwrap(), "kept\n", "{other}");
+    }
+    assert!(fs::symlink_metadata(links.join(&foreign)).is_ok());
+    n.shutdown();
+}

@@ -79,6 +79,7 @@ fn wall(moment: Moment) -> Wall {
 struct Case {
     now: Now,
     complete: bool,
+    whole: bool,
     link: Link,
     wanted: Vec<WantedPod>,
     seen: BTreeMap<Uid, SeenPod>,
@@ -95,6 +96,7 @@ pub fn world(text: &str) -> Result<(World, Now), String> {
     let mut case = Case {
         now: at(Moment(100_000)),
         complete: true,
+        whole: true,
         link: Link::Up { version: "v2.1.9".into() },
         wanted: Vec::new(),
         seen: BTreeMap::new(),
@@ -215,7 +217,10 @@ impl Case {
     fn outer(&mut self, mut line: Line<'_>) -> Result<(), String> {
         match line.word()? {
             "now" => self.now = at(Moment(ms(line.word()?)?)),
-            "layers" => self.complete = line.word()? != "incomplete",
+            "layers" => {
+                let word = line.word()?;
+                (self.complete, self.whole) = (word != "incomplete", false);
+            }
             "link" => {
                 if line.flag("down") {
                     self.link = Link::default();
@@ -306,8 +311,9 @@ impl Case {
             made_from = Some(WantedPod { key: key(name), uid: uid.clone(), grace_s, critical: line.flag("critical"), ..template });
         }
         let stale = line.flag("stale");
+        let logs = line.values.remove("logs").map(key);
         let pod = SeenPod {
-            key: made_from.as_ref().map(|p| p.key.clone()),
+            key: made_from.as_ref().map(|p| p.key.clone()).or(logs),
             made_from: made_from.map(Rc::new),
             sandbox,
             stale,
@@ -404,7 +410,7 @@ impl Case {
         let mut world = World { node: self.node, ..World::default() };
         let pods = self.wanted.into_iter().map(|p| (p.key.clone(), Rc::new(p))).collect();
         let up = matches!(self.link, Link::Up { .. });
-        apply(&mut world, Event::Wanted(Wanted { complete: self.complete, pods, shutdown: None }), self.now);
+        apply(&mut world, Event::Wanted(Wanted { complete: self.complete, whole: self.whole, pods, shutdown: None }), self.now);
         apply(&mut world, Event::Link(self.link), self.now);
         if up {
             let stale: Vec<Uid> = self.seen.iter().filter(|(_, p)| p.stale).map(|(uid, _)| uid.clone()).collect();

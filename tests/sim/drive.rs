@@ -398,7 +398,7 @@ impl Sim {
         if !complete {
             pods.retain(|_, _| self.rng.percent(50));
         }
-        self.apply(Event::Wanted(Wanted { complete, pods, shutdown: None }));
+        self.apply(Event::Wanted(Wanted { complete, whole: complete, pods, shutdown: None }));
         self.bench.tidy(&self.host, &self.world);
     }
 

@@ -139,12 +139,12 @@ impl Host {
     pub fn look(&self, uid: &Uid) -> Option<SeenPod> {
         let p = self.pods.get(uid)?;
         let mut seen = p.seen.clone();
-        seen.key = (p.data || !seen.containers.is_empty()).then(|| p.pod.key.clone());
+        seen.key = (p.data || !seen.containers.is_empty() || !p.logs.is_empty()).then(|| p.pod.key.clone());
         seen.made_from = p.data.then(|| p.pod.clone());
         let lost = |(name, n): &&(Rc<str>, u32)| !seen.containers.values().any(|c| c.name == *name && c.attempt == *n);
         // In order, so that the last one of a name is the highest.
         seen.logged = p.logs.iter().filter(lost).cloned().collect();
-        let left = p.data || !seen.containers.is_empty() || seen.sandbox != Sandbox::Absent;
+        let left = p.data || !seen.containers.is_empty() || seen.sandbox != Sandbox::Absent || !p.logs.is_empty();
         left.then_some(seen)
     }
 
@@ -385,6 +385,16 @@ impl Host {
         self.pods.values_mut().for_each(|p| p.seen.containers.clear());
         let uids: Vec<Uid> = self.pods.keys().cloned().collect();
         uids.iter().for_each(|uid| self.sweep(uid));
+    }
+
+    /// What plinth keeps on the disk is gone too; logs are not.
+    pub fn lose_data(&mut self) {
+        for p in self.pods.values_mut() {
+            p.data = false;
+            if p.seen.sandbox != Sandbox::Absent {
+                p.seen.sandbox = Sandbox::Partial;
+            }
+        }
     }
 }
 

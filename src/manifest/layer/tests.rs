@@ -293,6 +293,17 @@ fn running_pods_are_the_last_good_revision_of_a_file_broken_before_start() {
 }
 
 #[test]
+fn what_a_file_asks_for_that_was_never_read_whole_stays_unknown_though_nothing_of_it_runs() {
+    let mut n = Node::new();
+    n.see("a=x:1", "b=!");
+    n.memory.adopt(&[]);
+    n.see("a=x:1", "b=!");
+    assert!(n.last.complete && !n.last.whole);
+    n.see("a=x:1", "b=y:1");
+    assert!(n.last.whole);
+}
+
+#[test]
 fn running_pods_of_a_layer_lost_before_start_stay() {
     let mut n = Node::new();
     let lost = [listed(LOW, ""), listing(HIGH, State::Unreadable("denied".into()))];

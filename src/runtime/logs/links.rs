@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::LogTarget;
+use super::{LogTarget, rotate};
 
 /// A file name's limit on the usual file systems, as the kubelet assumes it.
 const NAME_BYTES: usize = 255;
@@ -30,6 +30,21 @@ pub fn remove(dir: &Path, target: &LogTarget, log: &Path) {
     {
         log::warn!("remove link `{}`: {e}", link.display());
     }
+}
+
+/// Removes every dead link that is the one `make` makes of the log it leads to: `of` says whose log that would be.
+pub fn prune(dir: &Path, of: impl Fn(&Path) -> Option<LogTarget>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for link in entries.flatten().map(|e| e.path()) {
+        let Ok(to) = fs::read_link(&link) else { continue };
+        if is_dead(&to) && of(&to).is_some_and(|target| path(dir, &target) == link) {
+            let _ = fs::remove_file(&link);
+        }
+    }
+}
+
+fn is_dead(to: &Path) -> bool {
+    fs::symlink_metadata(to).is_err_and(|e| rotate::is_gone(&e))
 }
 
 /// Removes every link into `logs` that `of` accepts.

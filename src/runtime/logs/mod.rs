@@ -8,7 +8,7 @@
 //! name of its FIFOs, so the same attempt made again finds them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -35,6 +35,7 @@ use pump::Core;
 use sink::{Bounds, Sink};
 use tap::Tap;
 
+mod forgotten;
 mod journal;
 pub mod line;
 mod links;
@@ -296,6 +297,34 @@ impl Logs {
         }
     }
 
+    /// Every container that is open.
+    pub fn opened(&self) -> BTreeSet<Rc<str>> {
+        self.0.slots.borrow().keys().cloned().collect()
+    }
+
+    /// Closes and removes the FIFOs of a container that was deleted behind our back; its log stays.
+    pub fn forget(&self, id: &str) {
+        let slot = self.0.slots.borrow().get(id).cloned();
+        self.close(id);
+        for pipe in slot.iter().flat_map(|slot| &slot.pipes) {
+            self.0.park.unpark(id, pipe.which);
+            // With the mark of its start, and the journal.
+            let _ = pipe.path.parent().map(fs::remove_dir_all);
+        }
+    }
+
+    /// Every pod that has logs written by this plinth, whatever else is left of it.
+    pub fn pods(&self) -> Vec<(PodKey, Uid)> {
+        forgotten::pods(&self.0.paths)
+    }
+
+    /// Removes links of ours that lead nowhere.
+    pub fn prune_links(&self) {
+        if let Some(dir) = &self.0.links {
+            links::prune(dir, |to| forgotten::target(&self.0.paths, to).filter(|target| !self.is_open(&target.id)));
+        }
+    }
+
     fn open_anew(&self, target: &LogTarget, paths: &FifoPaths) -> Result<(), LogsError> {
         let dir = self.0.paths.io(&target.uid, &target.id);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
@@ -306,6 +335,7 @@ impl Logs {
             links::make(dir, target, &log);
         }
         let (sink, note) = Sink::open(log, &self.journal_path(target), self.0.bounds, now);
+        forgotten::mark(&self.0.paths.pod_logs(&target.key, &target.uid), self.0.paths.data());
         let sink = Rc::new(RefCell::new(sink));
         let pipe = |which, path: &Path| self.open_pipe(target, which, path, &sink);
         let pipes = [pipe(Which::Stdout, &paths.stdout)?, pipe(Which::Stderr, &paths.stderr)?];
