@@ -68,6 +68,8 @@ pub struct ContainerMemory {
     pub pulled_for: Option<u32>,
     /// The highest attempt counted in `crash`.
     pub counted: Option<u32>,
+    /// The attempt that was last seen running.
+    pub ran: Option<u32>,
     /// The attempt that was last seen ended, and when it ended.
     pub exit: Option<(u32, Moment)>,
     /// What the probes of its running attempt say; `None`: it has none, or does not run.

@@ -181,11 +181,11 @@ pub(super) fn tidy(world: &mut World, uid: &Uid, now: Now) {
         memory.stop_by = None;
     }
     for c in pod.containers.values() {
-        let newer = pod.containers.values().any(|o| o.name == c.name && o.attempt > c.attempt);
-        if !newer {
+        let others = || pod.containers.values().filter(|o| o.name == c.name);
+        if !others().any(|o| o.attempt > c.attempt) {
             let spec = made_from.and_then(|p| p.containers.iter().find(|w| w.name == c.name));
             let memory = memory.containers.entry(c.name.clone()).or_default();
-            note(memory, c, &pod.sandbox, &world.limits, now);
+            note(memory, c, others().any(|o| o.attempt < c.attempt), &pod.sandbox, &world.limits, now);
             probe::attend(memory, uid, c, spec.map(|s| &s.care), now);
         }
     }
@@ -212,10 +212,11 @@ fn forget(pods: &mut BTreeMap<Uid, PodMemory>, uid: &Uid, wanted: bool, now: Now
     }
 }
 
-/// Books restarts and ends of a container's newest attempt as they are first seen.
-fn note(memory: &mut ContainerMemory, c: &SeenContainer, sandbox: &Sandbox, limits: &Limits, now: Now) {
+/// Books restarts and ends of a container's newest attempt as they are first seen. One that `follows` no other, whose record is lost,
+/// is no restart after a crash, whatever its number (kubelet: `doBackOff` without a status).
+fn note(memory: &mut ContainerMemory, c: &SeenContainer, follows: bool, sandbox: &Sandbox, limits: &Limits, now: Now) {
     match memory.counted {
-        Some(counted) if counted < c.attempt => {
+        Some(counted) if counted < c.attempt && follows => {
             let exit = memory.exit.map(|(_, at)| at);
             memory.crash.count_restart(exit, limits, now.mono);
         }
@@ -225,6 +226,9 @@ fn note(memory: &mut ContainerMemory, c: &SeenContainer, sandbox: &Sandbox, limi
         Some(_) | None => {}
     }
     memory.counted = Some(c.attempt);
+    if matches!(c.state, State::Running { .. }) {
+        memory.ran = Some(c.attempt);
+    }
     if let State::Exited(exit) | State::Lost(exit) | State::Dead(exit) = &c.state
         && memory.exit.is_none_or(|(attempt, _)| attempt != c.attempt)
     {

@@ -159,6 +159,12 @@ impl<'a> View<'a> {
         self.latest(name).filter(|c| self.is_present(c))
     }
 
+    /// The attempt that ran when it was last seen, of a container of which there is no record any more.
+    pub fn vanished(&self, name: &str) -> Option<u32> {
+        let memory = self.container(name);
+        memory.ran.filter(|ran| self.latest(name).is_none() && memory.exit.is_none_or(|(ended, _)| ended != *ran))
+    }
+
     /// Memory of one container.
     pub fn container(&self, name: &str) -> &'a ContainerMemory {
         self.memory.containers.get(name).unwrap_or(&self.scene.unknown)

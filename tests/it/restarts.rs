@@ -288,3 +288,77 @@ fn a_container_killed_while_plinth_is_down_is_told_as_it_was() {
     assert_eq!((&last(&n, "oom")["exitCode"], &last(&n, "oom")["reason"]), (&137.into(), &"OOMKilled".into()));
     n.shutdown();
 }
+
+#[test]
+fn a_container_whose_record_vanished_while_it_ran_is_told_so_and_made_anew() {
+    let Some(mut n) = Node::started() else { return };
+    n.put("a.yaml", &script("a", FOREVER).replace("    command:", "    imagePullPolicy: Never\n    command:"));
+    n.until_ready("a");
+    let id = ids(&n, &["a"])["a"].replace("containerd://", "");
+    let (archive, aside) = (n.path("work/archives/busybox.tar"), n.path("work/busybox.tar"));
+    // Deleted behind its back, and the next attempt cannot be made yet.
+    n.signal("STOP");
+    fs::rename(&archive, &aside).unwrap();
+    n.ctr(&["images", "remove", IMAGE]);
+    n.ctr(&["tasks", "kill", "-s", "KILL", &id]);
+    n.exec(&[
+        "sh",
+        "-c",
+        "until \"$@\" 2>/dev/null; do sleep 0.05; done",
+        "sh",
+        &n.path("containerd/usr/bin/ctr"),
+        "-a",
+        &n.path("containerd.sock"),
+        "-n",
+        "plinth",
+        "tasks",
+        "delete",
+        &id,
+    ]);
+    n.ctr(&["containers", "delete", &id]);
+    n.signal("CONT");
+    let last = |n: &Node| n.pod("a").map(|p| container(&p, "c")["lastState"]["terminated"].clone()).unwrap_or_default();
+    n.until("it is told as one nobody knows the end of", 20, |n| last(n)["reason"] == "ContainerStatusUnknown");
+    let p = n.pod("a").unwrap();
+    assert_eq!(
+        (&last(&n)["exitCode"], &container(&p, "c")["restartCount"], &p["status"]["phase"]),
+        (&137.into(), &1.into(), &"Running".into())
+    );
+    fs::rename(&aside, &archive).unwrap();
+    n.until_ready("a");
+    assert_eq!(n.restarts("a"), 1);
+    // A new link is looked over anew.
+    n.containerd("kill");
+    n.containerd("start");
+    let io = format!("{}/io/{id}", n.path(&format!("run/pods/{}", p["metadata"]["uid"].as_str().unwrap())));
+    n.until("its pipes are closed and gone", 30, |n| {
+        let open = fs::read_dir(format!("/proc/{}/fd", n.pid())).unwrap().flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+        !open.map(|to| to.display().to_string()).any(|to| to.starts_with(&io)) && n.tried(&["ls".into(), io.clone()]).is_empty()
+    });
+    n.until_ready("a");
+    assert_eq!(n.restarts("a"), 1);
+    n.shutdown();
+}
+
+#[test]
+fn a_container_whose_end_nobody_saw_is_told_as_unknown() {
+    let Some(mut n) = Node::started() else { return };
+    n.put("a.yaml", &script("a", FOREVER));
+    n.until_ready("a");
+    let id = ids(&n, &["a"])["a"].replace("containerd://", "");
+    let tasks = n.ctr(&["tasks", "list"]);
+    let pid = tasks.lines().find(|l| l.starts_with(&id)).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let shim = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().to_owned();
+    n.kill();
+    n.containerd("kill");
+    n.exec(&["kill", "-9", &shim]);
+    n.exec(&["kill", "-9", &pid]);
+    n.until("both are gone", 5, |_| [&pid, &shim].iter().all(|p| !Path::new(&format!("/proc/{p}")).exists()));
+    n.containerd("start");
+    n.start();
+    n.until("it runs again", 30, |n| n.restarts("a") == 1 && n.ready("a"));
+    let last = container(&n.pod("a").unwrap(), "c")["lastState"]["terminated"].clone();
+    assert_eq!((&last["exitCode"], &last["reason"]), (&137.into(), &"ContainerStatusUnknown".into()), "{last}");
+    n.shutdown();
+}

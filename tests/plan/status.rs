@@ -2,11 +2,11 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use plinth::clock::{Moment, Now};
-use plinth::plan::action::{Action, Answer, Check, Class, Event, Failure, Outcome, Why};
+use plinth::plan::action::{Action, Answer, Check, Class, Effect, Event, Failure, Outcome, Why};
 use plinth::plan::status::{pod_status, summary};
-use plinth::plan::world::World;
+use plinth::plan::world::{SeenPod, World};
 use plinth::plan::{apply, record, why};
-use plinth::pod::{ImageRef, Probe, PullPolicy, Uid};
+use plinth::pod::{Hook, ImageRef, Probe, PullPolicy, Uid};
 
 use crate::read;
 
@@ -17,6 +17,13 @@ fn world(text: &str) -> (World, Now) {
 fn status(text: &str) -> PodStatus {
     let (world, now) = world(text);
     pod_status(&world, &Uid("u1".into()), now)
+}
+
+/// A look at pod u1 finds this.
+fn look(world: &mut World, seen: SeenPod, now: Now) {
+    let look = Action::Look { uid: Uid("u1".into()) };
+    apply(world, Event::Started(look.clone(), Why("".into())), now);
+    apply(world, Event::Ended(look, Outcome::Done(Effect::Pod(Some(Box::new(seen))))), now);
 }
 
 fn line(text: &str) -> String {
@@ -130,6 +137,50 @@ fn between_an_end_and_an_immediate_restart_the_end_is_shown() {
 }
 
 #[test]
+fn a_container_whose_record_vanished_while_it_ran_is_told_as_the_kubelet_tells_it() {
+    let (mut world, now) =
+        world("pod web u1\n  main app\n  main half\nimage a ready\nseen u1 sandbox=ready\n  app 2 running\n  half 0 record\n");
+    let uid = Uid("u1".into());
+    let mut seen = world.seen.pods[&uid].clone();
+    seen.containers.clear();
+    look(&mut world, seen, now);
+    let s = pod_status(&world, &uid, now);
+    let [app, half] = &s.container_statuses.clone().unwrap()[..] else { panic!("{s:?}") };
+    assert_eq!((waiting(app).0.as_str(), app.restart_count), ("ContainerCreating", 3));
+    let last = app.last_state.clone().unwrap().terminated.unwrap();
+    assert_eq!((last.exit_code, last.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
+    assert!(last.message.unwrap().ends_with("The container used to be Running"));
+    assert_eq!((half.restart_count, half.last_state.clone().unwrap().terminated), (0, None), "it never ran");
+}
+
+#[test]
+fn an_attempt_made_for_a_lost_record_is_no_crash() {
+    let text = |seen: &str| format!("pod web u1\n  main app\nimage a ready\nseen u1 sandbox=ready\n  app {seen}\n");
+    let (mut world, now) = world(&text("0 running"));
+    let uid = Uid("u1".into());
+    for seen in ["1 running", "1 exited code=1 ended=99s"] {
+        look(&mut world, read::world(&text(seen)).unwrap().0.seen.pods[&uid].clone(), now);
+    }
+    let next = plinth::plan::plan(&world, now).actions.into_iter().map(|(action, _)| action.to_string()).collect::<Vec<_>>();
+    assert!(next[0].contains("CreateContainer app 2"), "its first crash is followed at once: {next:?}");
+}
+
+#[test]
+fn hooks_and_rounds_that_end_a_container_are_what_it_waits_for() {
+    let text = |state: &str| format!("pod web u1\n  main app post-start\nimage a ready\nseen u1 sandbox=ready\n  app 0 {state}\n");
+    let (mut world, now) = world(&(text("running") + "memory u1\n  said u1-app-0 post-start failed\n"));
+    let uid = Uid("u1".into());
+    let told = |hook| record::hooked(&world, &uid, "u1-app-0", hook, Some("no")).map(|n| (n.reason, n.message));
+    assert_eq!(told(Hook::PostStart), Some(("FailedPostStartHook", "PostStartHook failed".into())));
+    assert_eq!(told(Hook::PreStop), Some(("FailedPreStopHook", "PreStopHook failed".into())));
+    look(&mut world, read::world(&text("exited code=137 ended=99s")).unwrap().0.seen.pods[&uid].clone(), now);
+    assert_eq!(waiting(&pod_status(&world, &uid, now).container_statuses.unwrap()[0]).0, "PostStartHookError");
+
+    let round = status(include_str!("cases/restart-all-goes-on-half-way.txt").split("---").next().unwrap());
+    assert_eq!(waiting(&round.container_statuses.unwrap()[1]).0, "RestartingAllContainers");
+}
+
+#[test]
 fn a_pull_that_fails_is_err_image_pull_then_image_pull_back_off() {
     let (mut world, now) = world("pod web u1\n  main app\nimage a absent\nseen u1 sandbox=ready\n");
     let action = Action::PrepareImage { image: ImageRef("a".into()), pull: PullPolicy::IfNotPresent };
@@ -177,10 +228,7 @@ fn a_transition_time_stays_until_the_condition_turns() {
     assert_eq!(ready(&world, later).last_transition_time, first.last_transition_time);
     let mut gone = world.seen.pods[&uid].clone();
     gone.containers.retain(|id, _| !id.contains("-a-"));
-    let look = Action::Look { uid: uid.clone() };
-    let effect = plinth::plan::action::Effect::Pod(Some(Box::new(gone)));
-    apply(&mut world, Event::Started(look.clone(), Why("".into())), later);
-    apply(&mut world, Event::Ended(look, Outcome::Done(effect)), later);
+    look(&mut world, gone, later);
     let turned = ready(&world, later);
     assert_eq!(turned.status, "False");
     assert_ne!(turned.last_transition_time, first.last_transition_time);

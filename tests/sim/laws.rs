@@ -373,6 +373,11 @@ impl Bench {
         }
         let seen = &host.pods[uid].seen;
         let last = seen.containers.values().find(|c| c.name == *name && c.attempt + 1 == attempt);
+        // It follows one whose record is lost, and no crash.
+        if last.is_none() {
+            book.2 = attempt;
+            return;
+        }
         let ended = last.and_then(|l| match &l.state {
             State::Exited(e) | State::Lost(e) | State::Dead(e) => crate::drive::ms_of(e.finished),
             _ => None,

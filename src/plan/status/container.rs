@@ -20,7 +20,9 @@ pub fn status(v: &View<'_>, pod: &WantedPod, index: usize, c: &WantedContainer) 
     let last = v.latest(&c.name);
     let previous = last.and_then(|l| v.attempts(&c.name).filter(|a| a.attempt < l.attempt).max_by_key(|a| a.attempt));
     let mut state = state(v, pod, last);
-    let mut last_state = previous.and_then(terminated);
+    let vanished = v.vanished(&c.name);
+    let next = vanished.map(|n| v.seen.begins_at(&c.name).max(n.saturating_add(1)));
+    let mut last_state = previous.and_then(terminated).or_else(|| vanished.map(|_| unknown()));
     if let Some(waiting) = trouble(v, pod, index, c, last) {
         if state.terminated.is_some() {
             last_state = Some(std::mem::take(&mut state));
@@ -37,7 +39,7 @@ pub fn status(v: &View<'_>, pod: &WantedPod, index: usize, c: &WantedContainer) 
             Kind::Sidecar | Kind::Main => running && last.is_some_and(|l| v.is_ready(l)),
         },
         started: Some(running && last.is_some_and(|l| v.is_started(l))),
-        restart_count: last.map_or(0, |l| i32::try_from(l.attempt).unwrap_or(i32::MAX)),
+        restart_count: i32::try_from(last.map(|l| l.attempt).or(next).unwrap_or(0)).unwrap_or(i32::MAX),
         image: last.map_or_else(|| spec.and_then(|s| s.image.clone()).unwrap_or_default(), |l| l.image.to_string()),
         image_id: last.map(image_id).unwrap_or_default(),
         container_id: last.map(|l| format!("containerd://{}", l.id)),
@@ -122,6 +124,17 @@ fn terminated(c: &SeenContainer) -> Option<ContainerState> {
         signal: None,
     };
     Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() })
+}
+
+/// The end of one of which nobody knows more than that it ran: the kubelet's words, and a better reason than its own.
+fn unknown() -> ContainerState {
+    let terminated = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some("The container could not be located: somebody deleted its record.  The container used to be Running".into()),
+        ..ContainerStateTerminated::default()
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
 }
 
 /// Why a container that should run does not, if something is in its way (the kubelet's reason cache).
