@@ -310,3 +310,62 @@ fn a_hook_over_https_that_is_answered_in_clear_is_asked_again_in_clear() {
     assert_eq!(n.restarts("h"), 0);
     n.shutdown();
 }
+
+#[test]
+fn probes_and_hooks_say_who_asks_and_ask_localhost_on_the_hosts_network() {
+    let Some(mut n) = Node::started() else { return };
+    let serve = "nc -ll -p 8452 -e sh -c 'h=; while read -r l; do l=${l%?}; [ -n \"$l\" ] || break; h=\"$h|$l\"; done; echo \"$h\" >>/w/heads; printf \"HTTP/1.0 200 OK\\r\\n\\r\\n\"'";
+    n.put("server.yaml", &told(&n, "server", 1, &listens(8452), serve));
+    n.until_ready("server");
+    let get = |path: &str| format!("httpGet: {{port: 8452, path: /{path}}}");
+    let fields = format!(
+        "lifecycle: {{postStart: {{{}}}, preStop: {{{}}}}}\nreadinessProbe: {{{}, timeoutSeconds: 20}}",
+        get("post-start"),
+        get("pre-stop"),
+        get("probe")
+    );
+    n.put("h.yaml", &probed("h", 60, &fields, FOREVER));
+    n.until_ready("h");
+    assert_eq!(n.restarts("h"), 0);
+    n.remove("h.yaml");
+    n.until("it is gone", 20, |n| n.gone("h"));
+    let heads = std::fs::read_to_string(n.path("work/heads")).unwrap();
+    for (path, agent) in [("post-start", "kube-lifecycle/1.36"), ("probe", "kube-probe/1.36"), ("pre-stop", "kube-lifecycle/1.36")] {
+        let head = heads.lines().find(|h| h.starts_with(&format!("|GET /{path} HTTP/1.1"))).unwrap_or_else(|| panic!("/{path}: {heads}"));
+        let agent = format!("|user-agent: {agent}");
+        assert!(format!("{head}|").contains(&format!("{agent}|")), "{head}");
+        assert!(head.contains("|host: 127.0.0.1:8452"), "{head}");
+    }
+    n.shutdown();
+}
+
+#[test]
+fn sidecars_are_stopped_after_the_others_in_reverse_order_and_a_hook_that_sleeps_is_waited_for() {
+    let Some(mut n) = Node::started() else { return };
+    let work = n.path("work");
+    let tells = |name: &str| format!("trap 'echo {name} $(date +%s) >>/w/ends; exit 0' TERM; while :; do sleep 0.1; done");
+    let container = |name: &str, fields: &str| {
+        let script = tells(name);
+        format!(
+            "  - {{name: {name}, image: '{IMAGE}', volumeMounts: [{{name: w, mountPath: /w}}], {fields} command: [sh, -c, \"{script}\"]}}\n"
+        )
+    };
+    let (side, slow) = ("restartPolicy: Always,", "lifecycle: {preStop: {sleep: {seconds: 3}}},");
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: s}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 60\n  volumes: [{{name: w, hostPath: {{path: {work}}}}}]\n  initContainers:\n{}{}  containers:\n{}{}",
+        container("one", side),
+        container("two", side),
+        container("c", slow),
+        container("d", "")
+    );
+    n.put("s.yaml", &text);
+    n.until_ready("s");
+    n.remove("s.yaml");
+    n.until("it is gone", 20, |n| n.gone("s"));
+    let ends = std::fs::read_to_string(n.path("work/ends")).unwrap();
+    let ends: Vec<(&str, i64)> = ends.lines().map(|l| l.split_once(' ').map(|(name, at)| (name, at.parse().unwrap())).unwrap()).collect();
+    assert_eq!(ends.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["d", "c", "two", "one"], "{ends:?}");
+    assert!(ends[1].1 - ends[0].1 >= 2, "its hook slept for 3 s: {ends:?}");
+    n.assert_clean();
+    n.shutdown();
+}
