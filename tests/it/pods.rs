@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::node::{FOREVER, Node, can_run, condition, container, pod, script};
+use crate::node::{FOREVER, IMAGE, Node, can_run, condition, container, pod, script};
 
 #[test]
 fn a_pod_comes_and_goes_without_a_trace() {
@@ -239,4 +239,28 @@ fn crun_and_containerd_1_7_run_pods_too() {
         assert_eq!(n.restarts("a"), 0, "{suite} {extra:?}");
         n.shutdown();
     }
+}
+
+#[test]
+fn last_words_are_the_termination_message_and_addresses_are_in_the_environment() {
+    let Some(mut n) = Node::started() else { return };
+    let field = |name: &str, path: &str| format!("{{name: {name}, valueFrom: {{fieldRef: {{fieldPath: {path}}}}}}}");
+    let env = [field("POD_IP", "status.podIP"), field("HOST_IP", "status.hostIP"), field("NODE", "spec.nodeName")].join(", ");
+    let said = pod("w", "restartPolicy: Never", "echo \"$POD_IP $HOST_IP $NODE\" >/dev/termination-log; exit 3")
+        + &format!("    env: [{env}]\n")
+        + &format!(
+            "  - {{name: d, image: '{IMAGE}', terminationMessagePolicy: FallbackToLogsOnError, command: [sh, -c, 'echo too bad; exit 4']}}\n"
+        )
+        + &format!("  - {{name: e, image: '{IMAGE}', terminationMessagePolicy: FallbackToLogsOnError, command: [sh, -c, 'echo fine']}}\n");
+    n.put("w.yaml", &said);
+    n.until("it is over", 30, |n| n.pod("w").is_some_and(|p| p["status"]["phase"] == "Failed"));
+    let message =
+        |n: &Node, name: &str| n.pod("w").map(|p| container(&p, name)["state"]["terminated"]["message"].clone()).unwrap_or_default();
+    n.until("the last words are known", 10, |n| message(n, "c").is_string() && message(n, "d") == "too bad\n");
+    let p = n.pod("w").unwrap();
+    let words: Vec<String> = message(&n, "c").as_str().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    assert!(words.len() == 3 && words[0].starts_with("10.88.") && p["status"]["podIP"] == words[0].as_str() && words[2] == "it", "{p}");
+    assert_eq!(p["status"]["hostIP"], words[1].as_str());
+    assert_eq!(message(&n, "e"), Value::Null, "{p}");
+    n.shutdown();
 }
