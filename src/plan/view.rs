@@ -239,6 +239,13 @@ impl<'a> View<'a> {
         }
     }
 
+    /// A shutdown has ended it, and nothing of it runs any more.
+    pub fn is_shut_down(&self, pod: &WantedPod) -> bool {
+        let Some(shutdown) = self.scene.world.wanted.shutdown.as_ref().filter(|_| self.wanted.is_some()) else { return false };
+        let ended = |c: &SeenContainer| self.stop(c).and_then(|s| s.hook.or(s.asked)).is_some_and(|at| at >= shutdown.since);
+        is_at_rest(self.seen) && (!self.is_over(pod) || self.seen.containers.values().any(ended))
+    }
+
     /// The pod has run its course: it will not run again (`Succeeded` or `Failed`), as far as what is seen tells.
     pub fn is_over(&self, pod: &WantedPod) -> bool {
         if self.failed_init(pod).is_some() || self.is_overdue(pod) {

@@ -212,6 +212,23 @@ fn finished_pods_have_succeeded_or_failed() {
 }
 
 #[test]
+fn what_a_shutdown_ended_has_failed_and_what_was_over_before_stays_as_it_was() {
+    let text = |state: &str, restart: &str| {
+        format!("shutdown since=90s grace=30s\npod web u1\n  main app restart={restart}\nseen u1\n  app 0 {state}\n")
+    };
+    let s = status(&text("dead code=0", "Always"));
+    assert_eq!((s.phase.as_deref(), s.reason.as_deref()), (Some("Failed"), Some("Terminated")));
+    assert_eq!(s.message.as_deref(), Some("Pod was terminated in response to imminent node shutdown."));
+    assert!(conditions(&s).starts_with("DisruptionTarget=True(TerminationByKubelet) "), "{}", conditions(&s));
+    let s = status(&text("running", "Always"));
+    assert_eq!((s.phase.as_deref(), s.reason), (Some("Running"), None), "not while it runs");
+    let s = status(&text("dead code=0", "Never"));
+    assert_eq!((s.phase.as_deref(), s.reason), (Some("Succeeded"), None));
+    let s = status(&(text("dead code=143", "Never") + "memory u1\n  stop u1-app-0 asked=91s kill=121s\n"));
+    assert_eq!((s.phase.as_deref(), s.reason.as_deref()), (Some("Failed"), Some("Terminated")), "it was ended");
+}
+
+#[test]
 fn an_unwanted_pod_is_terminating_and_keeps_its_phase() {
     let text = "pod web u9\n  main app\nseen u1 sandbox=ready name=web\n  app 0 running\n";
     assert_eq!(status(text).phase.as_deref(), Some("Running"));

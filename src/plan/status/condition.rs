@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 
-use super::{Shown, started, time};
+use super::{SHUT_DOWN, Shown, started, time};
 use crate::clock::{Now, Wall};
 use crate::plan::view::{Scene, View};
 use crate::plan::world::{Sandbox, State, World};
@@ -98,6 +98,10 @@ fn list(v: &View<'_>, pod: &WantedPod, shown: &Shown) -> Vec<Condition> {
     ];
     if v.is_restarting() {
         list.insert(0, restarting);
+    }
+    if v.is_shut_down(pod) {
+        let (reason, message) = (Some("TerminationByKubelet"), Some(SHUT_DOWN.to_owned()));
+        list.insert(0, Condition { kind: "DisruptionTarget", holds: true, reason, message });
     }
     list
 }

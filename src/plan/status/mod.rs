@@ -24,6 +24,9 @@ use crate::plan::world::{Sandbox, World};
 use crate::pod::{Kind, Uid, WantedPod};
 use crate::quantity::Qos;
 
+/// The kubelet's word on pods that a shutdown of the machine ended.
+const SHUT_DOWN: &str = "Pod was terminated in response to imminent node shutdown.";
+
 /// The status of a pod that is wanted, or on its way out; an empty one of a pod nobody knows.
 pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
     let scene = Scene::new(world, now.mono);
@@ -39,6 +42,7 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
     let (reason, message) = match refusal {
         _ if overdue => (Some("DeadlineExceeded"), Some("Pod was active on the node longer than the specified deadline".to_owned())),
         Some(r) => (Some(r.reason), Some(format!("Pod was rejected: {}", r.message))),
+        None if v.is_shut_down(pod) => (Some("Terminated"), Some(SHUT_DOWN.to_owned())),
         None => (None, None),
     };
     let host = pair(&world.host_ips);

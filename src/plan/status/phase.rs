@@ -18,6 +18,9 @@ pub fn phase(v: &View<'_>, pod: &WantedPod, init: &[ContainerStatus], main: &[Co
         let failed = v.failed_init(pod).is_some() || main.iter().any(|s| ended(s) != Some(0));
         return if failed { "Failed" } else { "Succeeded" };
     }
+    if v.is_shut_down(pod) {
+        return "Failed";
+    }
     let waiting = main.iter().any(|s| state(s).is_some_and(|s| s.waiting.is_some()) && ended(s).is_none());
     let running = main.iter().any(|s| state(s).is_some_and(|s| s.running.is_some()));
     if waiting || (is_initializing(pod, init) && !running && !main.iter().any(|s| has_ended(&s))) {
