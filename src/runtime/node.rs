@@ -31,6 +31,7 @@ pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
         memory_bytes,
         cgroup_v2,
         swap_accounting: swap_accounting(cgroup_v2),
+        lacking: ["cpu", "memory"].into_iter().filter(|name| !has_controller(cgroup_v2, name)).collect(),
         hugepage_sizes: hugepage_sizes(cgroup_v2),
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         seccomp_default: settings.seccomp_default,
@@ -145,12 +146,15 @@ fn hugepages() -> BTreeMap<String, i64> {
     pools.filter_map(of).collect()
 }
 
+fn has_controller(cgroup_v2: bool, name: &str) -> bool {
+    match cgroup_v2 {
+        true => read("/sys/fs/cgroup/cgroup.controllers").split_ascii_whitespace().any(|c| c == name),
+        false => Path::new("/sys/fs/cgroup").join(name).join("cgroup.procs").exists(),
+    }
+}
+
 fn hugepage_sizes(cgroup_v2: bool) -> Vec<String> {
-    let there = if cgroup_v2 {
-        read("/sys/fs/cgroup/cgroup.controllers").split_ascii_whitespace().any(|c| c == "hugetlb")
-    } else {
-        Path::new("/sys/fs/cgroup/hugetlb/cgroup.procs").exists()
-    };
+    let there = has_controller(cgroup_v2, "hugetlb");
     let pools = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten().filter(|_| there);
     let mut kib: Vec<u64> = pools.filter_map(|e| size_kib(&e.file_name().to_string_lossy())).collect();
     kib.sort_unstable();

@@ -1,6 +1,6 @@
 //! What may go wrong around a pod that is none of its doing, and pods that are a crowd: each ends in a state one would expect.
 
-use crate::node::{FOREVER, IMAGE, Node, can_run, condition, container, pod};
+use crate::node::{FOREVER, IMAGE, Node, can_run, condition, container, pod, script};
 
 #[test]
 fn a_host_path_that_vanishes_while_mounted_is_a_new_one_for_the_next_attempt() {
@@ -144,5 +144,26 @@ fn a_hundred_and_ten_pods_at_once_all_run_and_the_next_is_refused() {
     assert!(why.contains("OutOfpods") && why.contains("Next try"), "{why}");
     n.remove("p0.yaml");
     n.until("and taken when there is room", 60, |n| n.ready("z"));
+    n.shutdown();
+}
+
+#[test]
+fn a_machine_without_controllers_runs_pods_without_their_limits_and_says_so_once() {
+    // Where another hierarchy has them, the v2 tree has none; elsewhere there is no machine without.
+    if !can_run() || std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return;
+    }
+    let mut n = Node::up();
+    n.exec(&["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"]);
+    n.containerd("stop");
+    n.containerd("start");
+    n.start();
+    for name in ["a", "b"] {
+        n.put(&format!("{name}.yaml"), &(script(name, FOREVER) + "    resources: {limits: {cpu: 500m, memory: 64Mi}}\n"));
+        n.until(&format!("{name} runs"), 10, |n| n.ready(name));
+    }
+    let log = std::fs::read_to_string(n.path("plinth.log")).unwrap();
+    let told: Vec<&str> = log.lines().filter(|l| l.contains("pods run without pod-level limits")).collect();
+    assert!(told.len() == 1 && told[0].contains("find control group controller `cpu`"), "{told:?}");
     n.shutdown();
 }

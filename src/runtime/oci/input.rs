@@ -58,6 +58,8 @@ pub struct NodeFacts {
     pub cgroup_v2: bool,
     /// Swap can be limited: `memory.memsw.limit_in_bytes` or `memory.swap.max` is there.
     pub swap_accounting: bool,
+    /// Of the controllers `cpu` and `memory`, those this machine does not have: nothing of theirs is asked for.
+    pub lacking: Vec<&'static str>,
     /// Sizes of huge pages as the kernel's controller names them (`2MB`, `1GB`); empty without the hugetlb controller.
     pub hugepage_sizes: Vec<String>,
     /// The kernel has seccomp filters.

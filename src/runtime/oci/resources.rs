@@ -35,20 +35,25 @@ pub fn resources(input: &Input<'_>) -> Result<Resources, OciError> {
     };
     let (cpu_limit, memory_limit) = (limit("cpu").milli(), limit("memory").units());
     let cpu_request = amount(own, Which::Requests, "cpu").unwrap_or_default().milli();
-    let memory = (memory_limit > 0).then_some(memory_limit);
+    let memory = (memory_limit > 0 && has(input, "memory")).then_some(memory_limit);
     let rule = DeviceRule { allow: input.privileged(), access: "rwm" };
     Ok(Resources {
         devices: vec![rule],
-        cpu: Cpu {
+        cpu: has(input, "cpu").then(|| Cpu {
             shares: shares(if cpu_request == 0 { cpu_limit } else { cpu_request }),
             quota: quota_us(cpu_limit),
             period: PERIOD_US.unsigned_abs(),
-        },
+        }),
         // Memory and swap together may not exceed the memory limit: no swapping.
         memory: Memory { limit: memory, swap: memory.filter(|_| input.node.swap_accounting) },
         hugepage_limits: hugepages(input, &|name| limit(name).units()),
         unified: unified(input),
     })
+}
+
+/// What the OCI runtime cannot set it fails at: a container starts without.
+fn has(input: &Input<'_>, controller: &str) -> bool {
+    !input.node.lacking.contains(&controller)
 }
 
 /// Each size the machine has, 0 when not asked for.
@@ -63,7 +68,7 @@ fn hugepages(input: &Input<'_>, limit: &dyn Fn(&str) -> i64) -> Vec<HugepageLimi
 /// v2 alone: an OOM kill takes the whole container, and nothing is swapped (the kubelet's defaults).
 fn unified(input: &Input<'_>) -> BTreeMap<&'static str, String> {
     let mut all = BTreeMap::new();
-    if input.node.cgroup_v2 {
+    if input.node.cgroup_v2 && has(input, "memory") {
         all.insert("memory.oom.group", "1".to_owned());
         if input.node.swap_accounting {
             all.insert("memory.swap.max", "0".to_owned());

@@ -179,6 +179,17 @@ fn cpu_is_shared_by_request_and_capped_by_limit() {
 }
 
 #[test]
+fn of_a_controller_the_machine_does_not_have_nothing_is_asked() {
+    let mut b = bench(json!({"resources": {"limits": {"cpu": "1", "memory": "1Mi"}}}), json!({}));
+    (b.node.cgroup_v2, b.node.lacking) = (true, vec!["cpu"]);
+    let resources = b.json()["linux"]["resources"].clone();
+    assert_eq!((resources.get("cpu"), &resources["memory"]["limit"]), (None, &json!(1 << 20)));
+    b.node.lacking = vec!["memory"];
+    let resources = b.json()["linux"]["resources"].clone();
+    assert_eq!((&resources["memory"], resources.get("unified"), &resources["cpu"]["quota"]), (&json!({}), None, &json!(100_000)));
+}
+
+#[test]
 fn huge_pages_not_asked_for_are_forbidden() {
     let mut b = bench(json!({"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}), json!({}));
     b.node.hugepage_sizes = vec!["2MB".into(), "1GB".into()];

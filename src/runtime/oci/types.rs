@@ -153,7 +153,8 @@ pub struct Device {
 #[expect(missing_docs, reason = "the specification's own words")]
 pub struct Resources {
     pub devices: Vec<DeviceRule>,
-    pub cpu: Cpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
     pub memory: Memory,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hugepage_limits: Vec<HugepageLimit>,
