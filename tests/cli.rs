@@ -19,6 +19,7 @@ use futures_util::stream;
 use plinth::clock::{Moment, Now, Wall, now};
 use plinth::plan::record::{EventNote, EventRing};
 use plinth::plan::status::pod_status;
+use plinth::plan::view::Scene;
 use plinth::plan::world::{Link, Sandbox, SeenContainer, SeenPod, State, World};
 use plinth::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Uid, Verdict, WantedPod};
 use plinth::settings::Settings;
@@ -165,7 +166,7 @@ impl Backend for Fake {
             degraded: &self.degraded.borrow(),
             counters: &self.counters,
             now,
-            status: &|uid: &Uid| pod_status(&world, uid, now),
+            status: &|uid: &Uid| pod_status(&Scene::new(&world, now.mono), uid, now.wall),
             cluster: None,
             url: None,
             unshown: &|_| None,

@@ -4,13 +4,14 @@
 
 mod apiserver;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use apiserver::tls::When;
 use apiserver::{ApiServer, Fault};
 use k8s_openapi::api::core::v1::Event;
 use plinth::cluster::mirror::Published;
@@ -36,17 +37,21 @@ struct Fake {
     told: RefCell<Vec<String>>,
     labels: RefCell<Vec<&'static str>>,
     changes: watch::Sender<u64>,
+    /// How often all pods were looked at.
+    looks: Cell<u32>,
 }
 
 impl Default for Fake {
     fn default() -> Fake {
         let labels = RefCell::new(vec!["kubernetes.io/hostname"]);
-        Fake { pods: RefCell::default(), events: RefCell::default(), told: RefCell::default(), labels, changes: watch::Sender::new(0) }
+        let (pods, events, told) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Fake { pods, events, told, labels, changes: watch::Sender::new(0), looks: Cell::default() }
     }
 }
 
 impl Local for Fake {
     fn pods(&self, _: &BTreeMap<PodKey, Published>) -> (BTreeMap<PodKey, Published>, bool) {
+        self.looks.set(self.looks.get() + 1);
         (self.pods.borrow().iter().map(|(key, (_, shown))| (key.clone(), shown.clone())).collect(), true)
     }
 
@@ -204,6 +209,18 @@ fn a_node_joins_shows_its_pods_and_is_quiet() {
         let asked = node.asked_within(4).await;
         assert!(asked.len() <= 4 && asked.iter().all(|a| a.path.contains("/leases/") || a.path.contains("/nodes/")), "{asked:#?}");
         assert_eq!(node.cluster.trouble(), None);
+    });
+}
+
+#[test]
+fn answers_of_the_server_are_no_reason_to_look_at_all_pods_again() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        (0..110).for_each(|i| node.local.show("default", &format!("p{i}"), "h1", "Running"));
+        let shown = |s: &ApiServer| s.list("pods").iter().filter(|p| p["status"]["phase"] == "Running").count();
+        node.until("all are shown", 20, |s| shown(s) == 110).await;
+        let looks = node.local.looks.get();
+        assert!(looks <= 3, "two requests and two news for each of 110 pods, and {looks} looks at all of them");
     });
 }
 
@@ -468,6 +485,8 @@ fn whatever_is_wrong_with_the_server_it_is_asked_little_and_found_again() {
             Fault::Code(429, Some(1)),
             Fault::Code(401, None),
             Fault::Garbage,
+            Fault::Untimely(When::Later),
+            Fault::Untimely(When::Earlier),
         ];
         let ways = faults.map(|fault| async move {
             let node = Node::join(ApiServer::start(), |_| {});
@@ -664,6 +683,18 @@ fn a_server_nobody_vouches_for_is_joined_only_where_the_kubeconfig_says_so() {
 }
 
 #[test]
+fn a_server_is_found_by_its_name() {
+    on_a_loop(async || {
+        let node = Node::join_as(ApiServer::start(), |server, dir, _| {
+            let named = server.kubeconfig("system:node:n").replace("https://127.0.0.1:", "https://localhost:");
+            std::fs::write(dir.join("kubeconfig"), named).unwrap();
+        });
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+    });
+}
+
+#[test]
 fn a_token_that_is_renewed_in_its_file_is_used() {
     on_a_loop(async || {
         let server = ApiServer::start();
@@ -709,6 +740,25 @@ fn of_many_events_from_before_the_connection_the_newest_are_sent() {
         // Of one object not more than twenty-five at once.
         node.until("they are sent in their order", 15, |s| sent(s, 70)).await;
         assert!(sent(&node.server, 51) && !sent(&node.server, 50), "the newest 250");
+    });
+}
+
+#[test]
+fn a_node_with_much_to_tell_shows_its_pods_first() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        (1..=300).for_each(|i| node.local.tell(&format!("e{i}"), 1));
+        let told = |s: &ApiServer| s.list("events").iter().filter(|e| e["reason"].as_str().is_some_and(|r| r.starts_with('e'))).count();
+        node.until("it begins to tell", 10, |s| told(s) >= 1).await;
+        for phase in ["Running", "Failed", "Running"] {
+            let began = Instant::now();
+            node.local.show("default", "web", "h1", phase);
+            node.until_shown("web", phase).await;
+            assert!(began.elapsed() < Duration::from_secs(1), "{phase} after {:?}", began.elapsed());
+        }
+        assert!(told(&node.server) < 25, "what is told waits");
     });
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::Method;
@@ -33,17 +34,29 @@ type InFlight = FuturesUnordered<LocalBoxFuture<'static, Ended>>;
 pub async fn publish(cluster: &std::rc::Rc<Cluster>) {
     let (mut local, mut remote) = (cluster.local.changes(), cluster.pods_moved());
     let mut in_flight = InFlight::new();
+    // What is shown of all pods is found out when it changed here, and not for each answer of the server's.
+    let mut changed = true;
     loop {
-        local.mark_unchanged();
+        if std::mem::take(&mut changed) {
+            local.mark_unchanged();
+            cluster.refresh();
+        }
         remote.mark_unchanged();
         let wake = turn(cluster, &mut in_flight);
         let down = !cluster.link.is_up();
         tokio::select! {
             Some(ended) = in_flight.next() => fold(cluster, ended),
-            _ = local.changed() => tokio::time::sleep(SETTLE).await,
+            _ = local.changed() => {
+                tokio::time::sleep(SETTLE).await;
+                changed = true;
+            }
             _ = remote.changed() => {}
             () = cluster.link.up(), if down => {}
             () = until(wake) => {}
+        }
+        // Whatever else was answered is folded in before the next look.
+        while let Some(Some(ended)) = in_flight.next().now_or_never() {
+            fold(cluster, ended);
         }
     }
 }
@@ -58,7 +71,6 @@ async fn until(wake: Option<Moment>) {
 /// Looks, plans, begins; says when to look again.
 fn turn(cluster: &std::rc::Rc<Cluster>, in_flight: &mut InFlight) -> Option<Moment> {
     let now = clock::now().mono;
-    cluster.refresh();
     tell(cluster);
     if !cluster.link.is_up() {
         return None;

@@ -9,13 +9,14 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::State;
-use crate::clock::{self, Now};
+use crate::clock::{self, Wall};
 use crate::cluster::mirror::Published;
 use crate::cluster::{Cluster, Facts, Local};
 use crate::kubelet;
 use crate::plan::record::EventNote;
 use crate::plan::status;
-use crate::plan::world::{Link, World};
+use crate::plan::view::Scene;
+use crate::plan::world::Link;
 use crate::pod::{PodKey, Uid, WantedPod};
 use crate::quantity::Amount;
 use crate::runtime::node;
@@ -27,15 +28,16 @@ const ALONE: &str = "no API server is configured";
 impl Local for State {
     fn pods(&self, known: &BTreeMap<PodKey, Published>) -> (BTreeMap<PodKey, Published>, bool) {
         let (world, now) = (self.world.borrow(), clock::now());
+        let scene = Scene::new(&world, now.mono);
         let mut pods = BTreeMap::new();
         let stays = world.wanted.shutdown.is_none();
         for (key, pod) in &world.wanted.pods {
-            pods.insert(key.clone(), published(&world, &pod.uid, stays, known.get(key), now));
+            pods.insert(key.clone(), published(&scene, &pod.uid, stays, known.get(key), now.wall));
         }
         // What is on its way out is shown to its end.
         for (uid, seen) in &world.seen.pods {
             if let Some(key) = seen.key.as_ref().filter(|key| seen.made_from.is_some() && !pods.contains_key(*key)) {
-                pods.insert(key.clone(), published(&world, uid, false, known.get(key), now));
+                pods.insert(key.clone(), published(&scene, uid, false, known.get(key), now.wall));
             }
         }
         (pods, world.wanted.complete && world.seen.listed.is_some())
@@ -106,8 +108,8 @@ impl State {
 }
 
 /// A pod as it is shown; what did not change is the same allocation as before.
-fn published(world: &World, uid: &Uid, wanted: bool, known: Option<&Published>, now: Now) -> Published {
-    let status = serde_json::to_value(status::pod_status(world, uid, now)).unwrap_or_default();
+fn published(scene: &Scene<'_>, uid: &Uid, wanted: bool, known: Option<&Published>, now: Wall) -> Published {
+    let status = serde_json::to_value(status::pod_status(scene, uid, now)).unwrap_or_default();
     let status = match known {
         Some(old) if *old.status == status => old.status.clone(),
         _ => Rc::new(status),

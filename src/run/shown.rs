@@ -13,6 +13,7 @@ use crate::clock;
 use crate::manifest::url::Url;
 use crate::plan::action::Event;
 use crate::plan::status;
+use crate::plan::view::Scene;
 use crate::pod::{PodKey, Uid};
 use crate::runtime::logs::line::Which;
 use crate::runtime::logs::{LogTarget, read};
@@ -27,6 +28,7 @@ impl socket::Backend for State {
     fn with(&self, f: &mut dyn FnMut(&View<'_>)) {
         let (world, now) = (self.world.borrow(), clock::now());
         let cluster = self.cluster.borrow().upgrade();
+        let scene = Scene::new(&world, now.mono);
         f(&View {
             world: &world,
             files: &self.files.borrow(),
@@ -34,7 +36,7 @@ impl socket::Backend for State {
             degraded: &self.degraded,
             counters: &self.counters.borrow(),
             now,
-            status: &|uid| status::pod_status(&world, uid, now),
+            status: &|uid| status::pod_status(&scene, uid, now.wall),
             cluster: cluster.as_deref().map(joined::joined),
             url: self.url.as_deref().map(fetched),
             unshown: &|key| cluster.as_ref().and_then(|c| c.lacks(key)).map(|(why, due)| socket::Unshown { why, due }),

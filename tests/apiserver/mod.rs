@@ -47,6 +47,8 @@ pub enum Fault {
     Code(u16, Option<u32>),
     /// Each answer is no JSON.
     Garbage,
+    /// By the client's clock its certificate is not good yet, or no more; open connections are closed.
+    Untimely(tls::When),
 }
 
 /// One request as it was answered.
@@ -231,7 +233,7 @@ impl ApiServer {
     }
 
     pub fn fault(&self, fault: Fault) {
-        let cut = fault == Fault::Away;
+        let cut = matches!(fault, Fault::Away | Fault::Untimely(_));
         self.shared.state().fault = fault;
         self.shared.stir();
         if cut {

@@ -5,12 +5,20 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
-    IsCa, KeyPair,
+    IsCa, KeyPair, date_time_ymd,
 };
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+/// When a certificate is good.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum When {
+    Later,
+    Now,
+    Earlier,
+}
 
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -42,9 +50,19 @@ impl Authority {
 
     /// Serves under an address, under `localhost` and `api.test`; asks for client certificates, needs none.
     pub fn server(&self, ip: &str) -> Arc<ServerConfig> {
-        let names = vec![ip.to_owned(), "localhost".into(), "api.test".into()];
+        self.server_at(ip, When::Now)
+    }
+
+    /// The same, with a certificate that is good then.
+    pub fn server_at(&self, ip: &str, good: When) -> Arc<ServerConfig> {
+        let mut params = CertificateParams::new(vec![ip.to_owned(), "localhost".into(), "api.test".into()]).unwrap();
+        match good {
+            When::Later => params.not_before = date_time_ymd(2500, 1, 1),
+            When::Now => {}
+            When::Earlier => params.not_after = date_time_ymd(2000, 1, 1),
+        }
         let key = KeyPair::generate().unwrap();
-        let cert = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let provider = Arc::new(default_provider());

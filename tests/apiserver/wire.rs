@@ -53,6 +53,10 @@ async fn connection(stream: TcpStream, config: Arc<ServerConfig>, shared: &Arc<S
     if shared.fault() == Fault::Away {
         return;
     }
+    let config = match (shared.fault(), stream.local_addr()) {
+        (Fault::Untimely(good), Ok(addr)) => shared.ca.server_at(&addr.ip().to_string(), good),
+        _ => config,
+    };
     let _ = stream.set_nodelay(true);
     let stream = Lossy { stream, shared: shared.clone(), retry: None };
     let Ok(tls) = TlsAcceptor::from(config).accept(stream).await else { return };

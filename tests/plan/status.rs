@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use plinth::clock::{Moment, Now};
 use plinth::plan::action::{Action, Answer, Check, Class, Effect, Event, Failure, Outcome, Why};
-use plinth::plan::status::{pod_status, summary};
+use plinth::plan::status::{self, summary};
+use plinth::plan::view::Scene;
 use plinth::plan::world::{SeenPod, World};
 use plinth::plan::{apply, record, why};
 use plinth::pod::{Hook, ImageRef, Probe, PullPolicy, Uid};
@@ -12,6 +13,10 @@ use crate::read;
 
 fn world(text: &str) -> (World, Now) {
     read::world(text).unwrap()
+}
+
+fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
+    status::pod_status(&Scene::new(world, now.mono), uid, now.wall)
 }
 
 fn status(text: &str) -> PodStatus {

@@ -16,10 +16,10 @@ struct Condition {
 }
 
 /// The conditions as they are shown.
-pub(super) fn conditions(v: &View<'_>, pod: &WantedPod, shown: &Shown, now: Now) -> Vec<PodCondition> {
+pub(super) fn conditions(v: &View<'_>, pod: &WantedPod, shown: &Shown, now: Wall) -> Vec<PodCondition> {
     let since = |c: &Condition| match v.memory.conditions.get(c.kind) {
         Some((held, since)) if *held == c.holds => *since,
-        _ => derived(v, c, now.wall),
+        _ => derived(v, c, now),
     };
     let present = |c: Condition| PodCondition {
         type_: c.kind.to_owned(),

@@ -17,19 +17,18 @@ use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::clock::{Now, Wall};
+use crate::clock::Wall;
 use crate::plan::admit::Refusal;
 use crate::plan::view::{Scene, View};
-use crate::plan::world::{Sandbox, World};
+use crate::plan::world::Sandbox;
 use crate::pod::{Kind, Uid, WantedPod};
 use crate::quantity::Qos;
 
 /// The kubelet's word on pods that a shutdown of the machine ended.
 const SHUT_DOWN: &str = "Pod was terminated in response to imminent node shutdown.";
 
-/// The status of a pod that is wanted, or on its way out; an empty one of a pod nobody knows.
-pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
-    let scene = Scene::new(world, now.mono);
+/// The status of a pod that is wanted, or on its way out; an empty one of a pod nobody knows. One scene does for all pods.
+pub fn pod_status(scene: &Scene<'_>, uid: &Uid, now: Wall) -> PodStatus {
     let v = scene.pod(uid);
     let Some(pod) = v.wanted.or(v.made_from) else { return PodStatus::default() };
     let shown = Shown::of(&v, pod);
@@ -45,7 +44,7 @@ pub fn pod_status(world: &World, uid: &Uid, now: Now) -> PodStatus {
         None if v.is_shut_down(pod) => (Some("Terminated"), Some(SHUT_DOWN.to_owned())),
         None => (None, None),
     };
-    let host = pair(&world.host_ips);
+    let host = pair(&scene.world.host_ips);
     PodStatus {
         phase: Some(shown.phase.to_owned()),
         conditions: Some(condition::conditions(&v, pod, &shown, now)),

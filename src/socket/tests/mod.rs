@@ -27,6 +27,7 @@ use crate::clock::{Moment, Now, Wall};
 use crate::plan::action::{Action, Answer, Check, Class, Failure, Outcome};
 use crate::plan::record::{EventNote, EventRing};
 use crate::plan::status::pod_status;
+use crate::plan::view::Scene;
 use crate::plan::world::{Exit, Link, Retry, Sandbox, SeenContainer, SeenPod, State, World};
 use crate::pod::{FileReport, Finding, ImageRef, Kind, Origin, PodKey, Probe, Uid, Verdict, WantedPod};
 use crate::session;
@@ -113,7 +114,7 @@ impl Backend for Fake {
             degraded: &self.degraded.borrow(),
             counters: &self.counters,
             now,
-            status: &|uid| pod_status(&world, uid, now),
+            status: &|uid| pod_status(&Scene::new(&world, now.mono), uid, now.wall),
             cluster: None,
             url: None,
             unshown: &|_| None,
