@@ -14,21 +14,22 @@
 # DIR: root (containerd's data), state, data, run (tmpfs), logs, cni (conf), work. Cgroups under /plinth-<basename DIR>.
 set -euo pipefail
 verb=${1:?verb} dir=$(realpath -m "${2:?directory}")
-here=$(dirname "$(realpath "$0")")
-cgroup=plinth-$(basename "$dir")
+here=$(realpath "$0") here=${here%/*}
+cgroup=plinth-${dir##*/}
 
 holder() { cat "$dir/holder.pid" 2>/dev/null; }
 inside() { nsenter --target "$(holder)" --mount --net -- env -C "$PWD" "$@"; }
-# Every process of the node, whoever started it, by the namespaces it is in: a shim outlives its starter.
+# Every process of the node, whoever started it, by the namespaces it is in: a shim outlives its starter. No process is begun to look at one:
+# this is half of what all tests on nodes would cost.
 members() {
-  local h m n p
+  local h p
   h=$(holder) || return 0
   [ -e "/proc/$h/ns/mnt" ] || return 0
-  m=$(readlink "/proc/$h/ns/mnt") n=$(readlink "/proc/$h/ns/net")
   for p in /proc/[0-9]*; do
-    p=${p#/proc/}
-    [ "$p" != "$h" ] && [ "$p" != $$ ] && [ "$p" != "$BASHPID" ] || continue
-    if [ "$(readlink "/proc/$p/ns/mnt" 2>/dev/null)" = "$m" ] || [ "$(readlink "/proc/$p/ns/net" 2>/dev/null)" = "$n" ]; then echo "$p"; fi
+    if [ "$p/ns/mnt" -ef "/proc/$h/ns/mnt" ] || [ "$p/ns/net" -ef "/proc/$h/ns/net" ]; then
+      p=${p#/proc/}
+      [ "$p" = "$h" ] || [ "$p" = $$ ] || [ "$p" = "$BASHPID" ] || echo "$p"
+    fi
   done
 }
 # Containers have namespaces of their own: they are found by their cgroups.
@@ -49,7 +50,7 @@ start_containerd() {
   echo $! >"$dir/containerd.pid"
   SECONDS=0
   while [ $SECONDS -lt 60 ]; do
-    inside "$dir/containerd/usr/bin/ctr" -a "$dir/containerd.sock" version >/dev/null 2>&1 && return
+    [ -S "$dir/containerd.sock" ] && inside "$dir/containerd/usr/bin/ctr" -a "$dir/containerd.sock" version >/dev/null 2>&1 && return
     kill -0 "$(cat "$dir/containerd.pid")" 2>/dev/null || break
     sleep 0.05
   done
