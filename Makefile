@@ -3,9 +3,11 @@
 host    = $(shell PATH="$$PATH:$$HOME/.cargo/bin" rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 release = target/$(host)/release/plinth
 cache   := .cache
+# What the tests take from the network.
+fetched := $(addprefix $(cache)/,sid trixie bookworm kubectl etcd registry busybox.tar)
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
-.PHONY: help build demo test sim fuzz check bench bench-boot install image boot node boottest
+.PHONY: help build fetch demo test sim fuzz check bench bench-boot install image boot node boottest
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -13,11 +15,13 @@ build: ## the static binary, target/<host>/release/plinth
 	@tests/packages.sh build
 	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $$(rustc -vV | sed -n 's/^host: //p')
 
+fetch: $(fetched) $(cache)/image/wanted ## what tests and image take from the network, into .cache; with -j side by side
+
 demo: build $(cache)/sid $(cache)/busybox.tar $(if $(CLUSTER),$(cache)/kubectl) ## three pods on a private containerd, looked at and cleaned up; KEEP=1 leaves them running, CLUSTER=1 joins an API server
 	$(if $(CLUSTER),cargo build --locked --example apiserver)
 	@$(if $(CLUSTER),images/demo-cluster.sh,images/demo.sh) $(release) $(cache)/sid $(if $(CLUSTER),$(cache)/kubectl target/debug/examples/apiserver,$(if $(KEEP),--keep))
 
-test: $(cache)/sid $(cache)/trixie $(cache)/bookworm $(cache)/kubectl $(cache)/etcd $(cache)/registry $(cache)/busybox.tar ## every test, and what was skipped; BOOT="day fails": of the boots in QEMU only those with such words in their names
+test: $(fetched) ## every test, and what was skipped; BOOT="day fails": of the boots in QEMU only those with such words in their names
 	@tests/run.sh
 
 sim: ## N seeds of the simulation: make sim N=10000
@@ -59,6 +63,7 @@ boottest: $(cache)/busybox.tar ## the image built twice and booted: tests/boot; 
 boot: ## boots images/out in QEMU on this terminal, the web pod on http://127.0.0.1:8080; Ctrl-a x leaves
 	@images/boot.sh images/out
 
+$(cache)/image/wanted: images/packages ; @images/fetch.sh images/packages $(cache)/image
 $(cache)/sid: ; @tests/packages.sh test && tests/fetch-deb.sh containerd sid $@
 $(cache)/trixie: ; @tests/packages.sh test && tests/fetch-deb.sh containerd trixie $@
 $(cache)/bookworm: ; @tests/packages.sh test && tests/fetch-deb.sh containerd bookworm $@

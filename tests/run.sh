@@ -12,7 +12,7 @@ export SIM_FIRST=${SIM_FIRST:-1}
 # Tests with real processes meet a loaded machine: up to three that failed are run once more, alone. Those that pass then are named at the end,
 # as a thing to mend; one that fails again fails the run.
 flaky=()
-if ! cargo test --locked --no-fail-fast -- --test-threads=2 2>&1 | tee target/tests.log; then
+if ! cargo test --locked --no-fail-fast -- --test-threads=4 2>&1 | tee target/tests.log; then
   # libtest says "failures:" twice, the second time with the names alone.
   mapfile -t flaky < <(awk '/^failures:$/ { names = "" } /^    [^ ]+$/ { names = names $1 "\n" } /^test result: FAILED/ { printf "%s", names }' target/tests.log | sort -u)
   [ ${#flaky[@]} -gt 0 ] && [ ${#flaky[@]} -le 3 ] || exit 1
