@@ -344,7 +344,9 @@ fn a_disk_without_a_size_is_told_as_the_kubelet_tells_it_and_takes_pods() {
     n.said(&["shutdown", "--grace", "10s"]);
     n.ended();
     n.containerd("stop");
-    n.exec(&["umount", &n.path("root")]);
+    // The kernel takes its time to let go of what containerd had there.
+    let unmount = ["sh", "-c", &format!("umount {} && echo done", n.path("root"))].map(str::to_owned);
+    n.until("it is let go", 2, |n| n.tried(&unmount) == "done\n");
     n.assert_stopped();
 }
 
