@@ -354,7 +354,7 @@ impl Node {
             }
             assert!(self.containerd_lives(), "containerd died while waiting until {what}\n{}", self.log());
             assert!(Instant::now() < end, "not within {} s: {what}\n{}", secs * u64::from(BUSY), self.log());
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
