@@ -208,6 +208,7 @@ fn a_node_joins_shows_its_pods_and_is_quiet() {
         // Nothing but the Lease, every two seconds here, and what a heartbeat may send.
         let asked = node.asked_within(4).await;
         assert!(asked.len() <= 4 && asked.iter().all(|a| a.path.contains("/leases/") || a.path.contains("/nodes/")), "{asked:#?}");
+        assert!(asked.iter().any(|a| a.method == "PUT" && a.path.contains("/leases/")), "{asked:#?}");
         assert_eq!(node.cluster.trouble(), None);
     });
 }

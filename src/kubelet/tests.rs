@@ -128,7 +128,13 @@ fn serving<F: Future<Output = ()>>(bench: Bench, bounds: Bounds, test: impl FnOn
         let (ca, dir) = (Authority::new(), scratch.0.clone());
         fs::write(dir.join("ca.crt"), ca.0.pem()).unwrap();
         let file = |name: &str| Some(dir.join(name));
-        let api = Api { cert_file: file("tls.crt"), key_file: file("tls.key"), client_ca_file: file("ca.crt"), ..Api::default() };
+        let api = Api {
+            cert_file: file("tls.crt"),
+            key_file: file("tls.key"),
+            client_ca_file: file("ca.crt"),
+            idle: bounds.idle,
+            ..Api::default()
+        };
         let settings = Settings { node_name: "n1".into(), api, ..Settings::default() };
         let (fake, bench) = (Fake::new(), Rc::new(bench));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -237,6 +243,26 @@ fn who_says_nothing_or_is_one_too_many_is_shut_out() {
         let mut all = Vec::new();
         let _ = stranger.read_to_end(&mut all).await;
         assert_eq!(String::from_utf8(all).unwrap().matches("401 Unauthorized").count(), 3);
+    });
+}
+
+#[test]
+fn who_came_in_and_says_nothing_more_is_let_go() {
+    let bounds = Bounds { idle: Duration::from_secs(1), ..Bounds::default() };
+    serving(Bench::default(), bounds, |place| async move {
+        let dial = || place.dial(Some(place.ca.sign("admin", "system:masters")));
+        let mut known = dial().await.unwrap();
+        known.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut all = Vec::new();
+        let _ = known.read_to_end(&mut all).await;
+        assert!(all.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&all));
+        // A session that nobody uses.
+        let mut request = "ws://n1/exec/default/web-n1/main?command=cat&input=1&output=1".into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
+        let (mut client, _) = client_async(request, dial().await.unwrap()).await.unwrap();
+        while client.next().await.is_some_and(|message| message.is_ok()) {}
+        let (_, served) = place.fake.sessions.borrow_mut().remove(0);
+        assert_eq!(served.stdin.unwrap().recv().await, None);
     });
 }
 
