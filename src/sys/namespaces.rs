@@ -187,7 +187,7 @@ pub(super) async fn answer_in_time(report: &Receiver) -> io::Result<(u32, i32)> 
 }
 
 /// The next message: a step, and the error that ended it or 0.
-async fn answer(report: &Receiver) -> io::Result<(u32, i32)> {
+pub(super) async fn answer(report: &Receiver) -> io::Result<(u32, i32)> {
     let mut message = [0u8; 8];
     loop {
         report.readable().await?;

@@ -5,10 +5,11 @@
 //! changes interfaces at that moment. The child runs nothing but system calls on what was prepared before the fork.
 #![expect(unsafe_code, reason = "fork, ioctl and _exit have no safe form")]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::libc;
 use nix::unistd::ForkResult;
@@ -53,27 +54,30 @@ pub struct Pair<'a> {
     /// Whose port the near end becomes.
     pub bridge: &'a str,
     /// Where the far end is put.
-    pub namespace: &'a OwnedFd,
+    pub namespace: BorrowedFd<'a>,
     /// Of both; `None`: the kernel's.
     pub mtu: Option<u32>,
 }
 
 /// Steps, in order; the first that fails is the last.
 #[derive(Debug, Default)]
-pub struct Script {
-    steps: Vec<(String, Step)>,
+pub struct Script<'a> {
+    steps: Vec<(String, Step<'a>)>,
 }
 
 #[derive(Debug)]
-enum Step {
+enum Step<'a> {
     /// All that follows is told in that network namespace.
-    Enter(OwnedFd),
+    Enter(BorrowedFd<'a>),
     Tell(Message),
-    /// A kernel setting, where the kernel has it.
+    /// A kernel setting; unless it is required, a kernel without it is taken as it is.
     Set {
         file: CString,
-        value: &'static [u8],
+        value: u8,
+        required: bool,
     },
+    /// Whether the interface is a bridge.
+    Check(Message),
     /// Until its link is up, as the namespace the script began in sees it.
     Await(Message),
     /// The bridge gets this address, unless it has it; from then on its hardware address is its own and not that of one of its ports.
@@ -101,8 +105,10 @@ const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
-/// NLM_F_REQUEST | NLM_F_ACK.
-const ASK: u16 = 1 | 4;
+/// NLM_F_REQUEST.
+const REQUEST: u16 = 1;
+/// With NLM_F_ACK.
+const ASK: u16 = REQUEST | 4;
 /// With NLM_F_CREATE.
 const MAKE: u16 = ASK | 0x400;
 /// With NLM_F_EXCL too.
@@ -186,6 +192,12 @@ impl Message {
         self.attribute(kind, &part.bytes)
     }
 
+    /// All about an interface but its counters.
+    fn ask_link(name: &str) -> Message {
+        let message = Message::new(RTM_GETLINK, REQUEST).link(0, false).about(name);
+        message.attribute(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes())
+    }
+
     /// An attribute that holds an interface's index.
     fn index_attribute(mut self, kind: u16, name: &str) -> Message {
         self.indexes.push((self.bytes.len() + 4, name.to_owned()));
@@ -220,31 +232,31 @@ fn address(name: &str, addr: Ipv4Addr, prefix: u8) -> Message {
     let mut message = Message::new(RTM_NEWADDR, MAKE_NEW);
     message.bytes.extend([AF_INET, prefix, 0, 0, 0, 0, 0, 0]);
     let message = message.about(name).attribute(IFA_LOCAL, &addr.octets()).attribute(IFA_ADDRESS, &addr.octets());
-    match prefix {
-        ..31 => message.attribute(IFA_BROADCAST, &(addr.to_bits() | !mask(prefix)).to_be_bytes()),
-        _ => message,
-    }
+    message.attribute(IFA_BROADCAST, &(addr.to_bits() | !mask(prefix)).to_be_bytes())
 }
 
-impl Script {
-    fn push(mut self, doing: String, step: Step) -> Script {
+impl<'a> Script<'a> {
+    fn push(mut self, doing: String, step: Step<'a>) -> Self {
         self.steps.push((doing, step));
         self
     }
 
-    fn tell(self, doing: String, message: Message) -> Script {
+    fn tell(self, doing: String, message: Message) -> Self {
         self.push(doing, Step::Tell(message.done()))
     }
 
     /// A bridge of this name, unless there is one.
-    pub fn bridge(self, name: &str, mtu: Option<u32>) -> Script {
+    pub fn bridge(self, name: &str, mtu: Option<u32>) -> Self {
         let message = Message::new(RTM_NEWLINK, MAKE_NEW).link(0, false).name(name).optional(IFLA_MTU, mtu);
         let message = message.nest(IFLA_LINKINFO, |m| m.attribute(IFLA_INFO_KIND, b"bridge"));
-        self.tell(format!("make bridge `{name}`"), message.or(Errno::EXIST))
+        let is_one = Message::ask_link(name).done();
+        let script = self.tell(format!("make bridge `{name}`"), message.or(Errno::EXIST));
+        // Before anything is done to an interface that is somebody's.
+        script.push(format!("find a bridge in `{name}`: an interface of that name is there already and is none"), Step::Check(is_one))
     }
 
     /// Two ends.
-    pub fn pair(self, p: &Pair<'_>) -> Script {
+    pub fn pair(self, p: &Pair<'a>) -> Self {
         let far = |m: Message| {
             let m = m.link(0, false).name(p.far).attribute(IFLA_ADDRESS, &p.far_mac).optional(IFLA_MTU, p.mtu);
             m.attribute(IFLA_NET_NS_FD, &p.namespace.as_raw_fd().to_ne_bytes())
@@ -256,70 +268,74 @@ impl Script {
     }
 
     /// The bridge sends frames back through this port.
-    pub fn hairpin(self, port: &str) -> Script {
+    pub fn hairpin(self, port: &str) -> Self {
         let message = Message::new(RTM_SETLINK, ASK).link(AF_BRIDGE, false).about(port);
         let message = message.nest(IFLA_PROTINFO | NLA_F_NESTED, |m| m.attribute(IFLA_BRPORT_MODE, &[1]));
         self.tell(format!("set hairpin mode of `{port}`"), message)
     }
 
     /// Brings it up.
-    pub fn up(self, name: &str) -> Script {
+    pub fn up(self, name: &str) -> Self {
         self.tell(format!("bring up `{name}`"), Message::new(RTM_NEWLINK, ASK).link(0, true).about(name))
     }
 
     /// Removes it, if it is there.
-    pub fn remove(self, name: &str) -> Script {
+    pub fn remove(self, name: &str) -> Self {
         self.tell(format!("remove interface `{name}`"), Message::new(RTM_DELLINK, ASK).link(0, false).about(name).or(Errno::NODEV))
     }
 
     /// Gives it an address.
-    pub fn address(self, name: &str, addr: Ipv4Addr, prefix: u8) -> Script {
+    pub fn address(self, name: &str, addr: Ipv4Addr, prefix: u8) -> Self {
         self.tell(format!("give `{name}` address {addr}/{prefix}"), address(name, addr, prefix))
     }
 
     /// Gives a bridge its address, unless it has it. Another one is an error.
-    pub fn own_address(self, bridge: &str, addr: Ipv4Addr, prefix: u8) -> Script {
+    pub fn own_address(self, bridge: &str, addr: Ipv4Addr, prefix: u8) -> Self {
         let keep_mac = Message::new(RTM_SETLINK, ASK).link(0, false).about(bridge).attribute(IFLA_ADDRESS, &[0; 6]).done();
         let add = address(bridge, addr, prefix).or(Errno::EXIST).done();
         let own = Step::Own { bridge: bridge.to_owned(), addr, mask: mask(prefix).into(), add, keep_mac };
         self.push(format!("give bridge `{bridge}` address {addr}/{prefix}, where it may have no other"), own)
     }
 
-    /// A way out: through a gateway, or without one to what is on the link.
-    pub fn route(self, name: &str, to: (Ipv4Addr, u8), gateway: Option<Ipv4Addr>) -> Script {
+    /// A way through a gateway.
+    pub fn route(self, name: &str, to: (Ipv4Addr, u8), gateway: Ipv4Addr) -> Self {
         // `struct rtmsg`: the main table, RTPROT_BOOT, universal scope, unicast.
         let mut message = Message::new(RTM_NEWROUTE, MAKE);
         message.bytes.extend([AF_INET, to.1, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
-        let message = message.index_attribute(RTA_OIF, name).attribute(RTA_DST, &to.0.octets());
-        let (message, via) = match gateway {
-            Some(gateway) => (message.attribute(RTA_GATEWAY, &gateway.octets()), format!(" via {gateway}")),
-            None => (message, String::new()),
-        };
-        self.tell(format!("add route to {}/{}{via} on `{name}`", to.0, to.1), message)
+        let message = message.index_attribute(RTA_OIF, name).attribute(RTA_DST, &to.0.octets()).attribute(RTA_GATEWAY, &gateway.octets());
+        self.tell(format!("add route to {}/{} via {gateway} on `{name}`", to.0, to.1), message)
     }
 
-    /// A file below /proc/sys/net, of the namespace the script is in; a kernel without it is taken as it is.
-    pub fn set(self, file: &str, value: &'static str) -> Script {
-        match CString::new(format!("/proc/sys/net/{file}")) {
-            Ok(path) => self.push(format!("write {value} to {file}"), Step::Set { file: path, value: value.as_bytes() }),
-            Err(_) => self,
-        }
+    /// A digit in a file below /proc/sys/net, of the namespace the script is in; a kernel without it is taken as it is.
+    pub fn set(self, file: &str, value: u8) -> Self {
+        self.setting(file, value, false)
+    }
+
+    /// The same, of what has to be so.
+    pub fn require(self, file: &str, value: u8) -> Self {
+        self.setting(file, value, true)
+    }
+
+    fn setting(self, file: &str, value: u8, required: bool) -> Self {
+        // No name of an interface has a NUL: the kernel would not have it.
+        let path = CString::new(format!("/proc/sys/net/{file}")).unwrap_or_default();
+        self.push(format!("write {value} to /proc/sys/net/{file}"), Step::Set { file: path, value: b'0' + value, required })
     }
 
     /// Waits until frames go through it: the kernel tells a bridge of a carrier some time after there is one.
-    pub fn carried(self, name: &str) -> Script {
+    pub fn carried(self, name: &str) -> Self {
         let message =
             Message::new(RTM_GETLINK, 1).link(0, false).about(name).attribute(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
         self.push(format!("wait for the link of `{name}`"), Step::Await(message.done()))
     }
 
     /// What follows is done in that network namespace.
-    pub fn enter(self, namespace: OwnedFd) -> Script {
+    pub fn enter(self, namespace: BorrowedFd<'a>) -> Self {
         self.push("enter the pod's network namespace".into(), Step::Enter(namespace))
     }
 
-    /// Does it all, or up to what is refused.
-    pub async fn run(mut self) -> Result<(), Refused> {
+    /// Does it all, or up to what is refused, or until patience ends.
+    pub async fn run(mut self, patience: Duration) -> Result<(), Refused> {
         let failed = |source| Refused { doing: "start a process to set up a network".into(), source };
         let (report, tell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|e| failed(e.into()))?;
         let report = Receiver::from_owned_fd(report).map_err(failed)?;
@@ -339,15 +355,19 @@ impl Script {
             }
         };
         drop(tell);
-        let answer = namespaces::answer_in_time(&report).await;
-        if answer.is_err() {
+        let answer = tokio::time::timeout(patience, namespaces::answer(&report)).await;
+        if !matches!(answer, Ok(Ok(_))) {
             child.kill();
         }
         child.wait().await.map_err(failed)?;
-        match answer.map_err(failed)? {
+        let silent =
+            |_| Refused { doing: format!("hear from the kernel within {} s", patience.as_secs()), source: io::ErrorKind::TimedOut.into() };
+        let died = |source| Refused { doing: "hear from the process that sets up the network".into(), source };
+        match answer.map_err(silent)?.map_err(died)? {
             (_, 0) => Ok(()),
             (at, errno) => {
-                let doing = usize::try_from(at).ok().and_then(|at| self.steps.get(at)).map(|(doing, _)| doing.clone()).unwrap_or_default();
+                let step = usize::try_from(at).ok().and_then(|at| self.steps.get(at));
+                let doing = step.map_or_else(|| "open a netlink socket".to_owned(), |(doing, _)| doing.clone());
                 Err(Refused { doing, source: io::Error::from_raw_os_error(errno) })
             }
         }
@@ -355,32 +375,43 @@ impl Script {
 }
 
 /// In the child.
-fn perform(steps: &mut [(String, Step)]) -> Result<(), (u32, Errno)> {
+fn perform(steps: &mut [(String, Step<'_>)]) -> Result<(), (u32, Errno)> {
     let open = || -> Result<_, Errno> {
         // Protocol 0 of netlink is routing, which rustix spells `None`.
         let route = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
         Ok((route, socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?))
     };
-    let home = open().map_err(|e| (0, e))?;
-    let (mut route, mut inet) = open().map_err(|e| (0, e))?;
+    let no_socket = |e| (u32::MAX, e);
+    let home = open().map_err(no_socket)?;
+    let (mut route, mut inet) = open().map_err(no_socket)?;
     for (at, (_, step)) in (0..).zip(steps) {
         let done = match step {
-            Step::Enter(namespace) => move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            Step::Enter(namespace) => move_into_link_name_space(*namespace, Some(LinkNameSpaceType::Network))
                 .and_then(|()| open())
                 .map(|opened| (route, inet) = opened),
             Step::Tell(message) => tell(&route, message),
-            Step::Set { file, value } => {
-                if let Ok(file) = rustix::fs::open(file.as_c_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-                    let _ = rustix::io::write(&file, value);
-                }
-                Ok(())
-            }
+            Step::Set { file, value, required } => match set(file, *value) {
+                Err(_) if !*required => Ok(()),
+                set => set,
+            },
+            Step::Check(message) => is_bridge(&route, message),
             Step::Await(message) => carried(&home.0, message),
             Step::Own { bridge, addr, mask, add, keep_mac } => own(&route, &inet, bridge, (*addr, *mask), add, keep_mac),
         };
         done.map_err(|errno| (at, errno))?;
     }
     Ok(())
+}
+
+/// Nothing is written where it stands already: that may be read-only.
+fn set(file: &CStr, value: u8) -> Result<(), Errno> {
+    let mut now = [0; 2];
+    let fd = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    if rustix::io::read(&fd, &mut now).is_ok() && now == [value, b'\n'] {
+        return Ok(());
+    }
+    let fd = rustix::fs::open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&fd, &[value]).map(drop)
 }
 
 /// One reply fits: a link without its counters has some hundred bytes.
@@ -410,15 +441,27 @@ fn carried(route: &OwnedFd, message: &mut Message) -> Result<(), Errno> {
     const IF_OPER_UP: u8 = 6;
     for wait_ms in [1, 2, 5, 10, 20, 50, 500, 1000, 1000, 0] {
         let mut reply: Reply = [0; _];
-        // The header, `struct ifinfomsg`, attributes.
-        let attributes = ask(route, message, &mut reply)?.get(BODY + 16..).unwrap_or_default();
-        if find(attributes, IFLA_OPERSTATE) == Some(&[IF_OPER_UP]) {
+        if find(attributes(ask(route, message, &mut reply)?), IFLA_OPERSTATE) == Some(&[IF_OPER_UP]) {
             return Ok(());
         }
         let pause = rustix::thread::Timespec { tv_sec: 0, tv_nsec: wait_ms * 1_000_000 };
         let _ = rustix::thread::nanosleep(&pause);
     }
     Err(Errno::TIMEDOUT)
+}
+
+fn is_bridge(route: &OwnedFd, message: &mut Message) -> Result<(), Errno> {
+    let mut reply: Reply = [0; _];
+    let info = find(attributes(ask(route, message, &mut reply)?), IFLA_LINKINFO);
+    match info.and_then(|info| find(info, IFLA_INFO_KIND)) {
+        Some(b"bridge\0" | b"bridge") => Ok(()),
+        _ => Err(Errno::EXIST),
+    }
+}
+
+/// Of a link: they follow the header and `struct ifinfomsg`.
+fn attributes(reply: &[u8]) -> &[u8] {
+    reply.get(BODY + 16..).unwrap_or_default()
 }
 
 /// The value of the first attribute of this kind.
@@ -444,7 +487,8 @@ fn answer(reply: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// The IPv4 address there is, then ours, then the hardware address said once more, which makes it the bridge's own.
+/// Unless the address is there: the hardware address said once more, which makes it the bridge's own, then the address. In this order,
+/// so that who is killed in between is made good for by the next.
 fn own(
     route: &OwnedFd,
     inet: &OwnedFd,
@@ -457,14 +501,14 @@ fn own(
         let is_ours = addr == wanted.0 && ipv4(inet, bridge, libc::SIOCGIFNETMASK)? == Some(wanted.1);
         return if is_ours { Ok(()) } else { Err(Errno::ADDRINUSE) };
     }
-    tell(route, add)?;
     let mac = hardware(inet, bridge)?;
     let end = keep_mac.bytes.len();
     // Six bytes and two of padding stand last.
     if let Some(slot) = keep_mac.bytes.get_mut(end.saturating_sub(8)..).and_then(|b| b.first_chunk_mut()) {
         *slot = mac;
     }
-    tell(route, keep_mac)
+    tell(route, keep_mac)?;
+    tell(route, add)
 }
 
 /// An interface's IPv4 address or mask, the first if it has many.

@@ -37,11 +37,15 @@ pub struct Child {
 }
 
 impl Child {
-    /// Takes over a child of this process that nobody else waits for.
+    /// Takes over a child of this process that nobody else waits for. One that cannot be watched, for want of descriptors, is ended.
     pub fn adopt(pid: Pid, leads_group: bool) -> io::Result<Child> {
         // Safe against pid reuse: an unreaped child keeps its pid.
-        let fd = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Child { pid, fd: super::readable(fd)?, leads_group, reaped: false })
+        let watched = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from).and_then(super::readable);
+        let fd = watched.inspect_err(|_| {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+        })?;
+        Ok(Child { pid, fd, leads_group, reaped: false })
     }
 
     /// Waits for its end and reaps it.

@@ -5,6 +5,7 @@
 //! plugin's, which is then called as any other.
 
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -123,7 +124,8 @@ impl Bridge {
             || conf.enabledad
             || conf.disable_container_interface
             || conf.port_isolation
-            || conf.vlan != 0;
+            || conf.vlan != 0
+            || !(conf.dns.is_null() || conf.dns.is_object());
         let speaks = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"].contains(&&*conf.cni_version);
         let route = |r: &RouteConf| Some(Route { to: subnet(&r.dst)?, gateway: r.gw });
         let routes = conf.ipam.routes.iter().map(route).collect::<Option<Vec<_>>>()?;
@@ -133,6 +135,10 @@ impl Bridge {
 
     /// ADD: the pod's interface, and the result that says so.
     pub async fn add(&self, made: &Attachment, patience: Duration) -> Result<Value, BridgeError> {
+        let pinned = namespace(made)?.ok_or_else(|| {
+            let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+            failed(format!("open network namespace {}: it is not pinned there any more", made.netns))(gone)
+        })?;
         let lease = self.book.take(&made.id, patience).await?;
         let routes = self.routes(lease);
         let random: [u8; 16] = random()?;
@@ -140,36 +146,35 @@ impl Bridge {
         let near = format!("veth{:08x}", u32::from_ne_bytes([a, b, c, d]));
         let macs = rest.split_first_chunk().map(|(first, rest)| (own_mac(*first), rest.first_chunk().map_or(*first, |m| own_mac(*m))));
         let (near_mac, far_mac) = macs.unwrap_or_default();
-        let namespace = || netlink::namespace(Path::new(&made.netns)).map_err(failed(format!("open network namespace {}", made.netns)));
-        let (there, target) = (namespace()?, namespace()?);
-        let pair = Pair { near: &near, near_mac, far: INTERFACE, far_mac, bridge: &self.conf.bridge, namespace: &target, mtu: self.mtu() };
-        self.script(&pair, there, lease, &routes).run().await?;
-        let bridge_mac = netlink::mac(&self.conf.bridge).map_err(failed(format!("read the address of `{}`", self.conf.bridge)))?;
-        Ok(self.result(made, [(&self.conf.bridge, bridge_mac), (&near, near_mac), (INTERFACE, far_mac)], lease, &routes))
+        let bridge = &*self.conf.bridge;
+        let pair = Pair { near: &near, near_mac, far: INTERFACE, far_mac, bridge, namespace: pinned.as_fd(), mtu: self.mtu() };
+        self.script(&pair, lease, &routes).run(patience).await?;
+        let bridge_mac = netlink::mac(bridge).map_err(failed(format!("read the address of `{bridge}`")))?;
+        Ok(self.result(made, [(bridge, bridge_mac), (&near, near_mac), (INTERFACE, far_mac)], lease, &routes))
     }
 
     fn mtu(&self) -> Option<u32> {
         Some(self.conf.mtu).filter(|m| *m > 0)
     }
 
-    /// What concerns the bridge comes first: it has its own hardware address before it could take its first port's.
-    fn script(&self, pair: &Pair<'_>, there: std::os::fd::OwnedFd, lease: Lease, routes: &[Route]) -> Script {
+    /// What concerns the bridge comes first: one that is a gateway has a hardware address of its own before it could take its first port's.
+    fn script<'a>(&self, pair: &Pair<'a>, lease: Lease, routes: &[Route]) -> Script<'a> {
         let bridge = &*self.conf.bridge;
         let accept_ra = |name: &str| format!("ipv6/conf/{name}/accept_ra");
-        let mut script = Script::default().bridge(bridge, self.mtu()).set(&accept_ra(bridge), "0").up(bridge);
+        let mut script = Script::default().bridge(bridge, self.mtu()).set(&accept_ra(bridge), 0).up(bridge);
         if self.conf.is_gateway || self.conf.is_default_gateway {
-            script = script.own_address(bridge, lease.gateway, lease.prefix).set("ipv4/ip_forward", "1");
+            script = script.own_address(bridge, lease.gateway, lease.prefix).require("ipv4/ip_forward", 1);
         }
-        script = script.pair(pair).set(&accept_ra(pair.near), "0");
+        script = script.pair(pair).set(&accept_ra(pair.near), 0);
         if self.conf.hairpin_mode {
             script = script.hairpin(pair.near);
         }
-        script = script.enter(there).set(&format!("ipv6/conf/{INTERFACE}/accept_dad"), "0");
+        script = script.enter(pair.namespace).set(&format!("ipv6/conf/{INTERFACE}/accept_dad"), 0);
         // Neighbours that knew the address of an earlier pod are told.
-        script = script.set(&format!("ipv4/conf/{INTERFACE}/arp_notify"), "1");
+        script = script.set(&format!("ipv4/conf/{INTERFACE}/arp_notify"), 1);
         script = script.address(INTERFACE, lease.addr, lease.prefix).up(INTERFACE);
         for route in routes {
-            script = script.route(INTERFACE, route.to, route.gateway.or(Some(lease.gateway)));
+            script = script.route(INTERFACE, route.to, route.gateway.unwrap_or(lease.gateway));
         }
         script.carried(pair.near)
     }
@@ -208,13 +213,18 @@ impl Bridge {
 
     /// DEL: the interface, then the address; what is not there any more is gone.
     pub async fn delete(&self, made: &Attachment, patience: Duration) -> Result<(), BridgeError> {
-        let path = Path::new(&made.netns);
-        if mounts::is_pin(path) {
-            let there = netlink::namespace(path).map_err(failed(format!("open network namespace {}", made.netns)))?;
-            Script::default().enter(there).remove(INTERFACE).run().await?;
+        if let Some(pinned) = namespace(made)? {
+            Script::default().enter(pinned.as_fd()).remove(INTERFACE).run(patience).await?;
         }
         Ok(self.book.give_back(&made.id, patience).await?)
     }
+}
+
+/// The pod's; `None`: it is gone.
+fn namespace(made: &Attachment) -> Result<Option<OwnedFd>, BridgeError> {
+    let path = Path::new(&made.netns);
+    let opened = mounts::is_pin(path).then(|| netlink::namespace(path)).transpose();
+    opened.map_err(failed(format!("open network namespace {}", made.netns)))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], BridgeError> {

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
 use super::{INTERFACE, lock};
@@ -109,7 +110,7 @@ pub enum AddressError {
     #[error("find a free address: all {count} are taken, see the files in {dir}; those of containers that are gone may be removed")]
     Full {
         /// So many.
-        count: u64,
+        count: usize,
         /// Where they are written down.
         dir: PathBuf,
     },
@@ -145,6 +146,12 @@ impl Range {
     fn holds(&self, addr: Ipv4Addr) -> bool {
         (self.start..=self.end).contains(&addr.to_bits())
     }
+}
+
+fn overlap(ranges: &[Range]) -> bool {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_by_key(|r| r.start);
+    sorted.windows(2).any(|two| matches!(two, [a, b] if b.start <= a.end))
 }
 
 /// Every address once, the one behind `last` first, gateways left out.
@@ -186,62 +193,77 @@ impl HostLocal {
             _ => return None,
         };
         let ranges: Option<Vec<Range>> = set.iter().map(Range::read).collect();
-        let ranges = ranges.filter(|r| !r.is_empty() && conf.r#type == "host-local" && !has_half_of_one)?;
+        let ranges = ranges.filter(|r| !r.is_empty() && !overlap(r) && conf.r#type == "host-local" && !has_half_of_one)?;
         let data_dir = if conf.data_dir.is_empty() { DATA_DIR } else { &conf.data_dir };
         Some(HostLocal { dir: Path::new(data_dir).join(network), ranges })
     }
 
-    /// An address that nobody has, `id`'s from now on.
+    /// An address that nobody has, `id`'s from now on. What it had is given back: who asks has no network on record.
     pub async fn take(&self, id: &str, patience: Duration) -> Result<Lease, AddressError> {
         let _lock = self.lock(patience).await?;
+        self.release(id)?;
         let last = std::fs::read_to_string(self.dir.join(LAST)).ok().and_then(|t| t.trim().parse().ok());
         for lease in candidates(&self.ranges, last) {
             if self.reserve(id, lease.addr)? {
                 let path = self.dir.join(LAST);
-                write(&path, OpenOptions::new().create(true).truncate(true), &lease.addr.to_string()).map_err(file("write", &path))?;
+                let how = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+                how.and_then(|mut f| f.write_all(lease.addr.to_string().as_bytes())).map_err(file("write", &path))?;
                 return Ok(lease);
             }
         }
-        Err(AddressError::Full { count: self.ranges.iter().map(Range::len).sum(), dir: self.dir.clone() })
+        Err(AddressError::Full { count: candidates(&self.ranges, None).count(), dir: self.dir.clone() })
     }
 
-    /// False: somebody has it.
+    /// False: somebody has it. A file with nothing in it is nobody's: whoever made it holds the lock until it is written, and lost power.
     fn reserve(&self, id: &str, addr: Ipv4Addr) -> Result<bool, AddressError> {
         let path = self.dir.join(addr.to_string());
-        match write(&path, OpenOptions::new().create_new(true), &format!("{id}\r\n{INTERFACE}")) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            Err(source) => {
-                let _ = std::fs::remove_file(&path);
-                Err(AddressError::File { verb: "write", path, source })
+        let mut made = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let found = OpenOptions::new().write(true).open(&path).map_err(file("open", &path))?;
+                if found.metadata().map_err(file("look at", &path))?.len() > 0 {
+                    return Ok(false);
+                }
+                found
             }
-            Ok(()) => Ok(true),
-        }
+            opened => opened.map_err(file("make", &path))?,
+        };
+        let written = made.write_all(format!("{id}\r\n{INTERFACE}").as_bytes());
+        written.inspect_err(|_| drop(std::fs::remove_file(&path))).map_err(file("write", &path))?;
+        Ok(true)
     }
 
     /// Gives back what `id` has, which may be nothing.
     pub async fn give_back(&self, id: &str, patience: Duration) -> Result<(), AddressError> {
-        if !self.dir.exists() {
+        if !self.dir.try_exists().map_err(file("look for", &self.dir))? {
             return Ok(());
         }
         let _lock = self.lock(patience).await?;
-        let entries = std::fs::read_dir(&self.dir).map_err(file("read", &self.dir))?;
-        for path in entries.flatten().map(|e| e.path()).filter(|p| is_address(p)) {
-            // The second is how an old plugin wrote it.
-            let is_ours = std::fs::read_to_string(&path).is_ok_and(|t| [&*format!("{id}\r\n{INTERFACE}"), id].contains(&t.trim()));
-            if is_ours {
-                std::fs::remove_file(&path).map_err(file("remove", &path))?;
+        self.release(id)
+    }
+
+    /// With the lock held. What cannot be read might be its own: that is an error, and tried again.
+    fn release(&self, id: &str) -> Result<(), AddressError> {
+        // The second is how an old plugin wrote it.
+        let own = [format!("{id}\r\n{INTERFACE}"), id.to_owned()];
+        for entry in std::fs::read_dir(&self.dir).map_err(file("read", &self.dir))? {
+            let path = entry.map_err(file("read", &self.dir))?.path();
+            if is_address(&path) {
+                let text = std::fs::read(&path).map_err(file("read", &path))?;
+                if own.iter().any(|own| own.as_bytes() == text.trim_ascii()) {
+                    std::fs::remove_file(&path).map_err(file("remove", &path))?;
+                }
             }
         }
         Ok(())
     }
 
-    async fn lock(&self, patience: Duration) -> Result<File, AddressError> {
+    async fn lock(&self, patience: Duration) -> Result<Held, AddressError> {
         let path = self.dir.join("lock");
         let opened = DirBuilder::new().recursive(true).mode(0o755).create(&self.dir);
         let opened =
             opened.and_then(|()| OpenOptions::new().create(true).append(true).mode(0o600).open(&path)).map_err(file("open", &path))?;
         match lock::wait(&opened, patience).await.map_err(file("lock", &path))? {
-            true => Ok(opened),
+            true => Ok(Held(opened)),
             false => Err(AddressError::Busy { path, seconds: patience.as_secs() }),
         }
     }
@@ -251,8 +273,13 @@ fn is_address(path: &Path) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.parse::<Ipv4Addr>().is_ok())
 }
 
-fn write(path: &Path, how: &mut OpenOptions, text: &str) -> io::Result<()> {
-    how.write(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+/// The lock, given back on drop and not when the last process that inherited the file ends.
+struct Held(File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 fn file(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AddressError {
@@ -310,7 +337,34 @@ mod tests {
             assert_eq!(ranges(conf), None, "{key}: {value}");
         }
         assert_eq!(ranges(json!({ "type": "host-local", "ranges": [[]] })), None);
+        let twice = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.0.0.0/24" }, { "subnet": "10.0.0.0/28" }]] });
+        assert_eq!(ranges(twice), None);
         let dual = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.0.0.0/24" }], [{ "subnet": "10.0.1.0/24" }]] });
         assert_eq!(ranges(dual), None);
+    }
+
+    #[test]
+    fn nobody_has_two_addresses_and_a_file_cut_short_by_a_power_loss_costs_none() {
+        let dir = std::env::temp_dir().join(format!("pltest-book-{}", std::process::id()));
+        let conf = json!({ "type": "host-local", "dataDir": dir, "subnet": "10.0.0.0/29" });
+        let book = HostLocal::read(&serde_json::from_value(conf).unwrap(), "n").unwrap();
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let take = |id: &str| rt.block_on(book.take(id, Duration::from_secs(5))).map(|l| l.addr.to_string()).map_err(|e| e.to_string());
+        let give_back = |id: &str| rt.block_on(book.give_back(id, Duration::from_secs(5))).unwrap();
+        give_back("nobody");
+        assert_eq!(take("a").as_deref(), Ok("10.0.0.2"));
+        std::fs::write(dir.join("n/10.0.0.3"), "").unwrap();
+        assert_eq!(take("b").as_deref(), Ok("10.0.0.3"));
+        // Its record is lost.
+        assert_eq!(take("a").as_deref(), Ok("10.0.0.4"));
+        assert!(!dir.join("n/10.0.0.2").exists());
+        std::fs::write(dir.join("n/10.0.0.5"), "another").unwrap();
+        assert_eq!((take("c").as_deref(), take("d").as_deref()), (Ok("10.0.0.6"), Ok("10.0.0.2")));
+        assert!(take("e").unwrap_err().starts_with("find a free address: all 5 are taken"));
+        ["a", "b", "c", "d"].map(give_back);
+        let mut left: Vec<_> = std::fs::read_dir(dir.join("n")).unwrap().map(|f| f.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["10.0.0.5", "last_reserved_ip.0", "lock"]);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

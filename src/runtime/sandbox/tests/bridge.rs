@@ -195,7 +195,7 @@ fn what_a_bridge_made_here_cannot_have_is_said_in_full() {
         let (first, second) = (pod(1, json!({})), pod(2, json!({})));
         node.create(&first).await.unwrap();
         let failure = node.create(&second).await.unwrap_err().into_failure();
-        let full = format!("find a free address: all 2 are taken, see the files in {}", node.dir.join("ipam/pltest").display());
+        let full = format!("find a free address: all 1 are taken, see the files in {}", node.dir.join("ipam/pltest").display());
         assert!(failure.message.contains(&full), "{}", failure.message);
         node.delete(&first, false).await;
         let ip = |args: &str| assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success());
@@ -204,9 +204,18 @@ fn what_a_bridge_made_here_cannot_have_is_said_in_full() {
         let failure = node.create(&second).await.unwrap_err().into_failure();
         assert!(failure.message.contains("give bridge `pltest0` address 10.241.7.1/30, where it may have no other"), "{}", failure.message);
         ip("link del pltest0");
+        // As in a container without privileges: nothing could be forwarded.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        let mount = |args: &str| assert!(Command::new("mount").args(args.split(' ')).status().unwrap().success());
+        mount("--bind /proc/sys /proc/sys");
+        mount("-o remount,bind,ro /proc/sys");
+        let failure = node.create(&second).await.unwrap_err().into_failure();
+        mounts::detach(std::path::Path::new("/proc/sys")).unwrap();
+        assert!(failure.message.contains("write 1 to /proc/sys/net/ipv4/ip_forward: Read-only"), "{}", failure.message);
+        ip("link del pltest0");
         ip("link add pltest0 type veth peer name pltest1");
         let failure = node.create(&second).await.unwrap_err().into_failure();
-        assert!(failure.message.contains("a port of bridge `pltest0`"), "{}", failure.message);
+        assert!(failure.message.contains("find a bridge in `pltest0`"), "{}", failure.message);
         node.delete(&second, false).await;
         ip("link del pltest0");
     });
