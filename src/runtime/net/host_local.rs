@@ -361,7 +361,7 @@ mod tests {
         std::fs::write(dir.join("n/10.0.0.5"), "another").unwrap();
         assert_eq!((take("c").as_deref(), take("d").as_deref()), (Ok("10.0.0.6"), Ok("10.0.0.2")));
         assert!(take("e").unwrap_err().starts_with("find a free address: all 5 are taken"));
-        ["a", "b", "c", "d"].map(give_back);
+        ["a", "b", "c", "d"].iter().for_each(|id| give_back(id));
         let mut left: Vec<_> = std::fs::read_dir(dir.join("n")).unwrap().map(|f| f.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["10.0.0.5", "last_reserved_ip.0", "lock"]);
