@@ -46,7 +46,7 @@
 //! |---|---|---|
 //! | what should run | the manifest layers | with the file |
 //! | what a pod was made from | `<data>/pods/<uid>/pod.json` | last, with the pod |
-//! | its namespaces, addresses | pins and `sandbox.json` below `<run>/pods/<uid>`; CNI's cache | with the sandbox, or the boot |
+//! | its namespaces, addresses | pins and `sandbox.json` below `<run>/pods/<uid>`; CNI's cache and address book | with the sandbox, or the boot |
 //! | an attempt, its number, kind, image, exit | labels of its containerd record; of one that is lost the number is left in its log's name | with the record; the log |
 //! | whose logs a directory holds, and of which plinth | its name, and an attribute `trusted.plinth` of it | with the pod |
 //! | an exit not written down yet | the shim, kept over a containerd restart by a sandbox record of the same id | with the task |
