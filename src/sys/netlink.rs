@@ -324,9 +324,7 @@ impl<'a> Script<'a> {
 
     /// Waits until frames go through it: the kernel tells a bridge of a carrier some time after there is one.
     pub fn carried(self, name: &str) -> Self {
-        let message =
-            Message::new(RTM_GETLINK, 1).link(0, false).about(name).attribute(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
-        self.push(format!("wait for the link of `{name}`"), Step::Await(message.done()))
+        self.push(format!("wait for the link of `{name}`"), Step::Await(Message::ask_link(name).done()))
     }
 
     /// What follows is done in that network namespace.

@@ -141,11 +141,8 @@ impl Bridge {
         })?;
         let lease = self.book.take(&made.id, patience).await?;
         let routes = self.routes(lease);
-        let random: [u8; 16] = random()?;
-        let [a, b, c, d, rest @ ..] = random;
-        let near = format!("veth{:08x}", u32::from_ne_bytes([a, b, c, d]));
-        let macs = rest.split_first_chunk().map(|(first, rest)| (own_mac(*first), rest.first_chunk().map_or(*first, |m| own_mac(*m))));
-        let (near_mac, far_mac) = macs.unwrap_or_default();
+        let near = format!("veth{:08x}", u32::from_ne_bytes(random()?));
+        let (near_mac, far_mac) = (own_mac(random()?), own_mac(random()?));
         let bridge = &*self.conf.bridge;
         let pair = Pair { near: &near, near_mac, far: INTERFACE, far_mac, bridge, namespace: pinned.as_fd(), mtu: self.mtu() };
         self.script(&pair, lease, &routes).run(patience).await?;
