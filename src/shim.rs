@@ -1,18 +1,26 @@
-//! The two short calls that containerd makes of its runc shim's program for every container, answered by this program in its place.
+//! This program in the place of containerd's runc shim.
 //!
 //! ```text
-//!  containerd ── start ──> here ── starts ──> containerd-shim-runc-v2, which stays and has the containers of a pod
+//!  containerd ── start ──> here ── starts ──> `serve`: this program again, which stays and has the containers of a pod
 //!             ── delete ─> here               (nothing is started)
 //! ```
-//! containerd runs `PROGRAM … start` before the first word to a container's shim, and `PROGRAM … delete` after its last. The Go
-//! program takes 12 ms before it does anything, this one 1.3 (`perf stat` of `-v` and `version`, Xeon 2.0 GHz). The shim that stays, and with it all that a container is, remains
-//! containerd's own. What is not exactly as containerd 2.0 to 2.2 asks it (another version, other options, a container that was not
-//! ended in order) is handed to the shim's own program, unanswered.
+//! containerd runs `PROGRAM … start` before the first word to a container's shim, and `PROGRAM … delete` after its last. What is not exactly
+//! as containerd 2.0 to 2.2 asks it (another version, other options, a container that was not ended in order) is handed to the shim's own
+//! program, unanswered.
 //!
 //! `runtime::stand_in` decides whether containerd is told of this program; it knows it by a link of the shim's own name.
 
+mod api;
+mod container;
 mod delete;
+mod oci;
+mod publish;
+mod reap;
+mod rootfs;
+mod serve;
 mod start;
+mod stdio;
+mod ttrpc;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -25,6 +33,8 @@ use crate::sys::spawn;
 
 /// The program that is stood in for.
 pub const PROGRAM: &str = "containerd-shim-runc-v2";
+/// Where a runc shim has its socket, whatever containerd's state directory is.
+const SOCKETS: &str = "/run/containerd/s";
 /// What containerd says on standard input is some hundred bytes.
 const INPUT_BYTES: u64 = 1 << 20;
 
@@ -36,6 +46,7 @@ struct Call {
     address: String,
     id: String,
     bundle: String,
+    /// Empty: to stay.
     action: String,
 }
 
@@ -56,18 +67,24 @@ pub fn is_asked() -> bool {
 /// Answers one call.
 pub fn run() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let call = call(&args);
+    if let Some(call) = call.as_ref().filter(|c| c.action.is_empty()) {
+        return serve::serve(call);
+    }
     let containerd = value(&args, "-publish-binary").map(PathBuf::from).or_else(caller);
     let Some(program) = containerd.as_deref().and_then(beside) else {
         eprintln!("plinth: find {PROGRAM}: it is not beside containerd");
         return ExitCode::FAILURE;
     };
     let mut input = Vec::new();
-    let answer = match call(&args) {
+    let answer = match &call {
         Some(call) if call.action == "start" => {
             let read = std::io::stdin().take(INPUT_BYTES).read_to_end(&mut input);
-            read.ok().and_then(|_| start::start(&call, &input, &program))
+            // By the link containerd called, which is of the shim's name.
+            let own = std::env::args_os().next().map(PathBuf::from);
+            read.ok().zip(own).and_then(|(_, own)| start::start(call, &input, &own))
         }
-        Some(call) if call.action == "delete" => delete::delete(&call),
+        Some(call) if call.action == "delete" => delete::delete(call),
         _ => None,
     };
     match answer {
@@ -131,7 +148,8 @@ fn call(args: &[OsString]) -> Option<Call> {
         };
         *into = words.next()??.to_owned();
     }
-    None
+    let is_whole = [&call.namespace, &call.address, &call.id].iter().all(|w| !w.is_empty());
+    is_whole.then_some(call)
 }
 
 /// A name that is one part of a path.

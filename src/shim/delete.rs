@@ -9,6 +9,7 @@ use prost::Message;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use serde::Deserialize;
 
+use super::api::Deleted;
 use super::{Call, is_name};
 
 /// Of a container whose end nobody saw: 128 and SIGKILL.
@@ -19,17 +20,6 @@ const KILLED: u32 = 137;
 struct Options {
     #[serde(default)]
     root: String,
-}
-
-/// `containerd.task.v2.DeleteResponse`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Deleted {
-    #[prost(uint32, tag = "1")]
-    pid: u32,
-    #[prost(uint32, tag = "2")]
-    exit_status: u32,
-    #[prost(message, optional, tag = "3")]
-    exited_at: Option<prost_types::Timestamp>,
 }
 
 /// What containerd reads on standard output; `None`: something is left of the container, for the shim's own program to remove.

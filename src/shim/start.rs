@@ -11,29 +11,18 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::sched_getaffinity;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Call, is_name};
+use super::api::Options;
+use super::{Call, SOCKETS, is_name};
 use crate::hex::hex;
 use crate::sys::spawn;
 
-/// Where a runc shim has its socket, whatever containerd's state directory is.
-const SOCKETS: &str = "/run/containerd/s";
 /// Containers with the same value of the first of these that they have share a shim.
 const GROUPS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
 /// The kind of options a runc shim has.
 const OPTIONS: &str = "containerd.runc.v1.Options";
-/// What the shim gives itself where nobody says more, and containerd says four: half a megabyte a pod.
-const PROCESSORS: u32 = 2;
-
-/// `containerd.runc.v1.Options`, as far as `start` itself looks at it.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Options {
-    #[prost(string, tag = "3")]
-    shim_cgroup: String,
-}
 
 #[derive(Deserialize)]
 struct Spec {
@@ -57,10 +46,10 @@ pub(super) fn start(call: &Call, input: &[u8], program: &Path) -> Option<Vec<u8>
     Some(format!(r#"{{"version":3,"address":"unix://{}","protocol":"ttrpc"}}"#, socket.display()).into_bytes())
 }
 
-/// Options of a runc shim, written as containerd 2.0 to 2.2 does, and none that concerns this call.
+/// Options of a runc shim, written as containerd 2.0 to 2.2 does, and none that is not known here.
 fn is_plain(input: &[u8]) -> bool {
     let any = prost_types::Any::decode(input).ok().filter(|any| any.type_url == OPTIONS);
-    any.and_then(|any| Options::decode(any.value.as_slice()).ok()).is_some_and(|o| o.shim_cgroup.is_empty())
+    any.is_some_and(|any| Options::decode(any.value.as_slice()).is_ok_and(|o| o.encoded_len() == any.value.len()))
 }
 
 fn group<'a>(spec: &'a Spec, id: &'a str) -> &'a str {
@@ -102,15 +91,11 @@ fn answers(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Starts the shim that stays, with the socket as its descriptor 3, in the bundle, which is this process's directory.
+/// Starts the shim that stays: this program, with the socket as its descriptor 3.
 fn serve(call: &Call, program: &Path, listener: UnixListener) -> io::Result<()> {
-    let processors = sched_getaffinity(None).map_or(1, |cpus| cpus.count().clamp(1, PROCESSORS));
-    let own = [("GOMAXPROCS", processors.to_string()), ("OTEL_SERVICE_NAME", format!("containerd-shim-{}", call.id))];
-    let inherited = std::env::vars_os().filter(|(k, _)| own.iter().all(|(o, _)| k != o));
-    let env = inherited.chain(own.iter().map(|(k, v)| (k.into(), v.into())));
     let args = ["-namespace", &call.namespace, "-id", &call.id, "-address", &call.address];
     let null: OwnedFd = fs::File::options().read(true).write(true).open("/dev/null")?.into();
-    let pid = spawn::leave(program, &args, env, [&null, &null, &null, &listener.into()])?;
+    let pid = spawn::leave(program, &args, std::env::vars_os(), [&null, &null, &null, &listener.into()])?;
     spare(pid).inspect_err(|_| {
         let _ = kill_process(pid, Signal::KILL);
     })
@@ -134,14 +119,13 @@ mod tests {
 
     #[test]
     fn only_the_options_of_a_runc_shim_are_understood() {
-        let any = |kind: &str, cgroup: &str| {
-            let value = Options { shim_cgroup: cgroup.into() }.encode_to_vec();
-            prost_types::Any { type_url: kind.into(), value }.encode_to_vec()
-        };
-        assert!(is_plain(&any(OPTIONS, "")));
-        assert!(!is_plain(&any(OPTIONS, "/shims")));
+        let known = Options { binary_name: "crun".into(), root: "/run/oci".into(), systemd_cgroup: false }.encode_to_vec();
+        let any = |kind: &str, value: &[u8]| prost_types::Any { type_url: kind.into(), value: value.into() }.encode_to_vec();
+        assert!(is_plain(&any(OPTIONS, &known)));
+        // Its third field, the control group of the shim itself.
+        assert!(!is_plain(&any(OPTIONS, &[&known[..], b"\x1a\x06/shims"].concat())));
         // What containerd 2.3 says begins with the container's id and the namespace.
-        assert!(!is_plain(&any("web-1", "plinth")));
+        assert!(!is_plain(&any("web-1", b"plinth")));
         assert!(!is_plain(b""));
         assert!(!is_plain(b"\xff\xff"));
     }

@@ -48,9 +48,18 @@ pub fn hugetlbfs(target: &Path, page_bytes: u64, size_bytes: u64) -> io::Result<
 
 /// What a snapshotter says is to be mounted (`bind` or `overlay`), read-only.
 pub fn snapshot(kind: &str, source: &str, options: &[String], target: &Path) -> io::Result<()> {
+    as_said(kind, source, options, target, true)
+}
+
+/// The same for a container's root, which it may write to unless the options say `ro`.
+pub fn root(kind: &str, source: &str, options: &[String], target: &Path) -> io::Result<()> {
+    as_said(kind, source, options, target, options.iter().any(|o| o == "ro"))
+}
+
+fn as_said(kind: &str, source: &str, options: &[String], target: &Path, read_only: bool) -> io::Result<()> {
     if kind == "bind" {
         mount_bind_recursive(source, target)?;
-        let sealed = mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"");
+        let sealed = if read_only { mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"") } else { Ok(()) };
         return sealed.or_else(|e| detach(target).and(Err(e.into())));
     }
     let flags = ["ro", "rw", "bind", "rbind"];
@@ -59,7 +68,8 @@ pub fn snapshot(kind: &str, source: &str, options: &[String], target: &Path) -> 
     if data.len() >= OPTIONS_BYTES {
         return Err(io::Error::new(io::ErrorKind::ArgumentListTooLong, "the image has too many layers to be mounted by their names"));
     }
-    Ok(mount(source, target, kind, MountFlags::RDONLY, CString::new(data)?.as_c_str())?)
+    let flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    Ok(mount(source, target, kind, flags, CString::new(data)?.as_c_str())?)
 }
 
 /// Binds what the descriptor holds, and nothing that could be swapped in for its name meanwhile.

@@ -5,14 +5,16 @@
 
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::libc;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal as NixSignal};
-use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use nix::unistd::ForkResult;
+use rustix::fs::{Access, MemfdFlags, SeekFrom, access, memfd_create, seek};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, waitid};
 use tokio::io::unix::AsyncFd;
@@ -168,6 +170,91 @@ pub fn leave<'f>(
     attr.set_flags(flags)?;
     let pid = posix_spawn(path.as_c_str(), &actions, &attr, &args, &env)?;
     Ok(Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?)
+}
+
+/// Where a program is: by its path, or along PATH.
+pub fn find(name: &str) -> io::Result<PathBuf> {
+    let is_program = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
+    let path = Path::new(name);
+    if path.components().count() > 1 {
+        return Ok(path.to_owned());
+    }
+    let along = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&along).map(|dir| dir.join(name)).find(is_program);
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("find {name}: no directory of PATH has it")))
+}
+
+/// Starts a program that is killed when this one ends, with this environment but for what is only between this one and the service manager.
+/// Who calls reaps it.
+#[expect(unsafe_code, reason = "fork, exec and _exit have no safe form, and posix_spawn has no PR_SET_PDEATHSIG")]
+pub fn dependent(program: &Path, args: &[OsString], stdio: [&OwnedFd; 3]) -> io::Result<Pid> {
+    let path = c_path(program)?;
+    let args: Vec<CString> =
+        std::iter::once(Ok(path.clone())).chain(args.iter().map(|a| CString::new(a.as_bytes()))).collect::<Result<_, _>>()?;
+    let env = std::env::vars_os().filter(|(k, _)| k != "NOTIFY_SOCKET");
+    let env: Vec<CString> = env.map(|(k, v)| CString::new([k.as_bytes(), b"=", v.as_bytes()].concat())).collect::<Result<_, _>>()?;
+    let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let (argv, envp) = (pointers(&args), pointers(&env));
+    let (failed, fails) = pipe_with(PipeFlags::CLOEXEC)?;
+    let parent = nix::unistd::getpid();
+    // SAFETY: the child makes system calls on what was prepared here, and ends in exec or _exit.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            let e = match become_dependent(parent, stdio) {
+                Ok(()) => {
+                    // SAFETY: lists of texts that live, each ended by a null.
+                    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+                    nix::errno::Errno::last_raw()
+                }
+                Err(e) => e as i32,
+            };
+            let _ = rustix::io::write(&fails, &e.to_ne_bytes());
+            // SAFETY: ends this process and nothing else.
+            unsafe { libc::_exit(127) }
+        }
+        ForkResult::Parent { child } => {
+            drop(fails);
+            let pid = Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::NotFound)?;
+            let mut errno = [0u8; 4];
+            // Ends at its exec, a moment from now.
+            match rustix::io::retry_on_intr(|| rustix::io::read(&failed, &mut errno)) {
+                Ok(4) => {
+                    let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+                    Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+                }
+                _ => Ok(pid),
+            }
+        }
+    }
+}
+
+/// In the child: dies with its parent, hears signals as any program does, and has these three descriptors.
+#[expect(unsafe_code, reason = "signal() takes a handler, which the default is not")]
+fn become_dependent(parent: nix::unistd::Pid, stdio: [&OwnedFd; 3]) -> nix::Result<()> {
+    nix::sys::prctl::set_pdeathsig(NixSignal::SIGKILL)?;
+    if nix::unistd::getppid() != parent {
+        return Err(nix::errno::Errno::ESRCH);
+    }
+    // SAFETY: the default disposition runs nothing of ours.
+    unsafe { nix::sys::signal::signal(NixSignal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) }?;
+    SigSet::empty().thread_set_mask()?;
+    for (at, fd) in (0..).zip(stdio) {
+        // 0 to 2 are always open in the parent, so these lie above; the copy has no close-on-exec.
+        // SAFETY: takes two numbers.
+        nix::errno::Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), at) })?;
+    }
+    Ok(())
+}
+
+/// A descriptor handed over by its number to this program, which nobody else here has.
+#[expect(unsafe_code, reason = "a number becomes an owned descriptor")]
+pub fn handed_over(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: only looked at: whether there is one of that number.
+    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) })?;
+    // SAFETY: it is open, and who started this program gave it to it; called once, before anything else is opened.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
 }
 
 /// A file of memory to be read from its beginning.

@@ -9,6 +9,7 @@ use crate::pod::WantedPod;
 use crate::runtime::Runtime;
 use crate::runtime::error::{Error, Result};
 use crate::runtime::stand_in::SHIM;
+use crate::runtime::userns;
 use crate::settings::RuntimeClass;
 
 /// `containerd.runc.v1.Options`, as far as it is used.
@@ -38,7 +39,9 @@ impl Runtime {
                 .ok_or_else(|| Error::Refused(format!("find RuntimeClass `{name}`: the setting runtimeClasses does not have it")))?,
         };
         let shim = class.shim.as_ref().unwrap_or(&settings.shim);
-        let stand_in = self.link.borrow().as_ref().and_then(|l| l.stand_in.clone()).filter(|_| shim == SHIM);
+        // Its root is mounted by the shim: as overlayfs of the whole machine's users it is known there.
+        let is_known = shim == SHIM && settings.snapshotter == "overlayfs" && !userns::own(pod);
+        let stand_in = self.link.borrow().as_ref().and_then(|l| l.stand_in.clone()).filter(|_| is_known);
         let shim = stand_in.map_or_else(|| shim.clone(), |path| path.to_string());
         let options = RuncOptions {
             binary_name: class.oci_runtime.clone().unwrap_or_else(|| settings.oci_runtime.clone()),
