@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use containerd_client::events;
 use containerd_client::types::v1::ProcessInfo;
@@ -326,6 +326,8 @@ impl Shim {
         if named.exec_id.is_empty() {
             let id = String::new();
             self.tell("delete", &events::TaskDelete { container_id: named.id, pid, exit_status, exited_at, id });
+            // One that never ran is killed, and nobody is left to say so to who waits for it.
+            process.exit.send_if_modified(|exit| exit.is_none() && exit.insert(Exit { code: 128 + KILL, at: SystemTime::now() }).code > 0);
             // What was given back is not needed to wait.
             let _ = memory::give_back();
         }

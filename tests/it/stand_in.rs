@@ -115,3 +115,62 @@ fn a_shim_that_comes_first_in_containerds_path_is_called_as_ever() {
     assert_eq!(called(&n), (1, 0, 0), "{}", fs::read_to_string(calls(&n)).unwrap());
     n.shutdown();
 }
+
+/// What an administrator does to a running container by hand, and what is answered, without ids and numbers.
+fn by_hand(n: &Node) -> String {
+    let ctr = format!("{} -a {} -n plinth", n.path("containerd/usr/bin/ctr"), n.path("containerd.sock"));
+    let script = format!(
+        "exec 2>&1; ctr() {{ echo \"+ $*\"; {ctr} \"$@\"; echo \"= $?\"; }}; id=$({ctr} tasks ls -q); echo $id
+        ctr tasks ls
+        ctr tasks pause $id
+        ctr tasks ls
+        ctr tasks pause $id
+        ctr tasks exec --exec-id paused $id true
+        ctr tasks resume $id
+        ctr tasks resume $id
+        ctr tasks exec --exec-id says $id sh -c 'echo out; echo err >&2; exit 3'
+        echo typed | ctr tasks exec --exec-id reads $id cat
+        ctr tasks exec --exec-id nothing $id /no/such
+        ctr tasks exec --exec-id where --cwd /no/such $id true
+        ctr tasks start $id
+        ctr tasks delete $id
+        ctr tasks kill -s 0 --exec-id none $id
+        ctr tasks ps $id | wc -l
+        ctr tasks kill -s KILL $id
+        sleep 1
+        ctr tasks kill -s KILL $id
+        ctr tasks exec --exec-id late $id true
+        ctr tasks ls
+        ctr tasks delete $id
+        ctr tasks ls"
+    );
+    let said = n.tried(&["sh".into(), "-c".into(), script]);
+    let (id, said) = said.split_once('\n').unwrap();
+    let said = said.replace(id, "ID");
+    said.lines()
+        .map(|l| {
+            l.split_whitespace().map(|w| if w.parse::<u32>().is_ok_and(|n| n > 300) { "N" } else { w }).collect::<Vec<_>>().join(" ") + "\n"
+        })
+        .collect()
+}
+
+#[test]
+fn who_looks_by_hand_finds_containerds_own_words() {
+    let mut said = Vec::new();
+    for own in [false, true] {
+        let Some(mut n) = counting(&[]) else { return };
+        if own {
+            n.extra.push(format!("shim={}", n.path(&format!("own/usr/bin/{PROGRAM}"))));
+        }
+        n.start();
+        n.put("a.yaml", &script("a", FOREVER));
+        n.until_ready("a");
+        n.kill();
+        said.push(by_hand(&n));
+        n.start();
+        n.until("it runs again", 30, |n| n.ready("a"));
+        n.shutdown();
+    }
+    assert_eq!(said[0], said[1]);
+    assert!(said[0].contains("PAUSED") && said[0].contains("out") && said[0].contains("typed"), "{}", said[0]);
+}
