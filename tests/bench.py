@@ -360,6 +360,7 @@ def joined(manifests):
             mirrors.append(max(0, first(name, lambda *_: True) - at) / 1e6)
             starts.append((first(name, lambda phase, restarts, running: running) - at) / 1e6)
         for k in range(5):
+            wait_mark(f"shown{k}-end")
             at = os.stat(f"{marks}/shown{k}-end").st_mtime_ns
             ends.append((first(f"shown{k}", lambda phase, restarts, running: phase == "Running" and restarts == 1 or not running and phase != "Pending") - at) / 1e6)
         # Until it has said all there is to say.

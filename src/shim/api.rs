@@ -188,8 +188,16 @@ pub(super) enum Code {
 }
 
 impl Code {
-    /// A refusal with these words, which containerd passes on.
-    pub fn says(self, message: impl Into<String>) -> Status {
-        Status { code: self as i32, message: message.into(), details: Vec::new() }
+    /// A refusal with these words, which containerd passes on, and its own name of the code after them.
+    pub fn says(self, message: impl std::fmt::Display) -> Status {
+        let name = match self {
+            Code::Unknown | Code::DeadlineExceeded => "",
+            Code::InvalidArgument => ": invalid argument",
+            Code::NotFound => ": not found",
+            Code::AlreadyExists => ": already exists",
+            Code::FailedPrecondition => ": failed precondition",
+            Code::Unimplemented => ": not implemented",
+        };
+        Status { code: self as i32, message: format!("{message}{name}"), details: Vec::new() }
     }
 }

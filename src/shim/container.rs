@@ -73,6 +73,8 @@ pub(super) struct Process {
     /// Told once, at its end; a command that could not be started ends with 0.
     pub exit: watch::Sender<Option<Exit>>,
     pub held: RefCell<Option<Held>>,
+    /// Its input has no more to say, which may be known before its process is there.
+    input_closed: Cell<bool>,
     /// One change at a time.
     changing: Mutex<()>,
     /// Of a command: what to run, in JSON.
@@ -87,6 +89,7 @@ impl Process {
             state: Cell::new(State::Created),
             exit: watch::channel(None).0,
             held: RefCell::new(None),
+            input_closed: Cell::new(false),
             changing: Mutex::new(()),
             spec,
         }
@@ -99,6 +102,21 @@ impl Process {
             held.ended();
         }
         self.exit.send_replace(Some(exit));
+    }
+
+    /// The end of its input, once its last writer is gone too.
+    pub fn close_input(&self) {
+        self.input_closed.set(true);
+        if let Some(held) = &mut *self.held.borrow_mut() {
+            held.close_input();
+        }
+    }
+
+    fn hold(&self, mut held: Held) {
+        if self.input_closed.get() {
+            held.close_input();
+        }
+        self.held.replace(Some(held));
     }
 
     /// Whether it is being started just now.
@@ -275,7 +293,7 @@ impl Container {
             self.oci.call(children, &call).await.map_err(|e| e.status(&what))?;
             held
         };
-        process.held.replace(Some(held));
+        process.hold(held);
         process.pid.set(read_pid(pid_file).map_err(unknown("failed to retrieve OCI runtime container pid"))?);
         Ok(())
     }
@@ -402,7 +420,7 @@ impl Container {
     pub async fn resume(&self, children: &Children, within: Option<Duration>) -> Result<(), Status> {
         let _one = self.init.changing.lock().await;
         if self.init.state.get() != State::Paused {
-            return Err(Code::Unknown.says(format!("cannot resume a {} container", self.init.state.get().word())));
+            return Err(Code::Unknown.says(format!("cannot resume a {} process", self.init.state.get().word())));
         }
         self.verb(&["resume", &self.id], "OCI runtime resume failed", children, within).await?;
         if self.init.state.get() == State::Paused {

@@ -9,7 +9,8 @@
 //! reads cgroups itself), OOM events (plinth looks at the cgroup before the task is deleted), outputs that are no FIFOs.
 //!
 //! Unlike it: a create that hangs is in nobody else's way, events wait for containerd as long as it takes, output goes into the FIFO
-//! without a copy, and a shim nobody ever gave a container to ends.
+//! without a copy, and a shim nobody ever gave a container to ends. And since nothing is copied, what the OCI runtime itself says on its
+//! standard error when it cannot start something (runc does, crun does not) stands in the container's output, too.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ use super::api::{
 use super::container::{Container, Process, State};
 use super::publish::Events;
 use super::reap::{Children, Exit};
-use super::stdio::{Held, Paths};
+use super::stdio::Paths;
 use super::ttrpc::{self, Answer, Kind, Request, Response, Status};
 use crate::sys::signal::Signals;
 use crate::sys::{memory, spawn};
@@ -387,8 +388,7 @@ impl Shim {
 
     fn close_input(&self, named: Named) -> Result<(), Status> {
         // Its third field says which of the three, and there is only one that can be closed.
-        let (_, process) = self.process(&named)?;
-        process.held.borrow_mut().as_mut().map(Held::close_input);
+        self.process(&named)?.1.close_input();
         Ok(())
     }
 
