@@ -77,12 +77,46 @@ fn what_a_killed_shim_leaves_is_the_shims_own_to_remove() {
     n.start();
     n.put("a.yaml", &script("a", FOREVER));
     n.until_ready("a");
-    let shim = n.exec(&["pgrep", "-f", &format!("^[^ ]*{PROGRAM} .*-address {}", n.path("containerd.sock"))]);
-    assert_eq!(shim.lines().count(), 1, "{shim}");
-    assert!(Command::new("kill").args(["-s", "KILL", shim.trim()]).status().unwrap().success());
+    assert!(Command::new("kill").args(["-s", "KILL", &shim(&n)]).status().unwrap().success());
     n.until("it runs again", 30, |n| n.restarts("a") == 1 && n.ready("a"));
     assert_eq!(called(&n), (0, 1, 0), "{}", fs::read_to_string(calls(&n)).unwrap());
     assert_eq!(container(&n.pod("a").unwrap(), "c")["lastState"]["terminated"]["exitCode"], 137);
+    n.shutdown();
+}
+
+/// The pid of the shim of the one pod that runs.
+fn shim(n: &Node) -> String {
+    let pid = n.exec(&["pgrep", "-f", &format!("^[^ ]*{PROGRAM} .*-address {}", n.path("containerd.sock"))]);
+    assert_eq!(pid.lines().count(), 1, "{pid}");
+    pid.trim().to_owned()
+}
+
+#[test]
+fn a_create_that_hangs_is_in_nobody_elses_way_and_ends_with_its_shim() {
+    let Some(mut n) = counting(&[]) else { return };
+    let (runtime, hung) = (n.dir.join("own/usr/bin/hangs-once"), n.dir.join("work/hung"));
+    let hangs = format!("case \" $* \" in *\" create \"*-b-0*) [ -e {0} ] || {{ touch {0}; exec sleep 612.5; }};; esac\n", hung.display());
+    fs::write(&runtime, format!("#!/bin/sh\n{hangs}exec runc \"$@\"\n")).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755)).unwrap();
+    n.extra.push(format!("ociRuntime={}", runtime.display()));
+    n.start();
+    n.put(
+        "two.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: two}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: a, image: \"{IMAGE}\", command: [sh, -c, \"{FOREVER}\"]}}\n  - {{name: b, image: \"{IMAGE}\", command: [sh, -c, \"{FOREVER}\"]}}\n"
+        ),
+    );
+    n.until("the second container's create hangs", 30, |_| hung.exists());
+    let hanging = n.exec(&["pgrep", "-f", "^sleep 612.5$"]).trim().to_owned();
+    assert_eq!(n.said(&["exec", "two", "-c", "a", "--", "echo", "it answers"]), "it answers\n");
+    let shim = shim(&n);
+    assert_eq!(fs::read_dir(format!("/proc/{shim}/task")).unwrap().count(), 1, "one thread");
+    assert!(Command::new("kill").args(["-s", "KILL", &shim]).status().unwrap().success());
+    n.until("the runtime went with the shim it was called by", 10, |_| !fs::exists(format!("/proc/{hanging}")).unwrap());
+    n.until("both run", 60, |n| n.ready("two"));
+    n.remove("two.yaml");
+    n.until("it is gone", 30, |n| n.gone("two"));
+    n.assert_clean();
     n.shutdown();
 }
 
