@@ -21,7 +21,7 @@ demo: build $(cache)/sid $(cache)/busybox.tar $(if $(CLUSTER),$(cache)/kubectl) 
 	$(if $(CLUSTER),cargo build --locked --example apiserver)
 	@$(if $(CLUSTER),images/demo-cluster.sh,images/demo.sh) $(release) $(cache)/sid $(if $(CLUSTER),$(cache)/kubectl target/debug/examples/apiserver,$(if $(KEEP),--keep))
 
-test: $(fetched) ## every test, and what was skipped; BOOT="day fails": of the boots in QEMU only those with such words in their names
+test: $(fetched) $(cache)/image/wanted ## every test, and what was skipped; BOOT="day fails": of the boots in QEMU only those with such words in their names
 	@tests/run.sh
 
 sim: ## N seeds of the simulation: make sim N=10000

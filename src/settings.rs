@@ -225,7 +225,7 @@ pub struct Settings {
     pub cni_bin_dirs: Vec<PathBuf>,
     /// CNI results kept for DEL.
     pub cni_cache_dir: PathBuf,
-    /// `bridge` with `host-local` is done by plinth itself.
+    /// `bridge` with `host-local`, and `portmap` by nftables, are done by plinth itself.
     pub cni_built_in: bool,
     /// A CNI plugin is killed after this.
     pub cni_timeout: Duration,

@@ -2,6 +2,7 @@
 
 pub mod asked;
 pub mod cgroup;
+mod conntrack;
 pub mod enter;
 pub mod fifo;
 pub mod interfaces;

@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use nix::libc;
 use nix::unistd::ForkResult;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::netdevice::name_to_index;
+use rustix::net::netdevice::{index_to_name_inlined, name_to_index};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -24,7 +24,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::net::unix::pipe::Receiver;
 
 use super::spawn::{Child, c_path};
-use super::{namespaces, pause};
+use super::{conntrack, namespaces, pause};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -88,6 +88,13 @@ enum Step<'a> {
         add: Message,
         keep_mac: Message,
     },
+    /// The interface packets to that address leave by may carry loopback addresses; no way there is none.
+    Localnet(Message),
+    /// Who sent datagrams to these ports is forgotten, as far as it can be: such connections end by themselves in a while.
+    ForgetUdp {
+        family: u8,
+        ports: Vec<u16>,
+    },
 }
 
 /// One request, with the places where the indexes of interfaces go, which are not known before it is told.
@@ -105,6 +112,7 @@ const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
 /// NLM_F_REQUEST.
 const REQUEST: u16 = 1;
 /// With NLM_F_ACK.
@@ -140,6 +148,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const AF_BRIDGE: u8 = 7;
 const IFF_UP: u32 = 1;
 
@@ -322,6 +331,26 @@ impl<'a> Script<'a> {
         self.push(format!("write {value} to /proc/sys/net/{file}"), Step::Set { file: path, value: b'0' + value, required })
     }
 
+    /// Lets the way to `to` carry packets from 127.0.0.0/8, which is where a client on the host may be.
+    pub fn localnet(self, to: Ipv4Addr) -> Self {
+        // `struct rtmsg`: one address, nothing else asked for.
+        let mut message = Message::new(RTM_GETROUTE, REQUEST);
+        message.bytes.extend([AF_INET, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let message = message.attribute(RTA_DST, &to.octets()).done();
+        self.push(format!("set route_localnet of the interface towards {to}"), Step::Localnet(message))
+    }
+
+    /// Forgets the senders of datagrams to these ports of the host, as addresses of this one's family.
+    pub fn forget_udp(self, like: IpAddr, ports: Vec<u16>) -> Self {
+        let family = if like.is_ipv4() { AF_INET } else { AF_INET6 };
+        self.push("forget senders of datagrams".into(), Step::ForgetUdp { family, ports })
+    }
+
+    /// Whether there is anything to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
     /// Waits until frames go through it: the kernel tells a bridge of a carrier some time after there is one.
     pub fn carried(self, name: &str) -> Self {
         self.push(format!("wait for the link of `{name}`"), Step::Await(Message::ask_link(name).done()))
@@ -395,6 +424,11 @@ fn perform(steps: &mut [(String, Step<'_>)]) -> Result<(), (u32, Errno)> {
             Step::Check(message) => is_bridge(&route, message),
             Step::Await(message) => carried(&home.0, message),
             Step::Own { bridge, addr, mask, add, keep_mac } => own(&route, &inet, bridge, (*addr, *mask), add, keep_mac),
+            Step::Localnet(message) => localnet(&route, message),
+            Step::ForgetUdp { family, ports } => {
+                let _ = conntrack::forget_udp(*family, ports);
+                Ok(())
+            }
         };
         done.map_err(|errno| (at, errno))?;
     }
@@ -448,6 +482,23 @@ fn carried(route: &OwnedFd, message: &mut Message) -> Result<(), Errno> {
     Err(Errno::TIMEDOUT)
 }
 
+/// route_localnet of the interface a route leads by. There may be no route: then nothing goes there anyway.
+fn localnet(route: &OwnedFd, message: &mut Message) -> Result<(), Errno> {
+    let mut reply: Reply = [0; _];
+    let reply = ask(route, message, &mut reply)?;
+    // Attributes follow the header and `struct rtmsg`.
+    let attributes = (kind(reply) == Some(RTM_NEWROUTE)).then(|| reply.get(BODY + 12..)).flatten().unwrap_or_default();
+    let index = find(attributes, RTA_OIF).and_then(|i| i.first_chunk()).map(|i| u32::from_ne_bytes(*i));
+    let Some(name) = index.and_then(|i| index_to_name_inlined(route, i).ok()) else { return Ok(()) };
+    // A name has 15 bytes at most, and the last one here stays 0.
+    let mut path = [0; 64];
+    let parts = [b"/proc/sys/net/ipv4/conf/", name.as_bytes(), b"/route_localnet"];
+    for (to, from) in path.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    set(CStr::from_bytes_until_nul(&path).map_err(|_| Errno::INVAL)?, b'1')
+}
+
 fn is_bridge(route: &OwnedFd, message: &mut Message) -> Result<(), Errno> {
     let mut reply: Reply = [0; _];
     let info = find(attributes(ask(route, message, &mut reply)?), IFLA_LINKINFO);
@@ -463,22 +514,25 @@ fn attributes(reply: &[u8]) -> &[u8] {
 }
 
 /// The value of the first attribute of this kind.
-fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let (len, rest) = attributes.split_first_chunk().map(|(len, rest)| (usize::from(u16::from_ne_bytes(*len)), rest))?;
         let kind = rest.first_chunk().map(|kind| u16::from_ne_bytes(*kind))?;
         match attributes.get(4..len)? {
-            value if kind == wanted => return Some(value),
+            value if kind & !NLA_F_NESTED == wanted => return Some(value),
             _ => attributes = attributes.get(len.next_multiple_of(4)..)?,
         }
     }
 }
 
+fn kind(reply: &[u8]) -> Option<u16> {
+    reply.get(4..).and_then(|r| r.first_chunk()).map(|c| u16::from_ne_bytes(*c))
+}
+
 /// NLMSG_ERROR's number, which is 0 when it went well.
 fn answer(reply: &[u8]) -> Result<(), Errno> {
     const NLMSG_ERROR: u16 = 2;
-    let kind = reply.get(4..).and_then(|r| r.first_chunk()).map(|c| u16::from_ne_bytes(*c));
-    match (kind, reply.get(BODY..).and_then(|r| r.first_chunk()).map(|c| i32::from_ne_bytes(*c))) {
+    match (kind(reply), reply.get(BODY..).and_then(|r| r.first_chunk()).map(|c| i32::from_ne_bytes(*c))) {
         (Some(NLMSG_ERROR), Some(0)) => Ok(()),
         (Some(NLMSG_ERROR), Some(errno)) => Err(Errno::from_raw_os_error(errno.saturating_neg())),
         _ => Err(Errno::PROTO),

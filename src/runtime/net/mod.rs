@@ -2,7 +2,7 @@
 //!
 //! - `conf`: which configuration, and what of it each plugin is given (pure but for reading the directory)
 //! - `plugin`: one call of one of them
-//! - `bridge`, `host_local`: what the two plugins of these names would do, done here where every word of the configuration is known
+//! - `bridge`, `host_local`, `portmap`: what the plugins of these names would do, done here where every word of the configuration is known
 //! - `lock`: a plugin that outlives us is waited for, not raced
 //! - `cache`: what was added, on disk, so that it can be given back by any later process, also after a reboot
 //!
@@ -15,6 +15,7 @@ mod conf;
 mod host_local;
 pub mod lock;
 mod plugin;
+mod portmap;
 
 use std::collections::BTreeSet;
 use std::io;

@@ -4,11 +4,13 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::bridge::{Bridge, BridgeError};
 use super::cache::Attachment;
+use super::portmap::{Nft, Portmap, PortmapError};
 use super::{INTERFACE, NetError, conf};
 use crate::settings::Settings;
 use crate::sys::mounts;
@@ -28,10 +30,18 @@ pub async fn call(
 ) -> Result<Vec<u8>, NetError> {
     let kind = conf::kind(plugin);
     let stdin = conf::for_plugin(made, plugin, prev);
+    let refused = |said| NetError::Plugin { verb, network: made.network.clone(), plugin: kind.to_owned(), said };
     if let Some(bridge) = settings.cni_built_in.then(|| Bridge::read(&stdin)).flatten() {
-        let refused =
-            |e: BridgeError| NetError::Plugin { verb, network: made.network.clone(), plugin: kind.to_owned(), said: e.to_string() };
-        return built_in(settings, verb, made, &bridge).await.map_err(refused);
+        return bridge_built_in(settings, verb, made, &bridge).await.map_err(|e| refused(e.to_string()));
+    }
+    if let Some(ports) = settings.cni_built_in.then(|| Portmap::read(&stdin)).flatten() {
+        match (portmap_built_in(settings, verb, made, ports, hold).await, find(settings, kind)) {
+            (Ok(Some(said)), _) => return Ok(said),
+            (Err(PortmapError::Nft(said)), Err(_)) => return Err(refused(said)),
+            (Err(PortmapError::Nft(said)), Ok(_)) => log::debug!("{said}; CNI plugin `{kind}` is asked instead"),
+            (Err(e), _) => return Err(refused(e.to_string())),
+            (Ok(None), _) => {}
+        }
     }
     let program = find(settings, kind)?;
     let stdin = stdin.to_string();
@@ -49,16 +59,32 @@ pub async fn call(
     if output.ended == Some(Ended::Exited(0)) {
         return Ok(output.stdout);
     }
-    let said = complaint(&output, settings);
-    Err(NetError::Plugin { verb, network: made.network.clone(), plugin: kind.to_owned(), said })
+    Err(refused(complaint(&output, settings.cni_timeout)))
 }
 
 /// The same answers without a program; the plugins have nothing to collect in a GC.
-async fn built_in(settings: &Settings, verb: &str, made: &Attachment, bridge: &Bridge) -> Result<Vec<u8>, BridgeError> {
+async fn bridge_built_in(settings: &Settings, verb: &str, made: &Attachment, bridge: &Bridge) -> Result<Vec<u8>, BridgeError> {
     match verb {
         "ADD" => bridge.add(made, settings.cni_timeout).await.map(|result| result.to_string().into_bytes()),
         "DEL" => bridge.delete(made, settings.cni_timeout).await.map(|()| Vec::new()),
         _ => Ok(Vec::new()),
+    }
+}
+
+/// `None`: it is the plugin's after all.
+async fn portmap_built_in(
+    settings: &Settings,
+    verb: &str,
+    made: &Attachment,
+    ports: Portmap,
+    hold: Option<&OwnedFd>,
+) -> Result<Option<Vec<u8>>, PortmapError> {
+    let Some(program) = Nft::find() else { return Ok(None) };
+    let nft = Nft { program, hold, patience: settings.cni_timeout };
+    match verb {
+        "ADD" => Ok(ports.add(&made.id, &nft).await?.map(|result| result.to_string().into_bytes())),
+        "DEL" => ports.delete(&made.id, &nft).await.map(|()| Some(Vec::new())),
+        _ => Ok(Some(Vec::new())),
     }
 }
 
@@ -91,7 +117,7 @@ fn environment(settings: &Settings, verb: &str, made: &Attachment) -> Vec<(Strin
 }
 
 /// Errors come as JSON on standard output; what is not that is shown as it came, standard error first.
-fn complaint(output: &Output, settings: &Settings) -> String {
+pub(super) fn complaint(output: &Output, timeout: Duration) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().chars().take(1000).collect::<String>();
     if let Ok(error) = serde_json::from_slice::<Value>(&output.stdout) {
         let part = |key| error.get(key).and_then(Value::as_str).filter(|s| !s.is_empty());
@@ -100,7 +126,7 @@ fn complaint(output: &Output, settings: &Settings) -> String {
         }
     }
     let how = match output.ended {
-        None => format!("no answer within {} s, killed", settings.cni_timeout.as_secs()),
+        None => format!("no answer within {} s, killed", timeout.as_secs()),
         Some(Ended::Exited(code)) => format!("exit status {code}"),
         Some(Ended::Signalled(signal)) => format!("ended by signal {signal}"),
     };
@@ -114,8 +140,8 @@ mod tests {
 
     #[test]
     fn a_plugins_own_words_are_shown() {
-        let settings = Settings::default();
-        let said = |ended, out: &str, err: &str| complaint(&Output { ended, stdout: out.into(), stderr: err.into() }, &settings);
+        let timeout = Duration::from_secs(60);
+        let said = |ended, out: &str, err: &str| complaint(&Output { ended, stdout: out.into(), stderr: err.into() }, timeout);
         assert_eq!(said(Some(Ended::Exited(1)), r#"{"code":11,"msg":"no addresses","details":"full"}"#, ""), "no addresses: full");
         assert_eq!(said(Some(Ended::Exited(2)), "", "panic\n"), "exit status 2: panic");
         assert_eq!(said(None, "", ""), "no answer within 60 s, killed");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod bridge;
+mod portmap;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -79,6 +80,13 @@ impl Node {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// The pod's record of its network.
+    fn record(&self, pod: &WantedPod) -> Value {
+        let mut files = std::fs::read_dir(self.paths.cni_results()).unwrap().flatten();
+        let record = files.find(|f| f.file_name().to_string_lossy().contains(&*pod.uid.0)).unwrap();
+        serde_json::from_slice(&std::fs::read(record.path()).unwrap()).unwrap()
     }
 
     fn leases(&self) -> usize {

@@ -28,7 +28,7 @@ fn ip(args: &str) -> Vec<Value> {
 }
 
 /// In a thread that joins the pod's network namespace; /proc/sys/net follows it there.
-fn in_pod<T: Send + 'static>(node: &Node, pod: &WantedPod, look: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn in_pod<T: Send + 'static>(node: &Node, pod: &WantedPod, look: impl FnOnce() -> T + Send + 'static) -> T {
     let pin = std::fs::File::open(node.paths.namespace(&pod.uid, "net")).unwrap();
     let inside = move || {
         rustix::thread::move_into_link_name_space(pin.as_fd(), None).unwrap();
@@ -37,7 +37,7 @@ fn in_pod<T: Send + 'static>(node: &Node, pod: &WantedPod, look: impl FnOnce() -
     std::thread::spawn(inside).join().unwrap()
 }
 
-fn sysctl(file: &str) -> String {
+pub(super) fn sysctl(file: &str) -> String {
     format!("{file} {}", std::fs::read_to_string(format!("/proc/sys/net/{file}")).unwrap_or_default().trim())
 }
 
@@ -78,10 +78,7 @@ fn settle(mut value: Value, own: &[(String, &str)]) -> Value {
 }
 
 fn looks(node: &Node, pod: &WantedPod) -> Looks {
-    let record =
-        std::fs::read_dir(node.paths.cni_results()).unwrap().flatten().find(|f| f.file_name().to_string_lossy().contains(&*pod.uid.0));
-    let record: Value = serde_json::from_slice(&std::fs::read(record.unwrap().path()).unwrap()).unwrap();
-    let result = record["result"].clone();
+    let result = node.record(pod)["result"].clone();
     let text = |at: usize, key: &str| result["interfaces"][at][key].as_str().unwrap().to_owned();
     // What the result says is what there is.
     for (at, device) in [(0, "pltest0".to_owned()), (1, text(1, "name"))] {
@@ -119,12 +116,12 @@ fn looks(node: &Node, pod: &WantedPod) -> Looks {
 }
 
 /// The same list with and without the programs.
-fn both(node: &Node) -> [Settings; 2] {
+pub(super) fn both(node: &Node) -> [Settings; 2] {
     [true, false].map(|cni_built_in| Settings { cni_built_in, ..node.settings.clone() })
 }
 
 /// Forgets addresses, rules and the bridge of what was before.
-fn begin_anew(node: &Node) {
+pub(super) fn begin_anew(node: &Node) {
     let _ = Command::new("ip").args(["link", "del", "pltest0"]).output().unwrap();
     let _ = std::fs::remove_dir_all(node.dir.join("ipam"));
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
