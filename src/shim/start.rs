@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ struct Spec {
 }
 
 /// What containerd reads on standard output; `None`: the shim's own program has to see to it, and nothing was left behind.
-pub(super) fn start(call: &Call, input: &[u8], program: &Path) -> Option<Vec<u8>> {
+pub(super) fn start(call: &Call, input: &[u8], name: &Path) -> Option<Vec<u8>> {
     // Scheduling groups and control groups of shims are the program's own business.
     if std::env::var_os("SCHED_CORE").is_some() || !is_plain(input) {
         return None;
@@ -39,7 +39,7 @@ pub(super) fn start(call: &Call, input: &[u8], program: &Path) -> Option<Vec<u8>
     let spec: Spec = serde_json::from_slice(&fs::read("config.json").ok()?).ok()?;
     let socket = socket(call, group(&spec, &call.id))?;
     match listen(&socket) {
-        Ok(Some(listener)) => serve(call, program, listener).map_err(|_| fs::remove_file(&socket)).ok()?,
+        Ok(Some(listener)) => serve(call, name, listener).map_err(|_| fs::remove_file(&socket)).ok()?,
         Ok(None) => {}
         Err(_) => return None,
     }
@@ -91,11 +91,14 @@ fn answers(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Starts the shim that stays: this program, with the socket as its descriptor 3.
-fn serve(call: &Call, program: &Path, listener: UnixListener) -> io::Result<()> {
+/// Starts the shim that stays: this program, with the socket as its descriptor 3. By a mount of its own, so that who looks for plinth's
+/// processes by their program (`pidof`) finds the supervisor alone.
+fn serve(call: &Call, name: &Path, listener: UnixListener) -> io::Result<()> {
     let args = ["-namespace", &call.namespace, "-id", &call.id, "-address", &call.address];
     let null: OwnedFd = fs::File::options().read(true).write(true).open("/dev/null")?.into();
-    let pid = spawn::leave(program, &args, std::env::vars_os(), [&null, &null, &null, &listener.into()])?;
+    let own = spawn::own_program()?;
+    let program = PathBuf::from(format!("/proc/self/fd/{}", own.as_raw_fd()));
+    let pid = spawn::leave(&program, name, &args, std::env::vars_os(), [&null, &null, &null, &listener.into()])?;
     spare(pid).inspect_err(|_| {
         let _ = kill_process(pid, Signal::KILL);
     })

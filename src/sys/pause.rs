@@ -10,7 +10,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl Start {
     pub(super) fn prepare(mark: &Path, report: RawFd) -> io::Result<Start> {
         let mark = File::create(mark)?;
         let fds = CString::new(format!("{FDS}={} {report}", mark.as_raw_fd()))?;
-        Ok(Start { program: program()?, mark, fds })
+        Ok(Start { program: super::spawn::own_program()?, mark, fds })
     }
 
     /// Becomes it. Only for the child of a fork; comes back only with what went wrong.
@@ -55,18 +55,6 @@ impl Start {
         // SAFETY: both lists end with a null and hold pointers to texts that live across the call.
         unsafe { libc::fexecve(self.program.as_raw_fd(), args.as_ptr(), env.as_ptr()) };
         rustix::io::Errno::from_raw_os_error(nix::errno::Errno::last_raw())
-    }
-}
-
-/// This program by a read-only mount of its own, which is nowhere to be seen. Without it (Linux before 5.12) by its own name.
-fn program() -> io::Result<OwnedFd> {
-    use rustix::fs::{Mode, OFlags};
-    use rustix::mount::{OpenTreeFlags, open_tree};
-    let cut_off = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let clone = open_tree(rustix::fs::CWD, c"/proc/self/exe", cut_off).ok().filter(|fd| super::mounts::seal(fd.as_fd()).is_ok());
-    match clone {
-        Some(fd) => Ok(fd),
-        None => Ok(rustix::fs::open(c"/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?),
     }
 }
 

@@ -143,18 +143,31 @@ impl Exec<'_> {
 
 /// Starts a program in a process group of its own, with default signals and these as its stdin, stdout, stderr and so on.
 fn spawn<'f>(exec: &Exec<'_>, fds: impl Iterator<Item = &'f OwnedFd>) -> io::Result<Child> {
-    Child::adopt(leave(exec.program, exec.args, exec.env.iter().map(|(k, v)| (k.into(), v.into())), fds)?, true)
+    Child::adopt(leave(exec.program, exec.program, exec.args, exec.env.iter().map(|(k, v)| (k.into(), v.into())), fds)?, true)
 }
 
-/// The same for a program that outlives this one: nobody waits for it here.
+/// This program by a read-only mount of its own, which is nowhere to be seen. Without it (Linux before 5.12) by its own name.
+pub fn own_program() -> io::Result<OwnedFd> {
+    use rustix::fs::OFlags;
+    use rustix::mount::{OpenTreeFlags, open_tree};
+    let cut_off = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let clone = open_tree(rustix::fs::CWD, c"/proc/self/exe", cut_off).ok().filter(|fd| super::mounts::seal(fd.as_fd()).is_ok());
+    match clone {
+        Some(fd) => Ok(fd),
+        None => Ok(rustix::fs::open(c"/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())?),
+    }
+}
+
+/// The same for a program that outlives this one: nobody waits for it here. `name` is what it is called on its command line.
 pub fn leave<'f>(
     program: &Path,
+    name: &Path,
     args: &[&str],
     env: impl Iterator<Item = (OsString, OsString)>,
     fds: impl IntoIterator<Item = &'f OwnedFd>,
 ) -> io::Result<Pid> {
     let path = c_path(program)?;
-    let args: Vec<CString> = std::iter::once(Ok(path.clone())).chain(args.iter().map(|a| CString::new(*a))).collect::<Result<_, _>>()?;
+    let args: Vec<CString> = std::iter::once(c_path(name)).chain(args.iter().map(|a| Ok(CString::new(*a)?))).collect::<io::Result<_>>()?;
     let env: Vec<CString> = env.map(|(k, v)| CString::new([k.as_bytes(), b"=", v.as_bytes()].concat())).collect::<Result<_, _>>()?;
     let mut actions = PosixSpawnFileActions::init()?;
     for (at, fd) in (0..).zip(fds) {

@@ -111,6 +111,8 @@ fn a_create_that_hangs_is_in_nobody_elses_way_and_ends_with_its_shim() {
     assert_eq!(n.said(&["exec", "two", "-c", "a", "--", "echo", "it answers"]), "it answers\n");
     let shim = shim(&n);
     assert_eq!(fs::read_dir(format!("/proc/{shim}/task")).unwrap().count(), 1, "one thread");
+    // `pidof plinth` is one process.
+    assert!(!fs::read_link(format!("/proc/{shim}/exe")).unwrap().ends_with("plinth"));
     assert!(Command::new("kill").args(["-s", "KILL", &shim]).status().unwrap().success());
     n.until("the runtime went with the shim it was called by", 10, |_| !fs::exists(format!("/proc/{hanging}")).unwrap());
     n.until("both run", 60, |n| n.ready("two"));
