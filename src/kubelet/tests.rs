@@ -267,6 +267,28 @@ fn who_came_in_and_says_nothing_more_is_let_go() {
 }
 
 #[test]
+fn a_session_or_a_forwarded_port_that_nobody_uses_is_let_go_by_spdy_too() {
+    let bounds = Bounds { idle: Duration::from_secs(1), ..Bounds::default() };
+    serving(Bench::default(), bounds, |place| async move {
+        let mut client = Entered::begin(&place, "input=1&output=1", &[(1, "error"), (3, "stdin"), (5, "stdout")]).await;
+        let (_, served) = served(&place).await;
+        while client.hear().await.is_some() {}
+        assert_eq!(served.stdin.unwrap().recv().await, None);
+        // Its pings are answered and keep nothing: a client that is there and silent is let go, and so is its connection to the pod.
+        let pod = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = Tunnel::open(&place).await;
+        let (_, stream) = client.connect(pod.local_addr().unwrap().port(), "0").await;
+        let (mut held, _) = pod.accept().await.unwrap();
+        held.write_all(b"hello").await.unwrap();
+        assert_eq!(client.hear().await, data(stream, "hello", false));
+        let began = tokio::time::Instant::now();
+        while let Some(Ok(_)) = client.socket.next().await {}
+        assert!(began.elapsed() >= Duration::from_millis(900), "{:?} after the last word", began.elapsed());
+        assert!(matches!(held.read(&mut [0]).await, Ok(0) | Err(_)));
+    });
+}
+
+#[test]
 fn a_session_is_carried_over_tls() {
     serving(Bench::default(), Bounds::default(), |place| async move {
         let path = "/exec/default/web-n1/main?command=cat&input=1&output=1";
