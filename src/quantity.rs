@@ -34,6 +34,18 @@ impl Amount {
         self.ceil(1_000_000)
     }
 
+    /// Whole bytes as a kubelet writes them, with the largest binary suffix that leaves none over: `24684084Ki`.
+    pub fn in_bytes(self) -> String {
+        let (mut number, mut suffix) = (self.units(), "");
+        for larger in ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"] {
+            if number == 0 || number % 1024 != 0 {
+                break;
+            }
+            (number, suffix) = (number / 1024, larger);
+        }
+        format!("{number}{suffix}")
+    }
+
     /// Neither negative nor nothing.
     pub fn is_positive(self) -> bool {
         self.0 > 0
@@ -147,6 +159,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn bytes_are_written_as_a_kubelet_writes_them() {
+        for (bytes, text) in [(0, "0"), (25_276_502_016, "24684084Ki"), (243_497_856_615, "243497856615"), (8 << 30, "8Gi")] {
+            assert_eq!(Amount::of_units(bytes).in_bytes(), text);
+        }
+    }
 
     #[test]
     fn quantities_are_read_as_kubernetes_reads_them() {

@@ -34,8 +34,12 @@ struct Node {
 struct Fake {
     pods: RefCell<BTreeMap<PodKey, (Rc<WantedPod>, Published)>>,
     events: RefCell<Vec<Event>>,
+    /// Of so many events the newest are kept.
+    ring: Cell<usize>,
     told: RefCell<Vec<String>>,
     labels: RefCell<Vec<&'static str>>,
+    /// Why containerd is away.
+    down: RefCell<Option<String>>,
     changes: watch::Sender<u64>,
     /// How often all pods were looked at.
     looks: Cell<u32>,
@@ -45,7 +49,8 @@ impl Default for Fake {
     fn default() -> Fake {
         let labels = RefCell::new(vec!["kubernetes.io/hostname"]);
         let (pods, events, told) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Fake { pods, events, told, labels, changes: watch::Sender::new(0), looks: Cell::default() }
+        let (ring, down) = (Cell::new(usize::MAX), RefCell::default());
+        Fake { pods, events, ring, down, told, labels, changes: watch::Sender::new(0), looks: Cell::default() }
     }
 }
 
@@ -62,7 +67,9 @@ impl Local for Fake {
     fn facts(&self) -> Facts {
         let has = |map: &[(&str, &str)]| map.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let labels = self.labels.borrow().iter().map(|key| ((*key).to_owned(), "n".to_owned())).collect();
-        Facts { labels, capacity: has(&[("cpu", "2"), ("pods", "110")]), ..Facts::default() }
+        let down = self.down.borrow().clone();
+        let containerd = down.is_none().then(|| "2.1.9".to_owned());
+        Facts { labels, capacity: has(&[("cpu", "2"), ("pods", "110")]), containerd, not_ready: down, ..Facts::default() }
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -70,7 +77,9 @@ impl Local for Fake {
     }
 
     fn events(&self, after: u64, visit: &mut dyn FnMut(u64, &Event)) {
-        for (seq, event) in (1..).zip(self.events.borrow().iter()).filter(|(seq, _)| *seq > after) {
+        let events = self.events.borrow();
+        let forgotten = events.len().saturating_sub(self.ring.get());
+        for (seq, event) in (1..).zip(events.iter()).skip(forgotten).filter(|(seq, _)| *seq > after) {
             visit(seq, event);
         }
     }
@@ -85,14 +94,15 @@ fn key(namespace: &str, name: &str) -> PodKey {
 }
 
 impl Fake {
-    /// A pod is wanted, with that hash and in that phase.
+    /// A pod is wanted, with that hash and in that phase; an empty one: nobody has looked at it yet.
     fn show(&self, namespace: &str, name: &str, hash: &str, phase: &str) {
         let key = key(namespace, name);
         let object = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": &*key.name, "namespace": namespace, "uid": hash, "annotations": {"kubernetes.io/config.hash": hash}},
             "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "busybox"}], "tolerations": [{"operator": "Exists", "effect": "NoExecute"}]}});
         let pod = WantedPod::from_object(serde_json::from_value(object).unwrap(), Origin::default()).unwrap();
-        let shown = Published { uid: Uid(hash.into()), status: Rc::new(json!({"phase": phase, "podIP": "10.0.0.9"})), wanted: true };
+        let status = (!phase.is_empty()).then(|| Rc::new(json!({"phase": phase, "podIP": "10.0.0.9"})));
+        let shown = Published { uid: Uid(hash.into()), status, wanted: true };
         self.pods.borrow_mut().insert(key, (Rc::new(pod), shown));
         self.changes.send_modify(|n| *n += 1);
     }
@@ -203,7 +213,8 @@ fn a_node_joins_shows_its_pods_and_is_quiet() {
         // Nothing listens here.
         assert_eq!(made["status"]["declaredFeatures"], json!([]));
         node.until("the Lease is held", 10, |s| s.get("leases", "kube-node-lease", "n")["spec"]["holderIdentity"] == "n").await;
-        node.until("the node's own event is there", 10, |s| s.list("events").iter().any(|e| e["reason"] == "NodeReady")).await;
+        let own = |e: &Value| e["reason"] == "NodeReady" && e["involvedObject"]["uid"] == made["metadata"]["uid"];
+        node.until("the node's own event is there", 10, |s| s.list("events").iter().any(own)).await;
         node.until("the event is there", 10, |s| s.get("events", "default", "web-n.started")["count"] == 1).await;
         // Nothing but the Lease, every two seconds here, and what a heartbeat may send.
         let asked = node.asked_within(4).await;
@@ -245,6 +256,40 @@ fn a_status_is_there_soon_and_a_deleted_mirror_comes_back() {
         let second = uid(&node.server.get("pods", "default", "web-n"));
         node.server.delete("pods", "default", "web-n");
         node.until("it is back", 2, |s| ![String::new(), second.clone()].contains(&uid(&s.get("pods", "default", "web-n")))).await;
+    });
+}
+
+#[test]
+fn a_new_life_says_nothing_of_what_it_has_not_looked_at_yet() {
+    on_a_loop(async || {
+        let mut node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        let ready = |s: &ApiServer| s.get("nodes", "", "n")["status"]["conditions"][3].clone();
+        node.until("the node is Ready", 10, |s| ready(s)["status"] == "True").await;
+        let before = ready(&node.server)["lastTransitionTime"].clone();
+        node.life.abort();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        node.local.show("default", "web", "h1", "");
+        *node.local.down.borrow_mut() = Some("container runtime is down: not connected yet".into());
+        node.server.asked();
+        node.again();
+        node.local.show("default", "new", "h1", "");
+        node.until("a pod that is new gets its mirror", 10, |s| !s.get("pods", "default", "new-n").is_null()).await;
+        node.until("the Lease is held again", 10, |s| s.asked().iter().any(|a| a.path.contains("/leases/") && a.method == "PUT")).await;
+        let asked = node.asked_within(1).await;
+        assert!(asked.iter().all(|a| !a.path.contains("/status")), "{asked:#?}");
+        assert_eq!(
+            (&node.server.get("pods", "default", "web-n")["status"]["phase"], &ready(&node.server)["status"]),
+            (&json!("Running"), &json!("True"))
+        );
+        // It has looked.
+        *node.local.down.borrow_mut() = None;
+        node.local.show("default", "web", "h1", "Failed");
+        node.until_shown("web", "Failed").await;
+        let sent = |s: &ApiServer| s.asked().iter().any(|a| a.path.ends_with("/nodes/n/status"));
+        node.until("the node's heartbeat is sent", 5, sent).await;
+        assert_eq!(ready(&node.server)["lastTransitionTime"], before, "it was Ready all the time");
     });
 }
 
@@ -345,6 +390,8 @@ fn a_node_that_is_deleted_is_made_again_and_its_mirrors_get_the_new_owner() {
         node.until_shown("web", "Running").await;
         let first = uid(&node.server.get("nodes", "", "n"));
         node.server.delete("nodes", "", "n");
+        // What it owned is collected.
+        node.server.delete("leases", "kube-node-lease", "n");
         node.until("the Node is back and owns the mirror", 10, |s| {
             let second = uid(&s.get("nodes", "", "n"));
             second != first
@@ -608,7 +655,7 @@ fn a_container_that_ran_again_though_its_pod_never_restarts_is_shown_by_another_
             let mut wanted = (**pod).clone();
             Rc::make_mut(&mut wanted.object).spec.as_mut().unwrap().restart_policy = Some("Never".into());
             *pod = Rc::new(wanted);
-            shown.status = Rc::new(json!({"phase": "Running", "containerStatuses": all}));
+            shown.status = Some(Rc::new(json!({"phase": "Running", "containerStatuses": all})));
         };
         let state =
             |s: &ApiServer| s.get("pods", "default", "web-n").pointer("/status/containerStatuses/0/state").cloned().unwrap_or_default();
@@ -760,6 +807,48 @@ fn a_node_with_much_to_tell_shows_its_pods_first() {
             assert!(began.elapsed() < Duration::from_secs(1), "{phase} after {:?}", began.elapsed());
         }
         assert!(told(&node.server) < 25, "what is told waits");
+    });
+}
+
+#[test]
+fn a_server_that_is_slow_costs_events_first_and_nothing_else() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        node.local.ring.set(5);
+        node.server.fault(Fault::SlowEvents(Duration::from_secs(1)));
+        node.server.asked();
+        node.local.tell("e1", 1);
+        node.until("it begins to tell", 10, |s| !s.get("events", "default", "web-n.e1").is_null()).await;
+        // Of these, all but the five newest are forgotten before their turn comes.
+        (2..=40).for_each(|i| node.local.tell(&format!("e{i}"), 1));
+        for phase in ["Running", "Failed", "Running"] {
+            let began = Instant::now();
+            node.local.show("default", "web", "h1", phase);
+            node.until_shown("web", phase).await;
+            assert!(began.elapsed() < Duration::from_millis(900), "{phase} after {:?}", began.elapsed());
+        }
+        node.until("the newest are told", 20, |s| !s.get("events", "default", "web-n.e40").is_null()).await;
+        let told = |i: u32| !node.server.get("events", "default", &format!("web-n.e{i}")).is_null();
+        assert!((36..=40).all(told), "the ring keeps them");
+        assert!((2..=35).filter(|i| told(*i)).count() <= 2, "what was forgotten is not sent");
+        let asked = node.server.asked();
+        assert!(asked.iter().filter(|a| a.path.contains("/leases/")).count() >= 2, "the Lease is renewed meanwhile: {asked:#?}");
+        assert_eq!(node.cluster.trouble(), None);
+    });
+}
+
+#[test]
+fn the_lease_of_a_kubelets_duration_is_renewed_within_ten_seconds_and_not_sooner_than_eight() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |s| s.node_lease_s = 40);
+        let lease = |s: &ApiServer| s.get("leases", "kube-node-lease", "n")["metadata"]["resourceVersion"].clone();
+        node.until("it is held", 10, |s| !lease(s).is_null()).await;
+        let (began, made) = (Instant::now(), lease(&node.server));
+        node.until("it is renewed", 12, |s| lease(s) != made).await;
+        let after = began.elapsed();
+        assert!((Duration::from_millis(7_900)..=Duration::from_millis(10_500)).contains(&after), "{after:?} after it was made");
     });
 }
 

@@ -1,7 +1,7 @@
 //! An hour without the API server, in simulated time: what is decided about mirrors and pauses, against a server made of values.
 //!
 //! The rules of `link` and `publish` that matter here are few, and stand in `Sim::step`: in trouble nobody asks before the pause is over, and
-//! then one request; what is refused is tried again one by one.
+//! then one request; after a 401 that is over another connection; what is refused is tried again one by one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 #![allow(missing_docs, reason = "test names are sentences")]
 
@@ -33,6 +33,8 @@ enum Server {
     Busy(u64),
     /// Well and away by turns, a second each.
     Flaps,
+    /// 401: it does not know us any more. The connection is given up, for who we are may have been renewed on disk.
+    Unknown,
     /// A quota: new pods are refused, one by one.
     Full,
 }
@@ -47,6 +49,9 @@ struct Sim {
     paced: Option<Moment>,
     quarrel: Quarrel,
     trouble: Retry,
+    /// There is a connection.
+    connected: bool,
+    /// Requests, and connections that were made for them.
     asked: Vec<Moment>,
     versions: u64,
 }
@@ -61,7 +66,7 @@ fn status(text: &str) -> Rc<Value> {
 
 impl Sim {
     fn new(pods: u64) -> Sim {
-        let shown = |i| (key(i), Published { uid: Uid("h0".into()), status: status("begun"), wanted: true });
+        let shown = |i| (key(i), Published { uid: Uid("h0".into()), status: Some(status("begun")), wanted: true });
         Sim {
             now: Moment(0),
             server: Server::Well,
@@ -71,6 +76,7 @@ impl Sim {
             paced: None,
             quarrel: Quarrel::default(),
             trouble: Retry::default(),
+            connected: true,
             asked: Vec::new(),
             versions: 0,
         }
@@ -92,6 +98,11 @@ impl Sim {
     fn step(&mut self, until: Moment) {
         if let Some(due) = self.trouble.wait(self.now) {
             return self.now = due.min(until);
+        }
+        if !self.connected {
+            self.asked.push(self.now);
+            self.now = self.now + Duration::from_millis(ANSWER_MS);
+            self.connected = true;
         }
         let plan = plan(self.sight(), self.now);
         self.quarrel.note(&plan, self.now);
@@ -133,6 +144,10 @@ impl Sim {
             Server::Flaps if flapped => Ok(()),
             Server::Away | Server::Flaps | Server::Silent => Err(Some(Duration::ZERO)),
             Server::Busy(seconds) => Err(Some(Duration::from_secs(seconds))),
+            Server::Unknown => {
+                self.connected = false;
+                Err(Some(Duration::ZERO))
+            }
             Server::Full if makes => Err(None),
             Server::Full => Ok(()),
         }
@@ -195,7 +210,7 @@ impl Sim {
     fn is_right(&self) -> bool {
         let shown = |(key, pod): (&PodKey, &Published)| {
             let there = self.there.get(key);
-            there.is_some_and(|o| o.mirror.as_deref() == Some(&*pod.uid.0) && o.status == *pod.status)
+            there.is_some_and(|o| o.mirror.as_deref() == Some(&*pod.uid.0) && Some(&o.status) == pod.status.as_deref())
                 && lacks(&self.sight(), key).is_none()
         };
         self.published.iter().all(shown) && self.there.keys().all(|key| self.published.contains_key(key))
@@ -205,13 +220,13 @@ impl Sim {
     fn live(&mut self, minute: u64) {
         let changed = key(minute * 7 % PODS);
         if let Some(pod) = self.published.get_mut(&changed) {
-            pod.status = status(&format!("minute {minute}"));
+            pod.status = Some(status(&format!("minute {minute}")));
         }
         if let Some(pod) = self.published.get_mut(&key(minute * 11 % PODS)) {
             pod.uid = Uid(format!("h{minute}").as_str().into());
         }
         self.published.remove(&key(minute % PODS));
-        let come = Published { uid: Uid("h1".into()), status: status("come"), wanted: true };
+        let come = Published { uid: Uid("h1".into()), status: Some(status("come")), wanted: true };
         self.published.insert(key(200 + minute % 40), come);
     }
 
@@ -279,6 +294,11 @@ fn flapping_each_second_for_an_hour() {
 }
 
 #[test]
+fn answering_401_for_an_hour() {
+    an_hour_of(Server::Unknown);
+}
+
+#[test]
 fn full_for_an_hour() {
     an_hour_of(Server::Full);
 }
@@ -289,7 +309,7 @@ fn two_of_one_name_for_a_quarter_of_an_hour() {
     // A quarter is the same on both, which run it; a quarter has other content; half has names of its own.
     let theirs = |i: u64| {
         let uid = if i < PODS / 4 { "h0" } else { "theirs" };
-        (key(if i < PODS / 2 { i } else { i + PODS }), Published { uid: Uid(uid.into()), status: status("theirs"), wanted: true })
+        (key(if i < PODS / 2 { i } else { i + PODS }), Published { uid: Uid(uid.into()), status: Some(status("theirs")), wanted: true })
     };
     other.published = (0..PODS).map(theirs).collect();
     let (mut there, mut versions) = (BTreeMap::new(), 0);

@@ -3,7 +3,7 @@
 //! ```text
 //!  published   at the API server                     action
 //!  yes         nothing                               Create, once the Node object is known
-//!  yes         a mirror of it                        Status, if that differs
+//!  yes         a mirror of it                        Status, if that is known and differs
 //!  yes         a mirror: other hash, other Node uid  Delete, then as "nothing"
 //!  yes         a mirror that cannot say it any more  Delete, then as "nothing"
 //!  yes         a mirror that is being deleted        Delete, then as "nothing"
@@ -26,6 +26,9 @@ use super::retry::Retry;
 use crate::clock::Moment;
 use crate::pod::{PodKey, Uid};
 
+/// A mirror that somebody else deleted is made again after this, ms: `kubectl delete` waits for its end, and may take one that is there again
+/// at once for the one that is to go.
+const ABSENT_MS: u64 = 500;
 /// What was put right before and is otherwise again waits for so long, ms: somebody else wants it so.
 const AGAIN_MS: u64 = 6_000;
 /// A mirror that is to be replaced a second time within this is one of these, ms. Longer than a turn of all mirrors takes.
@@ -42,8 +45,8 @@ const AT_ONCE: usize = 8;
 pub struct Published {
     /// Its hash.
     pub uid: Uid,
-    /// Its status.
-    pub status: Rc<Value>,
+    /// Its status; `None`: nobody has looked yet what it is like, and what the API server shows of it stands.
+    pub status: Option<Rc<Value>>,
     /// It may be made: a pod on its way out keeps its mirror but gets none.
     pub wanted: bool,
 }
@@ -95,6 +98,8 @@ pub struct Memory {
     pub sent: Option<Sent>,
     /// For which hash (`None`: as an orphan) its mirror was last deleted, and when.
     pub replaced: Option<(Option<Uid>, Moment)>,
+    /// When somebody else's deletion of its mirror was last brought to its end.
+    pub ended: Option<Moment>,
     /// The uid of a mirror whose status the server calls invalid: it cannot follow on the one that is there.
     pub unfit: Option<String>,
 }
@@ -292,7 +297,8 @@ fn decide(sight: &Sight<'_>, key: &PodKey, memory: &Memory, now: Moment) -> Opti
         return Some(Decided::replacement(orphan, memory, None, now));
     };
     let Some(found) = observed else {
-        return (pod.wanted && sight.node.is_some()).then(|| Decided::at(now, Action::Create));
+        let from = memory.ended.map_or(now, |at| at + Duration::from_millis(ABSENT_MS));
+        return (pod.wanted && sight.node.is_some()).then(|| Decided::at(from, Action::Create));
     };
     let mirror = found.mirror.as_deref()?;
     if found.deleting {
@@ -304,9 +310,10 @@ fn decide(sight: &Sight<'_>, key: &PodKey, memory: &Memory, now: Moment) -> Opti
     if mirror != &*pod.uid.0 || disowned || unfit {
         return pod.wanted.then(|| Decided::replacement(found, memory, Some(&pod.uid), now));
     }
-    let patch = status_patch(&pod.status, &found.status, &found.uid)?;
-    let action = Action::Status { uid: found.uid.clone(), patch, status: pod.status.clone() };
-    match memory.sent.as_ref().filter(|s| s.uid == found.uid && s.status == pod.status) {
+    let status = pod.status.as_ref()?;
+    let patch = status_patch(status, &found.status, &found.uid)?;
+    let action = Action::Status { uid: found.uid.clone(), patch, status: status.clone() };
+    match memory.sent.as_ref().filter(|s| s.uid == found.uid && s.status == *status) {
         // It is what the server made of it: it writes something otherwise, or leaves a field out, and would do so again.
         Some(sent) if sent.version == Some(found.version) => None,
         // What was sent and is not there was changed by somebody else: no argument without pause.

@@ -18,8 +18,13 @@ use crate::settings::Settings;
 
 type Words = BTreeMap<String, String>;
 
+/// In the kubelet's order.
+const CONDITIONS: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
+
 /// The kubelet this behaves as; what is ours stands behind the plus.
 const VERSION: &str = concat!("v1.36.2+plinth.", env!("CARGO_PKG_VERSION"));
+/// After a start containerd is waited for so long before a Node that is there is told that it is away: nothing runs any less meanwhile.
+const MEETS: Duration = Duration::from_secs(10);
 /// A refused registration is tried again after this.
 const REFUSED: Duration = Duration::from_secs(5);
 
@@ -28,6 +33,8 @@ const REFUSED: Duration = Duration::from_secs(5);
 struct Memory {
     /// The Node object whose labels were set.
     joined: Option<String>,
+    /// Since when containerd is waited for; `None`: it was met in this life, or is waited for no more.
+    meets: Option<Moment>,
     /// When pressure was last seen: memory, disk, pids.
     pressed: [Option<Moment>; 3],
     /// Since when each condition is as it is.
@@ -40,13 +47,14 @@ struct Memory {
 
 /// Keeps it for ever.
 pub async fn keep(cluster: &Cluster) {
-    let (machine, mut memory) = (machine(), Memory::default());
+    let (machine, mut memory) = (machine(), Memory { meets: Some(clock::now().mono), ..Memory::default() });
     let (mut moved, mut local) = (cluster.node_moved(), cluster.local.changes());
     loop {
         cluster.link.up().await;
         moved.mark_unchanged();
         let (began, was) = (clock::now().mono, cluster.local.facts().face());
         let pause = match once(cluster, &machine, &mut memory).await {
+            Ok(()) if memory.meets.is_some() => MEETS,
             Ok(()) => cluster.settings.node_status_update,
             Err(e) if e.is_general() => continue,
             Err(e) => {
@@ -73,6 +81,12 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
     let (settings, link, now) = (&cluster.settings, &cluster.link, clock::now());
     let Some(listed) = cluster.node() else { return Ok(()) };
     let facts = cluster.local.facts();
+    if let Some(node) = &listed {
+        memory.take_up(&node.status);
+        if memory.awaits(&facts, now.mono) {
+            return Ok(());
+        }
+    }
     let pressure = pressure(&settings.reserve, &settings.data_dir, facts.images_dir.as_deref());
     let status = memory.status(settings, machine, &facts, pressure, now);
     let Some(node) = listed else {
@@ -114,7 +128,7 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
     if !memory.sent.as_ref().is_some_and(is_fresh) {
         send(cluster, &format!("{path}/status"), uid, &status, &node.status).await?;
         for (reason, message) in memory.news(&settings.node_name, &bare) {
-            let event = event(&settings.node_name, &reason, &message, now.wall);
+            let event = event(&settings.node_name, uid, &reason, &message, now.wall);
             // One that is lost is no loss: the condition says the same.
             let _ = link.ask::<Value>(Method::POST, "/api/v1/namespaces/default/events", "application/json", Some(&event)).await;
         }
@@ -138,14 +152,14 @@ async fn send(cluster: &Cluster, path: &str, uid: &str, status: &Value, found: &
     Ok(())
 }
 
-/// An event of the node itself, as a kubelet's.
-fn event(node: &str, reason: &str, message: &str, now: Wall) -> Value {
+/// An event of the node itself, as a kubelet's; with the uid, by which `kubectl describe node` looks for it.
+fn event(node: &str, uid: &str, reason: &str, message: &str, now: Wall) -> Value {
     let at = now.to_string();
     json!({
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {"name": format!("{node}.{reason}.{:x}", now.0).to_lowercase(), "namespace": "default"},
-        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node},
+        "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid},
         "reason": reason,
         "message": message,
         "type": "Normal",
@@ -256,6 +270,25 @@ impl Memory {
         })
     }
 
+    /// What an earlier life told is so since then, for as long as it is so.
+    fn take_up(&mut self, found: &Value) {
+        for c in found.get("conditions").and_then(Value::as_array).into_iter().flatten() {
+            let text = |key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default();
+            let kind = CONDITIONS.into_iter().find(|kind| *kind == text("type"));
+            // Unknown is what others make of it.
+            let holds = [("True", true), ("False", false)].into_iter().find(|(word, _)| *word == text("status"));
+            if let (Some(kind), Some((_, holds)), Some(since)) = (kind, holds, Wall::parse(text("lastTransitionTime"))) {
+                self.since.entry(kind).or_insert((holds, since));
+            }
+        }
+    }
+
+    /// containerd has not answered in this life, which has only just begun.
+    fn awaits(&mut self, facts: &Facts, now: Moment) -> bool {
+        self.meets = self.meets.filter(|since| facts.containerd.is_none() && facts.not_ready.is_some() && now - *since < MEETS);
+        self.meets.is_some()
+    }
+
     /// What is to be told of a status that was sent: the beginning, and each condition that changed, in the kubelet's words.
     fn news(&mut self, node: &str, status: &Value) -> Vec<(String, String)> {
         let mut news = Vec::new();
@@ -273,7 +306,7 @@ impl Memory {
         news
     }
 
-    /// In the kubelet's order and words.
+    /// In the kubelet's words.
     fn conditions(&mut self, lasts: Duration, facts: &Facts, pressure: Pressure, now: Now) -> Vec<Value> {
         for (at, is) in self.pressed.iter_mut().zip([pressure.memory, pressure.disk, pressure.pids]) {
             match at {
@@ -288,27 +321,24 @@ impl Memory {
         let pick = |is: bool, yes: &'static str, no: &'static str| if is { yes } else { no };
         let listed = [
             (
-                "MemoryPressure",
                 memory,
                 pick(memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"),
                 pick(memory, "kubelet has insufficient memory available", "kubelet has sufficient memory available"),
             ),
             (
-                "DiskPressure",
                 disk,
                 pick(disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure"),
                 pick(disk, "kubelet has disk pressure", "kubelet has no disk pressure"),
             ),
             (
-                "PIDPressure",
                 pids,
                 pick(pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID"),
                 pick(pids, "kubelet has insufficient PID available", "kubelet has sufficient PID available"),
             ),
-            ("Ready", is_ready, pick(is_ready, "KubeletReady", "KubeletNotReady"), ready),
+            (is_ready, pick(is_ready, "KubeletReady", "KubeletNotReady"), ready),
         ];
         let mut out = Vec::new();
-        for (kind, holds, reason, message) in listed {
+        for (kind, (holds, reason, message)) in CONDITIONS.into_iter().zip(listed) {
             let since = match self.since.get(kind) {
                 Some((held, since)) if *held == holds => *since,
                 _ => now.wall,
@@ -390,6 +420,22 @@ mod tests {
         let later = look(Pressure::default(), 100);
         assert_eq!((&later["status"], &later["lastTransitionTime"]), (&json!("True"), &json!(at(20).wall.to_string())));
         assert_eq!(look(Pressure::default(), 400)["status"], "False");
+    }
+
+    #[test]
+    fn a_new_life_goes_on_with_the_times_of_the_last_one_and_is_not_alarmed_before_it_has_looked() {
+        let mut memory = Memory { meets: Some(Moment(0)), ..Memory::default() };
+        let told = |kind: &str, status: &str| json!({"type": kind, "status": status, "lastTransitionTime": at(5).wall.to_string()});
+        memory.take_up(&json!({"conditions": [told("Ready", "True"), told("DiskPressure", "Unknown"), told("example.com/Own", "True")]}));
+        let away = Facts { not_ready: Some("container runtime is down: not connected yet".into()), ..Facts::default() };
+        assert!(memory.awaits(&away, Moment(9_000)));
+        let met = Facts { containerd: Some("2.1.9".into()), ..Facts::default() };
+        assert!(!memory.awaits(&met, Moment(9_100)) && !memory.awaits(&away, Moment(9_200)), "it was met");
+        let now = memory.conditions(settings().reserve.transition, &met, Pressure::default(), at(9));
+        let since = |i: usize| now[i]["lastTransitionTime"].clone();
+        assert_eq!((since(3), since(1)), (json!(at(5).wall.to_string()), json!(at(9).wall.to_string())));
+        memory = Memory { meets: Some(Moment(0)), ..Memory::default() };
+        assert!(!memory.awaits(&away, Moment(10_000)), "it is waited for no more");
     }
 
     #[test]

@@ -101,7 +101,8 @@ fn begun(cluster: &Cluster, key: &PodKey, memory: &mut Memory, action: &Action, 
             memory.sent = Some(Sent { uid: uid.clone(), status: status.clone(), at: now, version: None });
         }
         Action::Delete { replaces: true, .. } => memory.replaced = Some((cluster.hash(key), now)),
-        Action::Delete { .. } | Action::Create => {}
+        Action::Delete { .. } => memory.ended = Some(now),
+        Action::Create => {}
     }
 }
 

@@ -52,7 +52,8 @@ impl Local for State {
         let written = |amounts: BTreeMap<String, Amount>| {
             let text = |name: &str, v: Amount| match v.milli() {
                 milli if name == "cpu" && milli % 1000 != 0 => format!("{milli}m"),
-                _ => v.units().to_string(),
+                _ if name == "cpu" => v.units().to_string(),
+                _ => v.in_bytes(),
             };
             let mut all: BTreeMap<String, String> = amounts.into_iter().map(|(k, v)| (k.clone(), text(&k, v))).collect();
             all.insert("pods".into(), self.settings.max_pods.to_string());
@@ -107,14 +108,19 @@ impl State {
     }
 }
 
-/// A pod as it is shown; what did not change is the same allocation as before.
+/// A pod as it is shown; what did not change is the same allocation as before. Before containerd was first looked at nothing is known of it:
+/// what an earlier life has told the API server is nearer the truth than that nothing runs.
 fn published(scene: &Scene<'_>, uid: &Uid, wanted: bool, known: Option<&Published>, now: Wall) -> Published {
+    let old = known.and_then(|known| known.status.as_ref());
+    if scene.world.seen.listed.is_none() && old.is_none() {
+        return Published { uid: uid.clone(), status: None, wanted };
+    }
     let status = serde_json::to_value(status::pod_status(scene, uid, now)).unwrap_or_default();
-    let status = match known {
-        Some(old) if *old.status == status => old.status.clone(),
+    let status = match old {
+        Some(old) if **old == status => old.clone(),
         _ => Rc::new(status),
     };
-    Published { uid: uid.clone(), status, wanted }
+    Published { uid: uid.clone(), status: Some(status), wanted }
 }
 
 impl kubelet::Judge for State {

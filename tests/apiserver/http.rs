@@ -58,6 +58,7 @@ pub async fn answer(shared: Arc<Shared>, shown: Option<Vec<u8>>, mut http: HttpR
             std::future::pending::<()>().await;
         }
         Fault::SlowHook(time) if method == Method::POST && path.ends_with("/pods") => tokio::time::sleep(time).await,
+        Fault::SlowEvents(time) if path.contains("/events") => tokio::time::sleep(time).await,
         Fault::Code(code, after) => {
             note(code);
             let mut response = reply(code, &failure(code, "InternalError", "on command", &json!({})));
@@ -320,7 +321,19 @@ fn act(shared: &Shared, state: &mut State, r: &Request, body: &Value) -> Result<
             Ok((200, state.store.delete(resource, namespace, &r.name).unwrap()))
         }
         _ => {
-            let Some(old) = old else { return Err(r.not_found()) };
+            let Some(old) = old else {
+                // A Lease may be made by an update, and this one is to be another.
+                if let ("leases", Some(uid)) = (resource, body["metadata"]["uid"].as_str()) {
+                    let message = format!(
+                        "Operation cannot be fulfilled on {} \"{}\": StorageError: invalid object, Code: 4, Key: /registry/leases/{namespace}/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: ",
+                        r.qualified(),
+                        r.name,
+                        r.name
+                    );
+                    return Err(r.refuse(409, "Conflict", message));
+                }
+                return Err(r.not_found());
+            };
             let mut new = old.clone();
             if r.verb == "update" {
                 new = body.clone();

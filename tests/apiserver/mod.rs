@@ -41,6 +41,8 @@ pub enum Fault {
     Stall,
     /// A webhook of new pods takes so long.
     SlowHook(Duration),
+    /// Events take so long.
+    SlowEvents(Duration),
     /// Answers stop in the middle of their body.
     HalfBody,
     /// Each request gets this code, with `Retry-After` where one is given, s.

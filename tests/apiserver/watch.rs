@@ -45,7 +45,7 @@ impl Watch {
                 if r.over || Instant::now() >= r.watch.until {
                     return None;
                 }
-                if matches!(r.watch.shared.fault(), Fault::None | Fault::SlowHook(_)) {
+                if matches!(r.watch.shared.fault(), Fault::None | Fault::SlowHook(_) | Fault::SlowEvents(_)) {
                     r.look();
                     if !r.ready.is_empty() {
                         continue;

@@ -101,11 +101,28 @@ fn pods_are_shown_at_the_api_server_as_they_are() {
         kubectl(&n, &["get", "node", "it", "-o", "jsonpath={.status.conditions[3].type}={.status.conditions[3].status}"])
             .contains("Ready=True")
     );
-    kubectl(&n, &["delete", "pod", "a-it", "--wait=false"]);
+    // It waits for the end of what it deletes.
+    kubectl(&n, &["delete", "pod", "a-it", "--timeout=20s"]);
     let first = there["metadata"]["uid"].clone();
     n.until("its mirror is back", 10, |_| is_ready(&shown(&server, "a")) && shown(&server, "a")["metadata"]["uid"] != first);
     assert_eq!(run(&n.pod("a").unwrap()), run(&here));
     assert_eq!(fs::read_dir(format!("/proc/{}/task", n.pid())).unwrap().count(), 1, "one thread, always");
+    // A new life tells nothing before it has looked: the pod was Ready all the time.
+    n.kill();
+    server.asked();
+    n.start();
+    let mut asked = Vec::new();
+    n.until("the node's next life tells of it", 20, |_| {
+        asked.extend(server.asked());
+        asked.iter().any(|a| a.method == "PATCH" && a.path.ends_with("/nodes/it/status"))
+    });
+    n.until("it is there", 20, |n| n.ready("a"));
+    asked.extend(server.asked());
+    let alarms =
+        asked.iter().filter(|a| a.path.ends_with("/status") && a.body.to_string().contains("\"status\":\"False\",\"type\":\"Ready\""));
+    assert_eq!(alarms.count(), 0, "{asked:#?}");
+    assert!(asked.iter().all(|a| a.body["status"]["phase"].is_null()), "{asked:#?}");
+    assert_eq!(run(&shown(&server, "a")), run(&here));
     n.remove("a.yaml");
     n.until("it is gone here and there", 20, |n| n.gone("a") && shown(&server, "a").is_null());
     n.shutdown();

@@ -39,7 +39,7 @@ fn mirror() -> Observed {
 
 impl Case {
     fn new(observed: Option<Observed>) -> Case {
-        let pod = Published { uid: Uid("h1".into()), status: status("Running"), wanted: true };
+        let pod = Published { uid: Uid("h1".into()), status: Some(status("Running")), wanted: true };
         Case {
             published: BTreeMap::from([(key(), pod)]),
             observed: observed.map(|o| (key(), o)).into_iter().collect(),
@@ -141,8 +141,26 @@ fn a_status_is_sent_at_once_and_not_argued_about() {
     case.memory.insert(key(), Memory { sent: sent(Some(7)), ..Memory::default() });
     assert_eq!(case.plan(6_005), Plan::default());
     // Another status does not wait for that.
-    case.published.get_mut(&key()).unwrap().status = status("Failed");
+    case.published.get_mut(&key()).unwrap().status = Some(status("Failed"));
     assert!(matches!(case.action(100), Some(Action::Status { .. })));
+}
+
+#[test]
+fn a_status_nobody_has_looked_at_yet_is_not_sent_and_its_mirror_is_kept() {
+    let mut case = Case::new(Some(Observed { status: json!({"phase": "Pending"}), ..mirror() }));
+    case.published.get_mut(&key()).unwrap().status = None;
+    assert_eq!(case.plan(0), Plan::default());
+    assert_eq!(lacks(&case.sight(), &key()), None);
+    case.observed.clear();
+    assert_eq!(case.action(0), Some(Action::Create));
+}
+
+#[test]
+fn a_mirror_that_somebody_deleted_is_gone_for_a_moment() {
+    let mut case = Case::new(None);
+    case.memory.insert(key(), Memory { ended: Some(Moment(1000)), ..Memory::default() });
+    assert_eq!((case.plan(1100).actions.len(), case.plan(1100).wake), (0, Some(Moment(1500))));
+    assert_eq!(case.action(1500), Some(Action::Create));
 }
 
 #[test]
@@ -266,7 +284,7 @@ fn refused_pods_are_tried_again_one_by_one_the_longest_waiting_first() {
     assert_eq!(case.plan(1000).actions.len(), AT_ONCE - 1);
     case.paced = Some(Moment(0));
     // A pod that was never refused does not stand in that queue.
-    case.published.insert(key(), Published { uid: Uid("h1".into()), status: status("Running"), wanted: true });
+    case.published.insert(key(), Published { uid: Uid("h1".into()), status: Some(status("Running")), wanted: true });
     assert_eq!(case.plan(1000).actions, [(key(), Action::Create)]);
 }
 
