@@ -514,6 +514,38 @@ fn a_watch_that_is_too_old_or_cut_off_is_begun_anew() {
     });
 }
 
+#[test]
+fn a_server_that_is_restored_from_a_backup_is_looked_at_anew() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        let backup = node.server.dump();
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        let (before, first) = (node.server.dump(), uid(&node.server.get("nodes", "", "n")));
+        node.local.show("default", "web", "h2", "Running");
+        node.local.show("default", "more", "h1", "Running");
+        let right = |s: &ApiServer| {
+            let hash = |name| s.get("pods", "default", name)["metadata"]["annotations"]["kubernetes.io/config.mirror"].clone();
+            (hash("web-n"), hash("more-n")) == (json!("h2"), json!("h1"))
+        };
+        node.until("both are shown", 10, right).await;
+        // A backup is older than the last renewal of the Lease.
+        let lease = |s: &ApiServer| s.get("leases", "kube-node-lease", "n")["metadata"]["resourceVersion"].clone();
+        let held = lease(&node.server);
+        node.until("the Lease is renewed", 10, |s| lease(s) != held).await;
+        node.server.rewind(&before);
+        assert!(!right(&node.server));
+        node.until("both are shown again", 10, right).await;
+        // Nothing of this node is in that one.
+        node.server.rewind(&backup);
+        node.until("there is another Node, and both are shown", 10, |s| {
+            let now = uid(&s.get("nodes", "", "n"));
+            right(s) && now != first && s.get("pods", "default", "web-n")["metadata"]["ownerReferences"][0]["uid"] == now.as_str()
+        })
+        .await;
+    });
+}
+
 /// How many of the last seconds' requests came in the busiest window of five seconds, a second.
 fn rate(asked: &[apiserver::Asked]) -> f64 {
     let within = |from: Instant| asked.iter().filter(|a| a.at >= from && a.at < from + Duration::from_secs(5)).count();

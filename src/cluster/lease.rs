@@ -17,12 +17,17 @@ pub async fn renew(cluster: &Cluster) {
     let settings = &cluster.settings;
     let period = Duration::from_secs(u64::from(settings.node_lease_s)) / 4;
     let mut held: Option<Value> = None;
+    let mut newest = 0;
     let mut refused = Retry::default();
     loop {
         cluster.link.up().await;
         match once(cluster, held.take()).await {
             Ok(lease) => {
-                held = Some(lease);
+                let now = version(&lease);
+                if now < newest {
+                    cluster.link.rewound();
+                }
+                (held, newest) = (Some(lease), now);
                 refused.succeed();
                 // A little early, so that a fleet does not renew as one.
                 tokio::time::sleep(clock::jitter(period, clock::now().mono)).await;
@@ -38,6 +43,10 @@ pub async fn renew(cluster: &Cluster) {
             }
         }
     }
+}
+
+fn version(lease: &Value) -> u64 {
+    lease.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// One renewal of the Lease as it was last held; it is read where somebody else wrote it, and made if there is none.

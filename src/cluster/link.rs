@@ -99,6 +99,8 @@ pub struct Link {
     moved: watch::Sender<u64>,
     /// The way is to be made anew: nobody answers on it, or who we are is read again.
     stale: tokio::sync::Notify,
+    /// Which of the server's histories this is, as far as was noticed.
+    history: watch::Sender<u64>,
     /// How often who we are was renewed: a connection made meanwhile is not the one that is wanted.
     renewals: Cell<u64>,
     /// Since when the server does not know us.
@@ -120,6 +122,7 @@ impl Link {
             trouble: RefCell::default(),
             moved: watch::Sender::new(0),
             stale: tokio::sync::Notify::new(),
+            history: watch::Sender::new(0),
             renewals: Cell::default(),
             unknown: Cell::default(),
             one_at_a_time: tokio::sync::Mutex::new(()),
@@ -131,6 +134,18 @@ impl Link {
     /// What was asked so far.
     pub fn asked(&self) -> Asked {
         self.asked.get()
+    }
+
+    /// The server's versions have gone back: it was restored from a backup, or begun anew. A watch that goes on from a version of before
+    /// would be told nothing.
+    pub fn rewound(&self) {
+        log::warn!("the API server has gone back to an earlier state; what it has is listed anew");
+        self.history.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Which of its histories this is.
+    pub fn history(&self) -> watch::Receiver<u64> {
+        self.history.subscribe()
     }
 
     /// Who we are was renewed on disk: connections are made anew, and what they were asked meanwhile is asked again.

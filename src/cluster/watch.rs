@@ -19,6 +19,8 @@ const SILENCE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Du
 /// A change longer than this is none that can be read.
 const LINE_BYTES: usize = 4 << 20;
 
+type History = tokio::sync::watch::Receiver<u64>;
+
 /// What is told of the objects that are watched.
 #[derive(Debug)]
 pub enum News {
@@ -50,12 +52,13 @@ struct Line {
 /// Watches for ever; `tell` must not wait.
 pub async fn watch(link: &Link, path: &str, selector: &str, tell: impl Fn(News)) {
     let query = format!("{path}?fieldSelector={}", selector.replace('=', "%3D"));
-    let mut version: Option<String> = None;
+    let (mut version, mut history): (Option<String>, _) = (None, link.history());
     loop {
         link.up().await;
-        let from = match version.take() {
+        let is_another = history.has_changed().unwrap_or(false);
+        let from = match version.take().filter(|_| !is_another) {
             Some(version) => version,
-            None => match list(link, &query, &tell).await {
+            None => match list(link, &query, &mut history, &tell).await {
                 Ok(version) => version,
                 Err(e) => {
                     pause(path, &e, &tell).await;
@@ -65,8 +68,9 @@ pub async fn watch(link: &Link, path: &str, selector: &str, tell: impl Fn(News))
         };
         let mut at = from;
         let began = clock::now().mono;
-        match follow(link, &query, &mut at, &tell).await {
+        match follow(link, &query, &mut at, &mut history, &tell).await {
             Ok(End::Over) => version = Some(at),
+            Ok(End::Rewound) => {}
             Ok(End::Silent) => log::debug!("watch {path}: it tells nothing; it is listed again"),
             Err(e) if e.code() == Some(410) => log::debug!("watch {path}: {e}; it is listed again"),
             Err(e) => {
@@ -91,7 +95,8 @@ async fn pause(path: &str, e: &Error, tell: &impl Fn(News)) {
     tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
-async fn list(link: &Link, query: &str, tell: &impl Fn(News)) -> Result<String> {
+async fn list(link: &Link, query: &str, history: &mut History, tell: &impl Fn(News)) -> Result<String> {
+    history.mark_unchanged();
     let list: List = link.ask(Method::GET, query, "application/json", None).await?;
     let version = list.metadata.version();
     tell(News::All(list.items.unwrap_or_default(), version));
@@ -104,10 +109,12 @@ enum End {
     Over,
     /// Nothing came of it.
     Silent,
+    /// The server has another history by now.
+    Rewound,
 }
 
 /// Until the server ends it. `at` is the last version that was told.
-async fn follow(link: &Link, query: &str, at: &mut String, tell: &impl Fn(News)) -> Result<End> {
+async fn follow(link: &Link, query: &str, at: &mut String, history: &mut History, tell: &impl Fn(News)) -> Result<End> {
     let path = format!("{query}&watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}&resourceVersion={at}");
     let mut body = link.follow(&path).await?;
     let end = tokio::time::sleep(Duration::from_secs(WATCH_S + 15));
@@ -119,6 +126,7 @@ async fn follow(link: &Link, query: &str, at: &mut String, tell: &impl Fn(News))
             frame = body.frame() => frame,
             // The server should have ended it long ago: whatever this is, it is begun anew.
             () = &mut end => return Ok(End::Over),
+            Ok(()) = history.changed() => return Ok(End::Rewound),
             () = tokio::time::sleep(heard + SILENCE - clock::now().mono) => return Ok(End::Silent),
         };
         heard = clock::now().mono;

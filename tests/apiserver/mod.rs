@@ -303,6 +303,12 @@ impl ApiServer {
         self.stir();
     }
 
+    /// Goes back to what it was then, as when a backup of its etcd is restored: versions too.
+    pub fn rewind(&self, kept: &Value) {
+        self.shared.state().store.rewind(kept);
+        self.cut();
+    }
+
     /// Whoever waits for a change looks again.
     pub fn stir(&self) {
         self.shared.stir();

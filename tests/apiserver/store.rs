@@ -102,6 +102,12 @@ impl Store {
         self.compact();
     }
 
+    /// The same, and nothing has happened since.
+    pub fn rewind(&mut self, kept: &Value) {
+        self.restore(kept);
+        (self.rv, self.compacted) = (kept["rv"].as_u64().unwrap(), 0);
+    }
+
     /// Everything before now is forgotten: the next watch from an older version gets 410.
     pub fn compact(&mut self) {
         self.compacted = self.rv;
