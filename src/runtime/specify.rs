@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Once;
 
 use containerd_client::types::Mount;
 
@@ -13,7 +14,7 @@ use super::error::{Error, Result, chain};
 use super::image::Image;
 use super::oci::{self, Input, OciError, Support, VolumeSource, user};
 use super::users::{self, Users};
-use super::{Runtime, cgroup, image_volume, node, sandbox, userns, volume};
+use super::{Runtime, cgroup, image_volume, node, qos, sandbox, userns, volume};
 use crate::plan::action::{Class, Failure};
 use crate::plan::world::RunsAs;
 use crate::pod::WantedPod;
@@ -106,6 +107,7 @@ impl Runtime {
         let mut facts = node::facts(&self.settings, privileged);
         // runc since 1.1 and crun since 1.4 do it wherever the kernel does (mount_setattr, 5.12).
         facts.recursive_read_only = Support::Yes;
+        say_clamped(qos::oom_score_adj(pod, container, facts.memory_bytes, -1000), facts.oom_score_adj_floor);
         let sandbox = sandbox::facts(&self.settings, &self.paths, pod, whose.ips).map_err(|e| Error::Refused(chain(&e).to_string()))?;
         let volumes = volume::ready(&self.paths, pod, container, &facts.allocatable)?;
         let termination = self.termination_log(whose, container.termination_message_path.as_deref())?;
@@ -160,6 +162,18 @@ impl Runtime {
         let Some(profile) = oci::localhost_seccomp(pod, name) else { return Ok(None) };
         let path = self.settings.data_dir.join("seccomp").join(profile);
         std::fs::read_to_string(&path).map(Some).map_err(file("read seccomp profile", &path))
+    }
+}
+
+/// That containers die for want of memory sooner than they should: once, since it is so for all of them.
+fn say_clamped(score: i32, floor: i32) {
+    static SAID: Once = Once::new();
+    if score < floor {
+        SAID.call_once(|| {
+            log::warn!(
+                "set oom_score_adj of a container to {score}: without CAP_SYS_RESOURCE none can be below plinth's own, {floor}; containers that should be lower have that (said once)"
+            );
+        });
     }
 }
 

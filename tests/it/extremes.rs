@@ -167,3 +167,29 @@ fn a_machine_without_controllers_runs_pods_without_their_limits_and_says_so_once
     assert!(told.len() == 1 && told[0].contains("find control group controller `cpu`"), "{told:?}");
     n.shutdown();
 }
+
+#[test]
+fn a_machine_without_one_hierarchy_runs_pods_without_what_it_gives_and_says_so_once() {
+    let memory = std::path::Path::new("/sys/fs/cgroup/memory/cgroup.procs");
+    // There are hierarchies on v1 alone.
+    if !can_run() || !memory.exists() {
+        return;
+    }
+    let mut n = Node::up();
+    // Out of sight of this node, and of nobody else.
+    n.exec(&["umount", "/sys/fs/cgroup/memory"]);
+    n.containerd("stop");
+    n.containerd("start");
+    n.start();
+    let limits = "    resources: {limits: {cpu: 500m, memory: 64Mi}}\n";
+    for name in ["a", "b"] {
+        n.put(&format!("{name}.yaml"), &(script(name, &format!("cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us; {FOREVER}")) + limits));
+        n.until(&format!("{name} runs"), 10, |n| n.ready(name));
+        n.until("the limit that can be had is there", 5, |n| n.said_or_nothing(&["logs", name]) == "50000\n");
+    }
+    assert!(memory.exists(), "it is there for others");
+    let log = std::fs::read_to_string(n.path("plinth.log")).unwrap();
+    let told: Vec<&str> = log.lines().filter(|l| l.contains("pods run without pod-level limits")).collect();
+    assert!(told.len() == 1 && told[0].contains("find control group controller `memory`"), "{told:?}");
+    n.shutdown();
+}

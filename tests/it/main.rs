@@ -12,6 +12,7 @@ mod web;
 
 mod cluster;
 mod containerd;
+mod environment;
 mod extremes;
 mod faults;
 mod images;

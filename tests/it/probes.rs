@@ -131,6 +131,72 @@ fn tcp_probes_find_an_open_port_and_a_closed_one() {
     n.shutdown();
 }
 
+/// An image with the server of grpc.health.v1 in it; `cargo test` builds it beside the tests. False: not built.
+fn has_health(n: &Node) -> bool {
+    let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/health");
+    if !crate::node::is_there(&program, "gRPC server in a pod: not built; run `cargo build --example health`") {
+        return false;
+    }
+    let archiver = concat!(env!("CARGO_MANIFEST_DIR"), "/images/busybox-archive.sh");
+    let args = [&n.path("work/archives/health.tar"), "localhost/health:1", "{\"Env\":[\"PATH=/bin\"]}", program.to_str().unwrap()];
+    assert!(std::process::Command::new(archiver).args(args).status().unwrap().success());
+    true
+}
+
+#[test]
+fn grpc_probes_follow_what_the_server_says_of_itself_and_of_a_service() {
+    let Some(mut n) = Node::started() else { return };
+    if !has_health(&n) {
+        return;
+    }
+    let say = |n: &Node, service: &str, state: &str| crate::node::put(&n.dir.join("work"), service, state);
+    let fields = "readinessProbe: {grpc: {port: 9000}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 1}
+livenessProbe: {grpc: {port: 9000, service: deep}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2}";
+    say(&n, "deep", "SERVING");
+    // On a network of its own: it is asked by its address.
+    let text =
+        told(&n, "g", 1, fields, "exec health 9000 /w").replace(IMAGE, "localhost/health:1").replace("hostNetwork: true", "hostname: g");
+    n.put("g.yaml", &text);
+    let told_of = |n: &Node, words: &str| n.events_of("g").contains(words);
+    n.until("it knows nothing of itself yet", 30, |n| {
+        told_of(n, "Readiness probe failed: error: health rpc probe failed: rpc error: code = NotFound desc = unknown service")
+    });
+    say(&n, "server", "NOT_SERVING");
+    n.until("it is not ready", 10, |n| told_of(n, "Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")"));
+    assert!(is_started(&n, "g") && !n.ready("g"));
+    say(&n, "server", "SERVING");
+    n.until_ready("g");
+    say(&n, "server", "NOT_SERVING");
+    n.until("it is unready again", 10, |n| !n.ready("g"));
+    say(&n, "server", "SERVING");
+    n.until_ready("g");
+    assert_eq!(n.restarts("g"), 0, "readiness restarts nothing");
+    say(&n, "deep", "NOT_SERVING");
+    n.until("for its service it is restarted", 20, |n| n.restarts("g") > 0);
+    assert!(told_of(&n, "Liveness probe failed: service unhealthy (responded with \"NOT_SERVING\")"), "{}", n.events_of("g"));
+    assert!(told_of(&n, "Container c failed liveness probe, will be restarted"), "{}", n.events_of("g"));
+    say(&n, "deep", "SERVING");
+    n.until("it stays", 60, |n| n.ready("g"));
+    n.remove("g.yaml");
+    n.until("it is gone", 10, |n| n.gone("g"));
+
+    // Nobody listens; somebody listens who does not speak it; somebody does and says nothing.
+    let asks = |port: u16| format!("readinessProbe: {{grpc: {{port: {port}}}, periodSeconds: 1, timeoutSeconds: 1}}");
+    n.put("none.yaml", &probed("none", 1, &asks(9101), FOREVER));
+    n.put("web.yaml", &probed("web", 1, &asks(9102), "exec httpd -f -p 9102 -h /tmp"));
+    say(&n, "server", "mute");
+    n.put("mute.yaml", &told(&n, "mute", 1, &asks(9103), "exec health 9103 /w").replace(IMAGE, "localhost/health:1"));
+    for (name, words) in [
+        ("none", "error: failed to connect service \"127.0.0.1:9101\""),
+        ("web", "Readiness probe failed: "),
+        ("mute", "timeout: health rpc did not complete within 1s"),
+    ] {
+        n.until(&format!("{name} is told"), 30, |n| n.events_of(name).contains(words));
+        assert!(!n.ready(name));
+    }
+    n.shutdown();
+}
+
 #[test]
 fn hooks_run_after_the_start_and_before_the_stop() {
     let Some(mut n) = Node::started() else { return };

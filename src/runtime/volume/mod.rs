@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Volume};
 
 use super::error::chain;
-use super::oci::VolumeSource;
+use super::oci::{self, VolumeSource};
 use super::paths::Paths;
 use crate::plan::action::{Class, Failure};
 use crate::pod::WantedPod;
@@ -99,16 +99,18 @@ pub fn places(paths: &Paths, pod: &WantedPod) -> BTreeMap<String, VolumeSource> 
 
 /// The same, ready to be mounted: files of the pod's own fields brought up to date, links resolved, and a hostPath without a type made
 /// as a directory if nothing is there. That last is the runtime's part (containerd's CRI), done when a container mounts it and not
-/// before. Only what `container` mounts.
+/// before. Only what `container` mounts, or has variables from.
 pub fn ready(
     paths: &Paths,
     pod: &WantedPod,
     container: &Container,
     node: &Allocatable,
 ) -> Result<BTreeMap<String, VolumeSource>, VolumeError> {
-    let mounted = |v: &&Volume| container.volume_mounts.iter().flatten().any(|m| m.name == v.name);
+    let read = oci::files_wanted(container);
+    let used =
+        |v: &&Volume| container.volume_mounts.iter().flatten().any(|m| m.name == v.name) || read.iter().any(|(name, _)| *name == v.name);
     let mut found = BTreeMap::new();
-    for volume in volumes(pod).filter(mounted) {
+    for volume in volumes(pod).filter(used) {
         downward::refresh(paths, pod, volume, node)?;
         let place = place(paths, pod, volume);
         let path = resolved(&volume.name, Path::new(&place.path))?;
