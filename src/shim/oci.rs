@@ -141,8 +141,8 @@ fn printed(fd: OwnedFd) -> Vec<u8> {
 /// The last line of a log that is an error.
 fn last_error(log: &Path) -> io::Result<String> {
     let text = fs::read(log)?;
-    let lines = text.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice::<Line>(l).ok());
-    Ok(lines.filter(|l| l.level == "error").last().map(|l| l.msg.trim().to_owned()).unwrap_or_default())
+    let mut lines = text.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice::<Line>(l).ok());
+    Ok(lines.rfind(|l| l.level == "error").map(|l| l.msg.trim().to_owned()).unwrap_or_default())
 }
 
 #[cfg(test)]
