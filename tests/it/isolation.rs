@@ -223,3 +223,47 @@ fn an_unmasked_proc_hides_nothing_and_a_masked_one_does() {
     n.assert_clean();
     n.shutdown();
 }
+
+#[test]
+fn who_may_not_be_root_is_not_started_as_root() {
+    let Some(mut n) = Node::started() else { return };
+    let confined = |name: &str, more: &str| {
+        pod(name, "hostNetwork: true", &format!("id -u; {FOREVER}"))
+            .replace("    command: [sh, -c]", &format!("    securityContext: {{runAsNonRoot: true{more}}}\n    command: [sh, -c]"))
+    };
+    n.put("user.yaml", &confined("user", ", runAsUser: 1234"));
+    n.put("root.yaml", &confined("root", ""));
+    n.until_ready("user");
+    n.until("it has told", 5, |n| n.said_or_nothing(&["logs", "user"]) == "1234\n");
+    n.until("the other waits", 20, |n| {
+        n.pod("root").is_some_and(|p| crate::node::container(&p, "c")["state"]["waiting"]["reason"] == "CreateContainerConfigError")
+    });
+    let why = n.said(&["why", "root"]);
+    assert!(why.contains("container has runAsNonRoot and image will run as root"), "{why}");
+    n.shutdown();
+}
+
+#[test]
+fn sysctls_are_the_safe_ones_and_those_that_the_settings_allow() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::with("sid", &["allowedUnsafeSysctls=kernel.msg*"]);
+    n.start();
+    let sysctls = |list: &str| format!("hostname: s\n  securityContext: {{sysctls: [{list}]}}");
+    let (safe, allowed, other) = (
+        "{name: net.ipv4.tcp_keepalive_time, value: '77'}",
+        "{name: kernel.msgmax, value: '9999'}",
+        "{name: kernel.shmmax, value: '9999'}",
+    );
+    let tells = format!("cat /proc/sys/net/ipv4/tcp_keepalive_time /proc/sys/kernel/msgmax; {FOREVER}");
+    n.put("s.yaml", &pod("s", &sysctls(&format!("{safe}, {allowed}")), &tells));
+    n.put("f.yaml", &pod("f", &sysctls(other), FOREVER));
+    n.until_ready("s");
+    n.until("it has told", 5, |n| n.said_or_nothing(&["logs", "s"]) == "77\n9999\n");
+    assert_ne!(n.exec(&["cat", "/proc/sys/net/ipv4/tcp_keepalive_time"]), "77\n", "they are the pod's own");
+    n.until("the other is refused", 10, |n| n.pod("f").is_some_and(|p| p["status"]["reason"] == "SysctlForbidden"));
+    let p = n.pod("f").unwrap();
+    assert!(p["status"]["message"].as_str().unwrap().contains("kernel.shmmax"), "{p}");
+    n.shutdown();
+}

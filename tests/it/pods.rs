@@ -264,3 +264,32 @@ fn last_words_are_the_termination_message_and_addresses_are_in_the_environment()
     assert_eq!(message(&n, "e"), Value::Null, "{p}");
     n.shutdown();
 }
+
+#[test]
+fn a_pod_that_asks_for_more_than_is_left_is_told_and_runs_once_it_is_there() {
+    let Some(mut n) = Node::started() else { return };
+    // Processors as plinth counts them; three fifths of them, twice, is too much.
+    let milli = n.exec(&["nproc"]).trim().parse::<u64>().unwrap() * 600;
+    let asks = |name: &str, what: &str| {
+        script(name, FOREVER).replace("    command:", &format!("    resources: {{requests: {{{what}}}}}\n    command:"))
+    };
+    n.put("a.yaml", &asks("a", &format!("cpu: {milli}m")));
+    n.until_ready("a");
+    n.put("b.yaml", &asks("b", &format!("cpu: {milli}m")));
+    n.put("m.yaml", &asks("m", "memory: 100Ti"));
+    let reason = |n: &Node, name: &str| n.pod(name).map(|p| p["status"]["reason"].clone());
+    n.until("one has no processor", 10, |n| reason(n, "b").is_some_and(|r| r == "OutOfcpu"));
+    n.until("one has no memory", 10, |n| reason(n, "m").is_some_and(|r| r == "OutOfmemory"));
+    let b = n.pod("b").unwrap();
+    let message = format!("Node didn't have enough resource: cpu, requested: {milli}, used: {milli}, capacity: ");
+    assert_eq!(b["status"]["phase"], "Failed", "{b}");
+    assert!(b["status"]["message"].as_str().unwrap().contains(&message), "{b}");
+    let why = n.said(&["why", "b"]);
+    assert!(why.contains("OutOfcpu") && why.contains("most is held by default/a-it"), "{why}");
+    assert!(n.said(&["events", "b"]).contains("OutOfcpu"));
+    n.remove("a.yaml");
+    n.until_ready("b");
+    assert_eq!((n.pod("b").unwrap()["status"]["reason"].clone(), n.restarts("b")), (Value::Null, 0));
+    assert!(!n.ready("m"));
+    n.shutdown();
+}

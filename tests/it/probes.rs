@@ -119,6 +119,25 @@ fn a_startup_probe_gates_what_comes_after_a_sidecar() {
 }
 
 #[test]
+fn a_container_that_does_not_start_in_time_is_ended_and_nothing_else_is_asked_before() {
+    let Some(mut n) = Node::started() else { return };
+    let fields = "startupProbe: {exec: {command: [test, -e, /w/up]}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2, terminationGracePeriodSeconds: 1}
+livenessProbe: {exec: {command: [touch, /w/alive]}, periodSeconds: 1, timeoutSeconds: 20}
+readinessProbe: {exec: {command: [touch, /w/ready]}, periodSeconds: 1, timeoutSeconds: 20}";
+    n.put("u.yaml", &told(&n, "u", 300, fields, "trap '' TERM; while :; do sleep 0.1; done"));
+    n.until("it is killed within the probe's grace and restarted", 60, |n| n.restarts("u") >= 1);
+    let events = n.events_of("u");
+    assert!(events.contains("Startup probe failed:"), "{events}");
+    assert!(events.contains("Container c failed startup probe, will be restarted"), "{events}");
+    let asked = |n: &Node| ["alive", "ready"].map(|f| n.dir.join("work").join(f).exists());
+    assert_eq!(asked(&n), [false, false], "neither was asked before it had started");
+    n.tell("up");
+    n.until_ready("u");
+    n.until("both are asked", 20, |n| asked(n) == [true, true]);
+    n.shutdown();
+}
+
+#[test]
 fn tcp_probes_find_an_open_port_and_a_closed_one() {
     let Some(mut n) = Node::started() else { return };
     n.put("open.yaml", &probed("open", 3, &listens(8123), "httpd -p 8123; trap 'exit 0' TERM; while :; do sleep 0.1; done"));

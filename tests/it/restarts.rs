@@ -362,3 +362,35 @@ fn a_container_whose_end_nobody_saw_is_told_as_unknown() {
     assert_eq!((&last["exitCode"], &last["reason"]), (&137.into(), &"ContainerStatusUnknown".into()), "{last}");
     n.shutdown();
 }
+
+#[test]
+fn a_container_is_restarted_for_the_exit_codes_of_its_rules_and_for_no_others() {
+    let Some(mut n) = Node::started() else { return };
+    let rules = |operator: &str, values: &str| {
+        format!("restartPolicy: Never, restartPolicyRules: [{{action: Restart, exitCodes: {{operator: {operator}, values: [{values}]}}}}]")
+    };
+    let container_of = |name: &str, fields: &str, script: &str| {
+        format!(
+            "  - {{name: {name}, image: '{IMAGE}', volumeMounts: [{{name: v, mountPath: /v}}], {fields}, command: [sh, -c, '{script}']}}\n"
+        )
+    };
+    // The first end of each is one that its rule is for, the second is not.
+    let twice = |name: &str, first: u8, second: u8| format!("[ -e /v/{name} ] && exit {second}; touch /v/{name}; exit {first}");
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: r}\nspec:\n  restartPolicy: Never\n  hostNetwork: true\n  volumes: [{name: v, emptyDir: {}}]\n  containers:\n".to_owned()
+        + &container_of("in", &rules("In", "7, 42"), &twice("in", 42, 3))
+        + &container_of("notin", &rules("NotIn", "0, 3"), &twice("notin", 42, 3))
+        + &container_of("own", "restartPolicy: OnFailure", &twice("own", 9, 0));
+    n.put("r.yaml", &text);
+    n.until("the pod is over", 60, |n| n.pod("r").is_some_and(|p| p["status"]["phase"] == "Failed"));
+    let p = n.pod("r").unwrap();
+    for (name, first, second) in [("in", 42, 3), ("notin", 42, 3), ("own", 9, 0)] {
+        let c = container(&p, name);
+        let seen = [&c["restartCount"], &c["lastState"]["terminated"]["exitCode"], &c["state"]["terminated"]["exitCode"]];
+        assert_eq!(seen, [1, first, second], "{p}");
+    }
+    n.kill();
+    n.start();
+    n.until("it stays over", 10, |n| n.pod("r").is_some_and(|p| p["status"]["phase"] == "Failed"));
+    assert_eq!(n.restarts("r"), 3);
+    n.shutdown();
+}

@@ -2,6 +2,11 @@
 
 use crate::node::{FOREVER, IMAGE, Node, can_run, container, pod};
 
+/// Container `c` with these mounts.
+fn mounted(text: &str, mounts: &str) -> String {
+    text.replace("    command: [sh, -c]", &format!("    volumeMounts: [{mounts}]\n    command: [sh, -c]"))
+}
+
 #[test]
 fn a_pod_reads_itself_from_downward_and_projected_files() {
     let Some(mut n) = Node::started() else { return };
@@ -159,5 +164,64 @@ fn an_empty_dir_past_its_limit_is_told_and_its_pod_made_anew_if_it_asks() {
     n.until_ready("asks");
     n.until_ready("told");
     assert_eq!(n.restarts("told"), 0);
+    n.shutdown();
+}
+
+#[test]
+fn a_host_path_is_what_its_type_says_or_is_waited_for() {
+    let Some(mut n) = Node::started() else { return };
+    let (work, socket) = (n.path("work"), n.path("containerd.sock"));
+    std::fs::write(format!("{work}/file"), "kept\n").unwrap();
+    let volumes = [
+        ("file", format!("{work}/file"), "File"),
+        ("fresh", format!("{work}/fresh"), "FileOrCreate"),
+        ("deep", format!("{work}/deep/er"), "DirectoryOrCreate"),
+        ("socket", socket, "Socket"),
+        ("device", "/dev/null".into(), "CharDevice"),
+        ("there", work.clone(), "Directory"),
+    ];
+    let volume = |(name, path, kind): &(&str, String, &str)| format!("{{name: {name}, hostPath: {{path: {path}, type: {kind}}}}}");
+    let spec = format!("hostNetwork: true\n  volumes: [{}]", volumes.iter().map(volume).collect::<Vec<_>>().join(", "));
+    let mounts: Vec<String> = volumes.iter().map(|(name, ..)| format!("{{name: {name}, mountPath: /h/{name}}}")).collect();
+    let looks = format!("cat /h/file; echo new >/h/fresh; echo x >/h/deep/x; cd /h; for f in *; do stat -c '%n %F' $f; done; {FOREVER}");
+    n.put("h.yaml", &mounted(&pod("h", &spec, &looks), &mounts.join(", ")));
+    n.until_ready("h");
+    n.until("it has looked", 5, |n| n.said_or_nothing(&["logs", "h"]).contains("there"));
+    let want =
+        "kept\ndeep directory\ndevice character special file\nfile regular file\nfresh regular file\nsocket socket\nthere directory\n";
+    assert_eq!(n.said(&["logs", "h"]), want);
+    assert_eq!(std::fs::read_to_string(format!("{work}/fresh")).unwrap(), "new\n");
+    assert!(std::fs::exists(format!("{work}/deep/er/x")).unwrap());
+
+    // What is not there, or is something else, is waited for.
+    let alone = |name: &str, path: &str, kind: &str| {
+        let spec = format!("hostNetwork: true\n  volumes: [{{name: v, hostPath: {{path: {path}, type: {kind}}}}}]");
+        mounted(&pod(name, &spec, FOREVER), "{name: v, mountPath: /v}")
+    };
+    let later = format!("{work}/later");
+    n.put("l.yaml", &alone("l", &later, "Directory"));
+    n.put("b.yaml", &alone("b", "/dev/null", "BlockDevice"));
+    for (name, words) in [
+        ("l", format!("hostPath type check failed: {later} is not a directory")),
+        ("b", "hostPath type check failed: /dev/null is not a block device".into()),
+    ] {
+        n.until(&format!("{name} waits"), 20, |n| n.said_or_nothing(&["why", name]).contains(&words));
+        assert!(n.said(&["events", name]).contains("FailedMount"), "{}", n.said(&["events", name]));
+    }
+    std::fs::create_dir(&later).unwrap();
+    n.until_ready("l");
+    assert!(!n.ready("b"));
+    n.shutdown();
+}
+
+#[test]
+fn a_volume_in_memory_holds_no_more_than_its_limit() {
+    let Some(mut n) = Node::started() else { return };
+    let spec = "hostNetwork: true\n  volumes: [{name: m, emptyDir: {medium: Memory, sizeLimit: 1Mi}}]";
+    let fills = format!("dd if=/dev/zero of=/m/f bs=64k count=32 2>&1 | grep -o 'No space left on device'; stat -c %s /m/f; {FOREVER}");
+    n.put("m.yaml", &mounted(&pod("m", spec, &fills), "{name: m, mountPath: /m}"));
+    n.until_ready("m");
+    n.until("it has told", 5, |n| n.said_or_nothing(&["logs", "m"]).contains("1048576"));
+    assert_eq!(n.said(&["logs", "m"]), "No space left on device\n1048576\n");
     n.shutdown();
 }
