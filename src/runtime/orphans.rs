@@ -51,7 +51,9 @@ impl Runtime {
             self.end_idle_shim(shim);
         }
         let root = format!("/{}/{id}/rootfs", self.settings.namespace);
-        let mut bundle = beside.and_then(|b| Some(b.parent()?.join(id)));
+        // containerd's shim stands in a bundle of its pod, plinth's where all of them are.
+        let bundles = |b: PathBuf| if b.ends_with(&self.settings.namespace) { Some(b) } else { b.parent().map(Path::to_owned) };
+        let mut bundle = beside.and_then(bundles).map(|dir| dir.join(id));
         for mount in mounts::below(&[Path::new("/")])?.into_iter().filter(|m| m.to_string_lossy().ends_with(&root)) {
             mounts::detach(&mount)?;
             bundle = mount.parent().map(Path::to_owned);

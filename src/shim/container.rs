@@ -21,6 +21,8 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::api::{Code, CreateTaskRequest, Options};
 use super::oci::{Call, Oci};
 use super::reap::{Children, Exit};
@@ -75,6 +77,8 @@ pub(super) struct Process {
     pub held: RefCell<Option<Held>>,
     /// Its input has no more to say, which may be known before its process is there.
     input_closed: Cell<bool>,
+    /// Of a command: the runtime is asked to start it.
+    launching: Cell<bool>,
     /// One change at a time.
     changing: Mutex<()>,
     /// Of a command: what to run, in JSON.
@@ -90,6 +94,7 @@ impl Process {
             exit: watch::channel(None).0,
             held: RefCell::new(None),
             input_closed: Cell::new(false),
+            launching: Cell::new(false),
             changing: Mutex::new(()),
             spec,
         }
@@ -119,9 +124,9 @@ impl Process {
         self.held.replace(Some(held));
     }
 
-    /// Whether it is being started just now.
-    pub fn is_changing(&self) -> bool {
-        self.changing.try_lock().is_err()
+    /// Whether it runs, or will in a moment.
+    pub fn runs(&self) -> bool {
+        self.launching.get() || self.pid.get() != 0 && self.state.get() != State::Stopped
     }
 
     /// Its end, for a message: status and time.
@@ -140,7 +145,7 @@ impl Process {
         if self.state.get() == State::Stopped {
             return Err(Code::NotFound.says("process already finished"));
         }
-        // Not reaped yet, so the number is its own.
+        // Its end was not told, so it was not reaped and the number is its own.
         match Pidfd::open(self.pid.get()).and_then(|fd| fd.signal(number)) {
             Err(e) if e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
                 Err(Code::NotFound.says("process already finished"))
@@ -170,6 +175,8 @@ pub(super) struct Container {
     pub commands: RefCell<BTreeMap<String, Rc<Process>>>,
     /// Of its own process, once that ended, until the last command is through: its end is told last.
     pub last: Cell<Option<Exit>>,
+    /// What it left is being killed.
+    pub killing: Cell<bool>,
     /// Without a PID namespace of its own, what it started outlives its first process.
     pub outlived: bool,
 }
@@ -250,6 +257,7 @@ impl Container {
             init: Rc::new(Process::new(paths, Vec::new())),
             commands: RefCell::default(),
             last: Cell::new(None),
+            killing: Cell::new(false),
             outlived: is_outlived(bundle),
         };
         let bundle = request.bundle.as_str();
@@ -285,7 +293,14 @@ impl Container {
             args.extend(rest);
             let call = Call { args: &args, stdio: None, log, within };
             self.oci.call(children, &call).await.map_err(|e| e.status(&what))?;
-            socket.attach(&process.paths).map_err(unknown("failed to retrieve console master"))?
+            socket.attach(&process.paths).map_err(|e| {
+                // It runs, and nobody would know of it.
+                let pid = read_pid(pid_file).ok().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+                if let Some(pid) = pid {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+                unknown("failed to retrieve console master")(e)
+            })?
         } else {
             let ([stdin, stdout, stderr], held) = open_fifos(&process.paths).map_err(unknown("failed to create init process I/O"))?;
             args.extend(rest);
@@ -351,12 +366,14 @@ impl Container {
         if self.last.get().is_some() || self.init.state.get() == State::Stopped {
             return Err(Code::FailedPrecondition.says(format!("container {} init process is not running", self.id)));
         }
-        let bundle = &self.oci.bundle;
+        let (bundle, name) = (&self.oci.bundle, format!("exec-{name}"));
         let (spec, pid_file) = (bundle.join(format!("{name}.json")), bundle.join(format!("{name}.pid")));
         fs::write(&spec, &process.spec).map_err(unknown("write down the process"))?;
         let (spec_path, pid_path) = (spec.display().to_string(), pid_file.display().to_string());
         let args = ["exec", "--process", &spec_path, "--detach", "--pid-file", &pid_path];
-        let ran = self.launch(process, &args, &[&self.id], &format!("exec-{name}"), &pid_file, children, within).await;
+        process.launching.set(true);
+        let ran = self.launch(process, &args, &[&self.id], &name, &pid_file, children, within).await;
+        process.launching.set(false);
         for path in [&spec, &pid_file] {
             let _ = fs::remove_file(path);
         }
@@ -401,7 +418,11 @@ impl Container {
 
     /// Signals everything in it.
     pub async fn signal_all(&self, number: u32, children: &Children, within: Option<Duration>) -> Result<(), Status> {
-        self.verb(&["kill", "--all", &self.id, &number.to_string()], "OCI runtime killall failed", children, within).await
+        let call = Call { args: &["kill", "--all", &self.id, &number.to_string()], stdio: None, log: "kill", within };
+        match self.oci.call(children, &call).await {
+            Err(e) if e.is_over() => Err(Code::NotFound.says("process already finished")),
+            called => called.map(drop).map_err(|e| e.status("OCI runtime killall failed")),
+        }
     }
 
     pub async fn pause(&self, children: &Children, within: Option<Duration>) -> Result<(), Status> {

@@ -61,6 +61,12 @@ impl Failed {
         })
     }
 
+    /// Whether there is nothing left to signal.
+    pub fn is_over(&self) -> bool {
+        let said = self.said.as_deref().unwrap_or_default().to_lowercase();
+        ["not running", "no such process", "already finished", "does not exist"].iter().any(|w| said.contains(w) || self.how.contains(w))
+    }
+
     /// Whether it has no such container.
     pub fn is_gone(&self) -> bool {
         self.how.contains("does not exist") || self.said.as_ref().is_ok_and(|s| s.contains("does not exist"))
@@ -90,17 +96,16 @@ impl Oci {
     /// What it printed, once it ended well.
     pub async fn call(&self, children: &Children, call: &Call<'_>) -> Result<Vec<u8>, Failed> {
         let log = self.bundle.join(format!("{}.log", call.log));
-        let result = self.run(children, call, &log).await;
-        if result.is_err() {
-            return result.map_err(|(how, late)| Failed { how, said: last_error(&log), late }).inspect_err(|_| drop(fs::remove_file(&log)));
-        }
         let _ = fs::remove_file(&log);
-        result.map_err(|(how, late)| Failed { how, said: Ok(String::new()), late })
+        // A bundle that somebody removed is no reason for what it was of to stay.
+        let at = if self.bundle.is_dir() { &*log } else { Path::new("/dev/null") };
+        let result = self.run(children, call, at).await.map_err(|(how, late)| Failed { how, said: last_error(&log), late });
+        let _ = fs::remove_file(&log);
+        result
     }
 
     async fn run(&self, children: &Children, call: &Call<'_>, log: &Path) -> Result<Vec<u8>, (String, bool)> {
         let failed = |e: io::Error| (format!("run {}: {e}", self.binary.display()), false);
-        let _ = fs::remove_file(log);
         let mut args: Vec<OsString> = ["--root".into(), self.root.clone().into()].into();
         args.extend(["--log".into(), log.into(), "--log-format".into(), "json".into()]);
         args.extend(self.systemd_cgroup.then(|| "--systemd-cgroup".into()));

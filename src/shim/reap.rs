@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
 use tokio::sync::oneshot;
 
 /// How a process ended: its status, or 128 and the signal.
@@ -44,7 +44,10 @@ impl Drop for Starting<'_> {
 impl Starting<'_> {
     /// How a process ended that became known only now.
     pub fn end_of(&self, pid: u32) -> Option<Exit> {
-        self.0.early.borrow_mut().remove(&pid)
+        let exit = self.0.early.borrow_mut().remove(&pid)?;
+        // One that is there is another one, which has the number of one that went.
+        let child = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT).is_err().then_some(exit)
     }
 }
 

@@ -15,7 +15,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -52,6 +54,8 @@ const UNUSED: Duration = Duration::from_secs(60);
 /// Answers that wait to be sent on one connection.
 const ANSWERS: usize = 16;
 const KILL: u32 = 9;
+/// What a container without a PID namespace of its own leaves is killed within that, or its end is told all the same.
+const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves until containerd says that it was the last container.
 pub(super) fn serve(call: &Call) -> ExitCode {
@@ -73,13 +77,13 @@ fn failed(what: &str, e: &io::Error) -> ExitCode {
 async fn stay(call: &Call) -> io::Result<()> {
     let listener = StdListener::from(spawn::handed_over(LISTENER)?);
     listener.set_nonblocking(true)?;
-    let socket = listener.local_addr()?.as_pathname().map(ToOwned::to_owned);
+    let socket = listener.local_addr()?.as_pathname().and_then(|p| Some((p.to_owned(), inode(p)?)));
     let listener = UnixListener::from_std(listener)?;
     let signals = Signals::new(&[Signal::SIGCHLD])?;
     // What the OCI runtime starts and leaves is this process's own child then.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    // Nothing here is to be in the way of a bundle's removal.
-    std::env::set_current_dir("/")?;
+    // Beside the bundles, where plinth looks for those of its containers, and in the way of no bundle's removal.
+    std::env::set_current_dir("..")?;
     let shim = Rc::new(Shim { namespace: call.namespace.clone(), ..Shim::default() });
     let address = std::env::var("TTRPC_ADDRESS").unwrap_or_else(|_| format!("{}.ttrpc", call.address));
     let telling = Rc::clone(&shim);
@@ -95,16 +99,33 @@ async fn stay(call: &Call) -> io::Result<()> {
                 signal?;
                 shim.children.reap(|pid, exit| shim.ended(pid, exit));
             }
-            () = shim.over.notified() => break,
+            () = shim.over.notified() => {
+                if shim.is_empty() {
+                    break;
+                }
+            }
             () = shim.left.notified() => {}
-            () = sleep(UNUSED), if shim.is_unused() => break,
+            () = sleep(UNUSED), if shim.is_unused() => {
+                if shim.is_unused() {
+                    break;
+                }
+            }
         }
     }
-    let _ = timeout(TOLD_WITHIN, shim.events.told()).await;
-    if let Some(socket) = socket {
-        let _ = std::fs::remove_file(socket);
+    shim.leaving.set(true);
+    // Who comes now is to find no shim, and start another.
+    if let Some((path, own)) = socket
+        && inode(&path) == Some(own)
+    {
+        let _ = std::fs::remove_file(path);
     }
+    let _ = timeout(TOLD_WITHIN, shim.events.told()).await;
     Ok(())
+}
+
+/// Which file it is.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    path.symlink_metadata().ok().map(|m| (m.dev(), m.ino()))
 }
 
 /// Requests of one connection, each answered when it is done.
@@ -156,9 +177,13 @@ struct Shim {
     owners: RefCell<BTreeMap<u32, (String, String)>>,
     children: Children,
     events: Events,
+    /// Of those being created: nobody wants them any more.
+    unwanted: RefCell<BTreeSet<String>>,
     connections: Cell<usize>,
-    /// A connection ended.
+    /// A connection or a container ended.
     left: Notify,
+    /// It is over: nothing is begun any more.
+    leaving: Cell<bool>,
     over: Notify,
 }
 
@@ -188,7 +213,7 @@ impl Shim {
             "Update" => nothing(self.update(read(request)?, within).await),
             "Pids" => self.pids(read(request)?, within).await.map(|p| p.encode_to_vec()),
             "Shutdown" => {
-                if self.containers.borrow().is_empty() && self.creating.borrow().is_empty() {
+                if self.is_empty() {
                     self.over.notify_one();
                 }
                 Ok(Vec::new())
@@ -212,18 +237,36 @@ impl Shim {
         Ok((container, process))
     }
 
+    fn is_empty(&self) -> bool {
+        self.containers.borrow().is_empty() && self.creating.borrow().is_empty()
+    }
+
     fn is_unused(&self) -> bool {
-        self.connections.get() == 0 && self.containers.borrow().is_empty() && self.creating.borrow().is_empty()
+        self.connections.get() == 0 && self.is_empty()
     }
 
     async fn create(self: &Rc<Shim>, request: CreateTaskRequest, within: Option<Duration>) -> Result<u32, Status> {
+        if self.leaving.get() {
+            return Err(Code::Unknown.says("create a container: this shim is about to end"));
+        }
+        // containerd asks for one that it does not know: what has ended of it was given up.
+        self.containers.borrow_mut().retain(|id, c| *id != request.id || c.init.state.get() != State::Stopped);
         if self.containers.borrow().contains_key(&request.id) || !self.creating.borrow_mut().insert(request.id.clone()) {
             // In the words of the OCI runtime, which containerd's own shim lets find out.
             return Err(Code::Unknown.says(format!("OCI runtime create failed: container `{}` already exists", request.id)));
         }
         let starting = self.children.starting();
         let created = Container::create(&request, &self.namespace, &self.children, within).await;
+        let unwanted = self.unwanted.borrow_mut().remove(&request.id);
+        let given_up = match &created {
+            Ok(container) if unwanted => container.delete(&self.children, Some(KILLED_WITHIN)).await.is_ok(),
+            _ => false,
+        };
         self.creating.borrow_mut().remove(&request.id);
+        self.left.notify_one();
+        if given_up {
+            return Err(Code::Unknown.says(format!("create container {}: it was given up meanwhile", request.id)));
+        }
         let container = Rc::new(created?);
         let pid = container.init.pid.get();
         self.containers.borrow_mut().insert(request.id.clone(), Rc::clone(&container));
@@ -253,8 +296,14 @@ impl Shim {
             }
             Err(_) => {}
         }
-        if pid != 0 && process.state.get() != State::Stopped {
+        // One whose end was told, or is about to be, has its pid no more.
+        let is_over = process.state.get() == State::Stopped || exec_id.is_empty() && container.last.get().is_some();
+        if pid != 0 && !is_over && self.has(&container) {
             self.own(pid, &id, &exec_id, starting.end_of(pid));
+        }
+        if container.outlived && container.last.get().is_some() {
+            // It may have come into being after the others were killed.
+            self.end_rest(&container);
         }
         self.end_if_last(&container);
         started.map(|()| pid)
@@ -272,29 +321,45 @@ impl Shim {
     fn ended(self: &Rc<Shim>, pid: u32, exit: Exit) -> bool {
         let Some((id, command)) = self.owners.borrow_mut().remove(&pid) else { return false };
         let Ok((container, process)) = self.process(&Named { id, exec_id: command.clone() }) else { return true };
+        if process.pid.get() != pid {
+            return true;
+        }
         if !command.is_empty() {
             process.end(exit);
             self.tell_exit(&container, &command, &process, exit);
             self.end_if_last(&container);
-        } else if container.outlived {
-            container.last.set(Some(exit));
-            let shim = Rc::clone(self);
-            spawn_local(async move {
-                let _ = container.signal_all(KILL, &shim.children, None).await;
-                shim.end_if_last(&container);
-            });
         } else {
             container.last.set(Some(exit));
+            if container.outlived {
+                self.end_rest(&container);
+            }
             self.end_if_last(&container);
         }
         true
     }
 
+    /// Kills what a container's own process left.
+    fn end_rest(self: &Rc<Shim>, container: &Rc<Container>) {
+        if !container.killing.replace(true) {
+            let (shim, container) = (Rc::clone(self), Rc::clone(container));
+            spawn_local(async move {
+                let _ = container.signal_all(KILL, &shim.children, Some(KILLED_WITHIN)).await;
+                container.killing.set(false);
+                shim.end_if_last(&container);
+            });
+        }
+    }
+
+    /// Whether it is one of those there are, and not one of before.
+    fn has(&self, container: &Container) -> bool {
+        self.containers.borrow().get(&container.id).is_some_and(|c| std::ptr::eq(&**c, container))
+    }
+
     /// A container ends after all its commands did.
     fn end_if_last(&self, container: &Container) {
         let Some(exit) = container.last.get() else { return };
-        let runs = |p: &Rc<Process>| p.state.get() != State::Stopped && (p.pid.get() != 0 || p.is_changing());
-        if container.init.state.get() != State::Stopped && !container.commands.borrow().values().any(runs) {
+        let is_last = !container.killing.get() && !container.commands.borrow().values().any(|p| p.runs());
+        if is_last && container.init.state.get() != State::Stopped && self.has(container) {
             container.init.end(exit);
             self.tell_exit(container, &container.id, &container.init, exit);
         }
@@ -316,19 +381,25 @@ impl Shim {
     }
 
     async fn delete(&self, named: Named, within: Option<Duration>) -> Result<Deleted, Status> {
+        if named.exec_id.is_empty() && self.creating.borrow().contains(&named.id) {
+            // It is not there yet, and is not wanted any more once it is.
+            self.unwanted.borrow_mut().insert(named.id.clone());
+        }
         let (container, process) = self.process(&named)?;
         if named.exec_id.is_empty() {
             container.delete(&self.children, within).await?;
             self.containers.borrow_mut().remove(&named.id);
+            self.left.notify_one();
         } else {
             container.remove(&named.exec_id, &process).await?;
+            self.end_if_last(&container);
         }
         let (pid, (exit_status, exited_at)) = (process.pid.get(), process.told());
+        // One that never ran is killed, and nobody is left to say so to who waits for it.
+        process.exit.send_if_modified(|exit| exit.is_none() && exit.insert(Exit { code: 128 + KILL, at: SystemTime::now() }).code > 0);
         if named.exec_id.is_empty() {
             let id = String::new();
             self.tell("delete", &events::TaskDelete { container_id: named.id, pid, exit_status, exited_at, id });
-            // One that never ran is killed, and nobody is left to say so to who waits for it.
-            process.exit.send_if_modified(|exit| exit.is_none() && exit.insert(Exit { code: 128 + KILL, at: SystemTime::now() }).code > 0);
             // What was given back is not needed to wait.
             let _ = memory::give_back();
         }
@@ -373,7 +444,12 @@ impl Shim {
     async fn kill(&self, request: KillRequest, within: Option<Duration>) -> Result<(), Status> {
         let KillRequest { id, exec_id, signal, all } = request;
         let (container, process) = self.process(&Named { id, exec_id })?;
-        if all && Rc::ptr_eq(&process, &container.init) {
+        let is_init = Rc::ptr_eq(&process, &container.init);
+        if is_init && (container.last.get().is_some() || process.state.get() == State::Stopped) {
+            // Its pid may be another's by now.
+            return Err(Code::NotFound.says("process already finished"));
+        }
+        if all && is_init {
             return container.signal_all(signal, &self.children, within).await;
         }
         process.signal(signal)

@@ -79,7 +79,13 @@ impl Held {
                 outputs.clear();
                 *input = None;
             }
-            Held::Terminal(terminal) => terminal.input = None,
+            Held::Terminal(terminal) => {
+                // Nobody hangs up: it is read to its end.
+                if let Some(feeding) = terminal.feeding.take() {
+                    feeding.abort();
+                }
+                terminal.input = None;
+            }
         }
     }
 
@@ -208,12 +214,13 @@ impl ConsoleSocket {
             let fifo = sys::writable(open_at(fifo(&paths.stdout)?, OFlags::RDWR | OFlags::NONBLOCK)?)?;
             let shown = sys::readable(shown)?;
             showing = Some(tokio::task::spawn_local(async move {
+                let mut copying = std::pin::pin!(copy(&shown, &fifo));
                 tokio::select! {
                     // It ends with an error: a terminal nobody has open says EIO.
-                    _ = copy(&shown, &fifo) => {}
+                    _ = &mut copying => {}
                     () = hung_up.notified() => {
                         // What was said so far.
-                        let _ = tokio::time::timeout(LAST_WORDS, copy(&shown, &fifo)).await;
+                        let _ = tokio::time::timeout(LAST_WORDS, copying).await;
                     }
                 }
             }));

@@ -26,9 +26,9 @@ impl Pidfd {
         self.0.readable().await.map(|mut ready| ready.retain_ready())
     }
 
-    /// Sends it a signal by number; one the kernel has no name for (a real-time signal) is `Unsupported`. Nobody left to take it is success.
+    /// Sends it a signal by number, real-time ones too. Nobody left to take it is success.
     pub fn signal(&self, number: u32) -> io::Result<()> {
-        let signal = i32::try_from(number).ok().and_then(Signal::from_named_raw).ok_or(io::ErrorKind::Unsupported)?;
+        let signal = i32::try_from(number).ok().and_then(by_number).ok_or(io::ErrorKind::InvalidInput)?;
         match pidfd_send_signal(self.0.get_ref(), signal) {
             Err(rustix::io::Errno::SRCH) => Ok(()),
             sent => Ok(sent?),
@@ -45,6 +45,13 @@ impl Pidfd {
         let signal = status & 0x7f;
         Some(if signal == 0 { (status >> 8) & 0xff } else { 128 + signal })
     }
+}
+
+/// A signal by the kernel's number, which for real-time ones has no name.
+#[expect(unsafe_code, reason = "rustix wants it vouched for that a number is no signal of libc's own")]
+fn by_number(number: i32) -> Option<Signal> {
+    // SAFETY: libc keeps 32 and 33 for itself; these are what it leaves to programs, and the kernel's last is 64.
+    Signal::from_named_raw(number).or_else(|| (34..=64).contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) }))
 }
 
 /// `PIDFD_INFO_EXIT` of linux/pidfd.h.
@@ -92,6 +99,20 @@ mod tests {
             let mut parts = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
             let tells = (parts.next(), parts.next()) >= (Some(6), Some(15));
             assert_eq!(fd.exit_code(), tells.then_some(7));
+        });
+    }
+
+    #[test]
+    fn a_real_time_signal_is_one_like_any_other() {
+        use std::os::unix::process::ExitStatusExt;
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        rt.block_on(async {
+            let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            let fd = Pidfd::open(child.id()).unwrap();
+            assert!(fd.signal(65).is_err() && fd.signal(33).is_err(), "the kernel has 64, and two are libc's");
+            // SIGRTMIN+3 as programs count, by which systemd ends.
+            fd.signal(37).unwrap();
+            assert_eq!(child.wait().unwrap().signal(), Some(37));
         });
     }
 }

@@ -171,10 +171,13 @@ fn by_hand(n: &Node) -> String {
         ctr tasks start $id
         ctr tasks delete $id
         ctr tasks kill -s 0 --exec-id none $id
+        ctr tasks kill -s RTMIN+3 $id
+        ctr tasks exec --exec-id config $id true
         ctr tasks ps $id | wc -l
         ctr tasks kill -s KILL $id
         sleep 1
         ctr tasks kill -s KILL $id
+        ctr tasks kill -a -s KILL $id
         ctr tasks exec --exec-id late $id true
         ctr tasks ls
         ctr tasks delete $id
