@@ -445,12 +445,12 @@ impl Shim {
         let KillRequest { id, exec_id, signal, all } = request;
         let (container, process) = self.process(&Named { id, exec_id })?;
         let is_init = Rc::ptr_eq(&process, &container.init);
+        if all && is_init {
+            return container.signal_all(signal, &self.children, within).await;
+        }
         if is_init && (container.last.get().is_some() || process.state.get() == State::Stopped) {
             // Its pid may be another's by now.
             return Err(Code::NotFound.says("process already finished"));
-        }
-        if all && is_init {
-            return container.signal_all(signal, &self.children, within).await;
         }
         process.signal(signal)
     }
