@@ -69,11 +69,12 @@ class Machine:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below[0], "-F", below[1], self.disk], check=True)
 
     @contextlib.contextmanager
-    def on(self, cmdline=None, network=None, memory=512, append="", initrd=None):
-        """`network`: a port of this host that leads to the machine's 8080; none: no network card."""
+    def on(self, cmdline=None, network=None, memory=512, append="", initrd=None, drive=None):
+        """`network`: a port of this host that leads to the machine's 8080; none: no network card. `drive`: a file that is its second disk."""
         run = pathlib.Path(tempfile.mkdtemp(dir=self.work))
         cpu = ["-accel", "kvm", "-cpu", "host"] if Machine.accel == "kvm" else EMULATED
         net = ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{network}-:8080", "-device", "virtio-net-pci,netdev=net"] if network else ["-nic", "none"]
+        more = ["-drive", f"file={drive},if=virtio,format=raw,read-only=on"] if drive else []
         words = f"{cmdline or self.cmdline()} {append}"
         qemu = subprocess.Popen(
             ["qemu-system-x86_64", "-machine", "q35", *cpu, "-smp", str(Machine.processors()), "-m", str(memory), "-nodefaults", "-display", "none",
@@ -81,7 +82,7 @@ class Machine:
              "-drive", f"file={self.disk},if=virtio,format={self.format}", "-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
              "-chardev", f"file,id=con,path={run}/console", "-serial", "chardev:con",
              "-device", "virtio-serial-pci", "-chardev", f"socket,id=w,path={run}/witness,server=on,wait=off", "-device", "virtserialport,chardev=w,name=witness",
-             "-qmp", f"unix:{run}/qmp,server=on,wait=off", *net],
+             "-qmp", f"unix:{run}/qmp,server=on,wait=off", *more, *net],
             stdin=subprocess.DEVNULL, stdout=open(run / "qemu.log", "w"), stderr=subprocess.STDOUT)
         power = Power(qemu, run)
         try:

@@ -7,13 +7,13 @@ Usage: run.py OUT [PART-OF-A-NAME]…   OUT is an image built with tests/boot/po
 
 import concurrent.futures, os, pathlib, shutil, subprocess, sys, tempfile, time
 
-import cuts, everyday, faults, limits, state
+import cuts, everyday, faults, limits, nfs, state
 from machine import Failed, Machine
 
 # That many that fail are tried once more.
 AGAIN = 2
 # The longest first: the last ones to end are short.
-TESTS = [*cuts.TESTS, *faults.TESTS, *everyday.TESTS, *limits.TESTS, *state.TESTS]
+TESTS = [*cuts.TESTS, *faults.TESTS, *everyday.TESTS, *limits.TESTS, *nfs.TESTS, *state.TESTS]
 
 
 def run(test, out):
