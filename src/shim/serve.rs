@@ -1,5 +1,5 @@
-//! The shim that stays: one process for the containers of a pod, one thread, in place of containerd's own, which takes three times the memory
-//! and five times the time to start.
+//! The shim that stays: one process for the containers of a pod, one thread, in place of containerd's own, a Go program of 4.5 MB a pod where
+//! this takes half of one (`make bench`).
 //!
 //! ```text
 //!  containerd ── ttrpc ──> converse ──> answer ──> Container ──> OCI runtime
@@ -324,17 +324,16 @@ impl Shim {
         if process.pid.get() != pid {
             return true;
         }
-        if !command.is_empty() {
-            process.end(exit);
-            self.tell_exit(&container, &command, &process, exit);
-            self.end_if_last(&container);
-        } else {
+        if command.is_empty() {
             container.last.set(Some(exit));
             if container.outlived {
                 self.end_rest(&container);
             }
-            self.end_if_last(&container);
+        } else {
+            process.end(exit);
+            self.tell_exit(&container, &command, &process, exit);
         }
+        self.end_if_last(&container);
         true
     }
 
@@ -400,7 +399,7 @@ impl Shim {
         if named.exec_id.is_empty() {
             let id = String::new();
             self.tell("delete", &events::TaskDelete { container_id: named.id, pid, exit_status, exited_at, id });
-            // What was given back is not needed to wait.
+            // What its life took is not needed to wait for the next.
             let _ = memory::give_back();
         }
         Ok(Deleted { pid, exit_status, exited_at })

@@ -35,12 +35,12 @@ pub async fn call(
         return bridge_built_in(settings, verb, made, &bridge).await.map_err(|e| refused(e.to_string()));
     }
     if let Some(ports) = settings.cni_built_in.then(|| Portmap::read(&stdin)).flatten() {
-        match (portmap_built_in(settings, verb, made, ports, hold).await, find(settings, kind)) {
-            (Ok(Some(said)), _) => return Ok(said),
-            (Err(PortmapError::Nft(said)), Err(_)) => return Err(refused(said)),
-            (Err(PortmapError::Nft(said)), Ok(_)) => log::debug!("{said}; CNI plugin `{kind}` is asked instead"),
-            (Err(e), _) => return Err(refused(e.to_string())),
-            (Ok(None), _) => {}
+        match portmap_built_in(settings, verb, made, ports, hold).await {
+            Ok(Some(said)) => return Ok(said),
+            Err(PortmapError::Nft(said)) if find(settings, kind).is_err() => return Err(refused(said)),
+            Err(PortmapError::Nft(said)) => log::debug!("{said}; CNI plugin `{kind}` is asked instead"),
+            Err(e) => return Err(refused(e.to_string())),
+            Ok(None) => {}
         }
     }
     let program = find(settings, kind)?;
