@@ -1,13 +1,14 @@
 //! subPath: a path inside a volume that a container may have filled with links. Opened so that none leads out, then pinned.
 //!
 //! What was opened is bound on `volume-subpaths/<volume>/<container>/<mount>` (the kubelet's place) by its descriptor, so a link
-//! swapped in later changes nothing. A restarted container finds the pin and uses it again, as with the kubelet.
+//! swapped in later changes nothing. A restarted container opens it again, and keeps the pin only if that holds the same file, as with
+//! the kubelet.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, lstat, mkdirat, openat2};
 
 use super::{VolumeError, file};
 use crate::sys::mounts;
@@ -15,9 +16,6 @@ use crate::sys::mounts;
 /// Opens `sub` below `volume` (making missing directories with the volume's mode) and binds it on `pin`.
 pub fn pin(name: &str, volume: &Path, sub: &str, pin: &Path) -> Result<(), VolumeError> {
     let failed = |verb, path: &Path| file(name, verb, path);
-    if mounts::is_mount_point(pin) {
-        return Ok(());
-    }
     let whole = volume.join(sub);
     let opened = open(volume, sub).map_err(|e| match e {
         rustix::io::Errno::XDEV | rustix::io::Errno::LOOP => {
@@ -26,8 +24,15 @@ pub fn pin(name: &str, volume: &Path, sub: &str, pin: &Path) -> Result<(), Volum
         }
         e => failed("open", &whole)(e.into()),
     })?;
-    let is_dir = fstat(&opened).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
-    target(pin, is_dir).map_err(failed("make", pin))?;
+    let found = fstat(&opened).map_err(|e| failed("look at", &whole)(e.into()))?;
+    if mounts::is_mount_point(pin) {
+        let same = |pinned: Stat| (pinned.st_dev, pinned.st_ino) == (found.st_dev, found.st_ino);
+        if lstat(pin).is_ok_and(same) {
+            return Ok(());
+        }
+        mounts::detach(pin).map_err(failed("unpin", pin))?;
+    }
+    target(pin, FileType::from_raw_mode(found.st_mode) == FileType::Directory).map_err(failed("make", pin))?;
     mounts::bind_fd(opened.as_fd(), pin).map_err(failed("pin", &whole))
 }
 
