@@ -79,6 +79,27 @@ impl Address {
         Ok(Address { tls, host, port: uri.port_u16(), path: if path.starts_with('?') { format!("/{path}") } else { path }, user })
     }
 
+    /// Where a `Location` that was answered here leads (RFC 3986, 5.2), a blank in it escaped as Go's client does.
+    pub fn join(&self, location: &str) -> Result<Address, Wrong> {
+        let location = location.replace(' ', "%20");
+        let location = location.split('#').next().unwrap_or_default();
+        if scheme(location).is_some() {
+            return Address::parse(location);
+        }
+        if location.starts_with("//") {
+            return Address::parse(&format!("{}:{location}", if self.tls { "https" } else { "http" }));
+        }
+        let (base, to) = (self.path.split('?').next().unwrap_or_default(), location.split('?').next().unwrap_or_default());
+        let path = match to {
+            "" => base.to_owned(),
+            to if to.starts_with('/') => without_dots(to),
+            to => without_dots(&format!("{}/{to}", base.rsplit_once('/').map_or("", |(directory, _)| directory))),
+        };
+        let query = location.get(to.len()..).unwrap_or_default();
+        let uri: Uri = format!("{path}{query}").parse().map_err(|e: hyper::http::uri::InvalidUri| format!("`{location}`: {e}"))?;
+        Ok(Address { path: uri.path_and_query().map_or("/", |p| p.as_str()).to_owned(), ..self.clone() })
+    }
+
     /// `host` or `host:port`, as the Host header has it.
     pub fn authority(&self) -> String {
         self.port.map_or_else(|| self.host.clone(), |port| format!("{}:{port}", self.host))
@@ -101,6 +122,30 @@ impl Address {
             None => format!("{path}.minisig"),
         }
     }
+}
+
+/// The scheme of a URL that has one: what stands before its first colon, if that can be one.
+pub fn scheme(url: &str) -> Option<&str> {
+    let (scheme, _) = url.split_once(':')?;
+    let fits = scheme.starts_with(|c: char| c.is_ascii_alphabetic());
+    (fits && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))).then_some(scheme)
+}
+
+/// An absolute path without its `.` and `..`.
+fn without_dots(path: &str) -> String {
+    let mut kept = Vec::new();
+    let mut parts = path.split('/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        match part {
+            "." => {}
+            ".." => drop(kept.pop()),
+            part => kept.push(part),
+        }
+        if matches!(part, "." | "..") && parts.peek().is_none() {
+            kept.push("");
+        }
+    }
+    format!("/{}", kept.join("/"))
 }
 
 /// A map of names to values or lists of values, or `name:value` parts separated by commas, as the kubelet's flag has them.
@@ -133,6 +178,32 @@ mod tests {
         assert_eq!(Address::signature_path(&a.path), "/a/b.yaml.minisig?x=1");
         let b = Address::parse("http://h").unwrap();
         assert_eq!((b.shown(), b.dialled_port(), b.user), ("http://h/".into(), 80, None));
+    }
+
+    #[test]
+    fn a_location_leads_where_a_browser_would_go() {
+        let at = Address::parse("http://h:81/a/b/c?q=1").unwrap();
+        for (location, leads) in [
+            ("login", "http://h:81/a/b/login"),
+            ("ui/", "http://h:81/a/b/ui/"),
+            ("ui/?to=http://x/y", "http://h:81/a/b/ui/?to=http://x/y"),
+            ("?x=1", "http://h:81/a/b/c?x=1"),
+            ("#top", "http://h:81/a/b/c"),
+            ("/c?d=//e:f", "http://h:81/c?d=//e:f"),
+            ("../d/./e", "http://h:81/a/d/e"),
+            ("../../../..", "http://h:81/"),
+            (".", "http://h:81/a/b/"),
+            ("a b", "http://h:81/a/b/a%20b"),
+            ("//h/x", "http://h/x"),
+            ("//h:82", "http://h:82/"),
+            ("HTTPS://other/x#y", "https://other/x"),
+        ] {
+            assert_eq!(at.join(location).map(|a| a.shown()).as_deref(), Ok(leads), "{location}");
+        }
+        for location in ["ftp://h/x", "mailto:a@h", "//", "a\nb", "http://h:99999/"] {
+            assert!(at.join(location).is_err(), "{location}");
+        }
+        assert_eq!(["a/b:c", "1a:b", ":b", "svn+ssh://h"].map(scheme), [None, None, None, Some("svn+ssh")]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use hyper::header::{
     ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, ETAG, HOST, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,
     LAST_MODIFIED, LOCATION, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT,
 };
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -219,19 +219,10 @@ async fn body<B: Body<Data = Bytes, Error: std::error::Error> + Unpin>(mut body:
 
 /// The path a redirect leads to, if it is on the same server.
 fn redirected(address: &Address, path: &str, location: &str) -> Result<String, Failure> {
-    let wrong = || refused(format!("redirects to `{location}`, which is no URL"));
-    if location.starts_with("//") {
-        return Err(elsewhere(address, location));
-    }
-    if location.contains("://") {
-        let to = Address::parse(location).map_err(|_| wrong())?;
-        let same = to.tls == address.tls && to.host.eq_ignore_ascii_case(&address.host) && to.dialled_port() == address.dialled_port();
-        return if same { Ok(to.path) } else { Err(elsewhere(address, location)) };
-    }
-    let directory = path.split('?').next().unwrap_or_default().rsplit_once('/').map_or("", |(directory, _)| directory);
-    let joined = if location.starts_with('/') { location.to_owned() } else { format!("{directory}/{location}") };
-    let uri: Uri = joined.parse().map_err(|_| wrong())?;
-    uri.path_and_query().map(|p| p.as_str().to_owned()).ok_or_else(wrong)
+    let at = Address { path: path.to_owned(), ..address.clone() };
+    let to = at.join(location).map_err(|_| refused(format!("redirects to `{location}`, which is no URL")))?;
+    let same = to.tls == at.tls && to.host.eq_ignore_ascii_case(&at.host) && to.dialled_port() == at.dialled_port();
+    if same { Ok(to.path) } else { Err(elsewhere(address, location)) }
 }
 
 fn elsewhere(address: &Address, location: &str) -> Failure {
@@ -278,7 +269,14 @@ mod tests {
     #[test]
     fn a_redirect_stays_on_its_server() {
         let at = Address::parse("https://h:443/a/b.yaml?x=1").unwrap();
-        for (location, path) in [("/c", "/c"), ("c.yaml?y=2", "/a/c.yaml?y=2"), ("https://H/d#f", "/d"), ("https://h:443/e", "/e")] {
+        for (location, path) in [
+            ("/c", "/c"),
+            ("c.yaml?y=2", "/a/c.yaml?y=2"),
+            ("?y=3", "/a/b.yaml?y=3"),
+            ("//h/f", "/f"),
+            ("https://H/d#f", "/d"),
+            ("https://h:443/e", "/e"),
+        ] {
             assert_eq!(redirected(&at, &at.path, location).unwrap(), path);
         }
         for location in ["http://h/c", "https://h:444/c", "https://other/c", "//other/c", "https://h@other/c", "\n"] {

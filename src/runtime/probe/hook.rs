@@ -1,5 +1,5 @@
-//! Lifecycle hooks: exec, httpGet, sleep. Weaker than probes, as the kubelet's are: any HTTP answer is a success, a command is not
-//! expanded, and `tcpSocket` passes validation and always fails.
+//! Lifecycle hooks: exec, httpGet, sleep. Weaker than probes, as the kubelet's are: any HTTP answer is a success (redirects on the same
+//! host are followed), a command is not expanded, and `tcpSocket` passes validation and always fails.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -68,14 +68,14 @@ async fn ended(whose: &Whose<'_>) {
 async fn other(whose: &Whose<'_>, target: &Target<'_>, handler: &LifecycleHandler) -> Result<(), String> {
     if let Some(action) = &handler.http_get {
         let mut get = Get::new(target, action, &format!("kube-lifecycle/{VERSION}"))?;
-        let mut answer = get.once().await;
+        let mut answer = get.follow().await;
         if let Err(why) = &answer
             && why == tls::PLAIN
         {
             let message = format!("request to HTTPS lifecycle hook {} got HTTP response, retrying with HTTP: {why}", get.host());
             whose.rt.tell(Event::HookInClear { uid: whose.uid.clone(), id: whose.id.clone(), message: message.into() });
             get.in_clear();
-            answer = get.once().await;
+            answer = get.follow().await;
         }
         return answer.map(drop).map_err(|e| format!("Get \"{}\": {e}", get.url()));
     }

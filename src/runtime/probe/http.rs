@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
+use hyper::Request;
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
-use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::HTTPGetAction;
 
 use super::target::{Address, Target, said};
 use super::{SAID_BYTES, VERSION, cut, tls};
 use crate::plan::action::Answer;
+use crate::settings::url;
 
-/// As Go's client and the kubelet's probes have it.
+/// As Go's client has it: so many requests, and no more.
 const REDIRECTS: usize = 10;
 
 /// What was answered.
@@ -85,10 +86,12 @@ impl Get {
         self.address.shown()
     }
 
-    async fn follow(&mut self) -> Result<Answer, String> {
-        for _ in 0..=REDIRECTS {
+    /// Asks, and asks again where that leads on the same host.
+    pub async fn follow(&mut self) -> Result<Answer, String> {
+        for _ in 0..REDIRECTS {
             let reply = self.once().await?;
-            let Some(location) = reply.location.as_deref().filter(|_| matches!(reply.status, 301 | 302 | 303 | 307 | 308)) else {
+            let redirects = matches!(reply.status, 301 | 302 | 303 | 307 | 308);
+            let Some(location) = reply.location.as_deref().filter(|l| redirects && !l.is_empty()) else {
                 return Ok(judged(&reply));
             };
             if !self.moved(location)? {
@@ -100,27 +103,31 @@ impl Get {
 
     /// Turns to where a redirect leads; false if that is another host.
     fn moved(&mut self, location: &str) -> Result<bool, String> {
-        let uri: Uri = location.parse().map_err(|_| format!("failed to parse Location header `{location}`"))?;
-        let path = uri.path_and_query().map_or("/", |p| p.as_str());
-        if let Some(host) = uri.host() {
-            if host.trim_matches(['[', ']']) != self.address.host.trim_matches(['[', ']']) {
-                return Ok(false);
-            }
-            self.https = uri.scheme_str() == Some("https");
-            self.address = self.address.with_port(uri.port_u16().unwrap_or(if self.https { 443 } else { 80 }));
+        let absolute = url::scheme(location);
+        if absolute.is_some_and(|s| !s.eq_ignore_ascii_case("http") && !s.eq_ignore_ascii_case("https")) {
+            return Ok(false);
+        }
+        let (host, port) = (self.address.host.clone(), Some(self.address.port));
+        let here = url::Address { tls: self.https, host, port, path: self.path.clone(), user: None };
+        let to = here.join(location).map_err(|e| format!("failed to parse Location header \"{location}\": {e}"))?;
+        let bare = |host: &str| host.trim_matches(['[', ']']).to_ascii_lowercase();
+        if bare(&to.host) != bare(&here.host) {
+            return Ok(false);
+        }
+        // A Host of the manifest's own outlives a redirect that does not name the server anew (Go).
+        let own = self.headers.get(HOST).is_some_and(|h| h.as_bytes() != self.address.shown().as_bytes());
+        self.https = to.tls;
+        self.address = self.address.with_port(to.dialled_port());
+        if absolute.is_some() || !own {
             let host = HeaderValue::try_from(self.address.shown()).map_err(|e| e.to_string())?;
             self.headers.insert(HOST, host);
-        } else if !path.starts_with('/') {
-            let base = self.path.rsplit_once('/').map_or("", |(base, _)| base);
-            self.path = format!("{base}/{path}");
-            return Ok(true);
         }
-        self.path = path.to_owned();
+        self.path = to.path;
         Ok(true)
     }
 
     /// One request and its answer, however long that takes.
-    pub async fn once(&self) -> Result<Reply, String> {
+    async fn once(&self) -> Result<Reply, String> {
         let stream = self.address.dial().await.map_err(|e| self.address.refused(&e))?;
         if self.https { self.exchange(tls::over(stream, &self.address.host).await?).await } else { self.exchange(stream).await }
     }

@@ -75,7 +75,7 @@ fn failed(answer: Answer) -> String {
 }
 
 #[test]
-fn http_redirects_are_followed_on_the_same_host_ten_times() {
+fn http_redirects_are_followed_on_the_same_host_for_ten_requests() {
     on(async {
         let port = server(|head, mut stream| async move {
             let path = head.split(' ').nth(1).unwrap().to_owned();
@@ -92,8 +92,64 @@ fn http_redirects_are_followed_on_the_same_host_ten_times() {
         })
         .await;
         assert_eq!(get(port, "/8", &[]).await, Answer::Passed);
-        assert!(failed(get(port, "/10", &[]).await).ends_with("stopped after 10 redirects"));
+        assert!(failed(get(port, "/9", &[]).await).ends_with("stopped after 10 redirects"));
         assert_eq!(get(port, "/away", &[]).await, Answer::Warned("Probe terminated redirects, Response body: bye!".into()));
+    });
+}
+
+#[test]
+fn a_redirect_is_read_as_go_reads_it() {
+    on(async {
+        // `/at/N` answers with the Nth location; every other path says what it is and for which host, and fails.
+        const LOCATIONS: [&str; 9] = [
+            "login",
+            "ui/",
+            "?x=1",
+            "//127.0.0.1:PORT/x",
+            "http://127.0.0.1:PORT/y?u=http://z/",
+            "../up",
+            "//other.test/x",
+            "mailto:a@b.test",
+            "",
+        ];
+        let port = server(|head, mut stream| async move {
+            let path = head.split(' ').nth(1).unwrap().to_owned();
+            let port = stream.local_addr().unwrap().port().to_string();
+            let to = path.strip_prefix("/at/").and_then(|n| LOCATIONS.get(n.parse::<usize>().ok()?)).map(|l| l.replace("PORT", &port));
+            let host = head.lines().find_map(|l| l.strip_prefix("host: ")).unwrap().replace(&port, "PORT");
+            let text = match to {
+                Some(to) => format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n"),
+                None => format!("HTTP/1.1 302 Found\r\nLocation: http://other.test/\r\nContent-Length: 99\r\nConnection: close\r\n\r\n{path} {host}{:99}", ""),
+            };
+            reply(&mut stream, &text).await;
+        })
+        .await;
+        // Where it ended is in the body of a redirect to somewhere else.
+        let ended = async |n: usize, headers: &[(&str, &str)]| match get(port, &format!("/at/{n}"), headers).await {
+            Answer::Warned(why) => why.rsplit("body: ").next().unwrap().trim().to_owned(),
+            other => format!("{other:?}"),
+        };
+        let own = [("Host", "own.test")];
+        for (n, plain, with_host) in [
+            (0, "/at/login 127.0.0.1:PORT", "/at/login own.test"),
+            (1, "/at/ui/ 127.0.0.1:PORT", "/at/ui/ own.test"),
+            (3, "/x 127.0.0.1:PORT", "/x own.test"),
+            (4, "/y?u=http://z/ 127.0.0.1:PORT", "/y?u=http://z/ 127.0.0.1:PORT"),
+            (5, "/up 127.0.0.1:PORT", "/up own.test"),
+            // Elsewhere: a success with a warning.
+            (6, "", ""),
+            (7, "", ""),
+            // No location at all is an answer like any other.
+            (8, "Passed", "Passed"),
+        ] {
+            assert_eq!((ended(n, &[]).await.as_str(), ended(n, &own).await.as_str()), (plain, with_host), "{}", LOCATIONS[n]);
+        }
+        assert_eq!(ended(2, &[]).await, "/at/2?x=1 127.0.0.1:PORT");
+        // What is no URL at all fails, as with Go.
+        let port = server(|_, mut stream| async move {
+            reply(&mut stream, "HTTP/1.1 302 Found\r\nLocation: //127.0.0.1:99999/\r\nContent-Length: 0\r\n\r\n").await
+        });
+        assert!(failed(get(port.await, "/", &[]).await).contains("failed to parse Location header"));
     });
 }
 
