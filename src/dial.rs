@@ -2,7 +2,7 @@
 //!
 //! Not hyper-util's connector: it looks names up in a blocking pool, which is a second thread.
 
-mod resolve;
+pub mod resolve;
 pub mod trust;
 
 use std::path::Path;

@@ -58,7 +58,7 @@ fn an_image_nobody_has_waits_with_the_kubelets_reasons() {
 }
 
 /// A process inside the node that is ended with the test.
-struct Beside(std::process::Child);
+pub struct Beside(std::process::Child);
 
 impl Drop for Beside {
     fn drop(&mut self) {
@@ -67,7 +67,7 @@ impl Drop for Beside {
     }
 }
 
-fn beside(n: &Node, cmd: &[&str]) -> Beside {
+pub fn beside(n: &Node, cmd: &[&str]) -> Beside {
     let holder = fs::read_to_string(n.dir.join("holder.pid")).unwrap();
     let log = fs::File::create(n.dir.join("beside.log")).unwrap();
     let child = std::process::Command::new("nsenter")

@@ -1,6 +1,7 @@
 //! Probes and hooks of real containers: what they find shows in status and events, and what fails is ended and begun again.
 
-use crate::node::{FOREVER, IMAGE, Node, condition, container, pod};
+use crate::images::beside;
+use crate::node::{FOREVER, IMAGE, Node, can_run, condition, container, pod};
 
 /// A pod of the host's network, one container `c` with these further fields (two spaces deep), whose script runs.
 fn probed(name: &str, grace_s: u32, fields: &str, script: &str) -> String {
@@ -397,15 +398,31 @@ fn a_hook_over_https_that_is_answered_in_clear_is_asked_again_in_clear() {
 }
 
 #[test]
-fn probes_and_hooks_say_who_asks_and_ask_localhost_on_the_hosts_network() {
-    let Some(mut n) = Node::started() else { return };
-    let serve = "nc -ll -p 8452 -e sh -c 'h=; while read -r l; do l=${l%?}; [ -n \"$l\" ] || break; h=\"$h|$l\"; done; echo \"$h\" >>/w/heads; printf \"HTTP/1.0 200 OK\\r\\n\\r\\n\"'";
+fn probes_and_hooks_say_who_asks_and_ask_localhost_on_the_hosts_network_or_a_host_by_name() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let conf = n.path("work/resolv.conf");
+    std::fs::write(&conf, "nameserver 127.0.0.1\n").unwrap();
+    n.extra.push(format!("resolvConf={conf}"));
+    n.start();
+    // Knows the address of every name, and no AAAA of any.
+    let names = "import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('127.0.0.1', 53))
+while True:
+    q, who = s.recvfrom(512)
+    a = q[-3:-2] == b'\\1'
+    s.sendto(q[:2] + b'\\x81\\x80\\0\\1\\0' + bytes([a]) + b'\\0\\0\\0\\0' + q[12:] + (b'\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4\\x7f\\0\\0\\1' if a else b''), who)";
+    let _names = beside(&n, &["python3", "-c", names]);
+    let serve = "nc -ll -p 8452 -e sh -c 'h=; while read -r l; do l=${l%?}; [ -n \"$l\" ] || break; h=\"$h|$l\"; done; echo \"$h\" >>/w/heads; case $h in *\"GET /old \"*) printf \"HTTP/1.0 302 Found\\r\\nLocation: post-start\\r\\n\\r\\n\";; *) printf \"HTTP/1.0 200 OK\\r\\n\\r\\n\";; esac'";
     n.put("server.yaml", &told(&n, "server", 1, &listens(8452), serve));
     n.until_ready("server");
     let get = |path: &str| format!("httpGet: {{port: 8452, path: /{path}}}");
     let fields = format!(
         "lifecycle: {{postStart: {{{}}}, preStop: {{{}}}}}\nreadinessProbe: {{{}, timeoutSeconds: 20}}",
-        get("post-start"),
+        get("old").replace("port:", "host: server.test, port:"),
         get("pre-stop"),
         get("probe")
     );
@@ -415,11 +432,15 @@ fn probes_and_hooks_say_who_asks_and_ask_localhost_on_the_hosts_network() {
     n.remove("h.yaml");
     n.until("it is gone", 20, |n| n.gone("h"));
     let heads = std::fs::read_to_string(n.path("work/heads")).unwrap();
-    for (path, agent) in [("post-start", "kube-lifecycle/1.36"), ("probe", "kube-probe/1.36"), ("pre-stop", "kube-lifecycle/1.36")] {
+    for (path, agent, host) in [
+        ("post-start", "kube-lifecycle/1.36", "server.test"),
+        ("probe", "kube-probe/1.36", "127.0.0.1"),
+        ("pre-stop", "kube-lifecycle/1.36", "127.0.0.1"),
+    ] {
         let head = heads.lines().find(|h| h.starts_with(&format!("|GET /{path} HTTP/1.1"))).unwrap_or_else(|| panic!("/{path}: {heads}"));
         let agent = format!("|user-agent: {agent}");
         assert!(format!("{head}|").contains(&format!("{agent}|")), "{head}");
-        assert!(head.contains("|host: 127.0.0.1:8452"), "{head}");
+        assert!(head.contains(&format!("|host: {host}:8452")), "{head}");
     }
     n.shutdown();
 }

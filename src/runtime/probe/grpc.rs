@@ -55,7 +55,7 @@ enum Unasked {
     Said(Status),
 }
 
-async fn check(address: Address, service: String) -> Result<i32, Unasked> {
+async fn check(address: Address<'_>, service: String) -> Result<i32, Unasked> {
     let stream = address.dial().await.map_err(|e| Unasked::Dial(address.refused(&e)))?;
     let fail = |e: &dyn std::error::Error| Unasked::Dial(crate::runtime::error::chain(e).to_string());
     let agent = format!("kube-probe/{VERSION}");

@@ -50,7 +50,7 @@ pub async fn run(whose: &Whose<'_>, hook: Hook, within: Option<Duration>) -> Res
             Ran::Late => Err(format!("command timed out after {}", go(bound))),
         };
     }
-    let target = Target { pod: whose.pod, container, ips: whose.ips };
+    let target = Target { pod: whose.pod, container, ips: whose.ips, resolv_conf: &whose.rt.settings.resolv_conf };
     let ended = ended(whose);
     tokio::select! {
         done = tokio::time::timeout(bound, other(whose, &target, handler)) => done.unwrap_or_else(|_| Err(format!("timed out after {}", go(bound)))),

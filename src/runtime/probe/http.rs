@@ -25,8 +25,8 @@ pub struct Reply {
 }
 
 /// A request that can be made again elsewhere on the same host.
-pub struct Get {
-    address: Address,
+pub struct Get<'a> {
+    address: Address<'a>,
     https: bool,
     path: String,
     headers: HeaderMap,
@@ -48,9 +48,9 @@ pub async fn probe(target: &Target<'_>, action: &HTTPGetAction, within: Duration
     }
 }
 
-impl Get {
+impl<'a> Get<'a> {
     /// What a manifest asks for.
-    pub fn new(target: &Target<'_>, action: &HTTPGetAction, agent: &str) -> Result<Get, String> {
+    pub fn new(target: &Target<'a>, action: &HTTPGetAction, agent: &str) -> Result<Get<'a>, String> {
         let address = target.address(action.host.as_deref(), &action.port)?;
         let path = action.path.as_deref().unwrap_or_default();
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };

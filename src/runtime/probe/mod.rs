@@ -115,7 +115,7 @@ async fn ask(rt: &Rc<Runtime>, check: &Check, pod: &WantedPod, ips: &[IpAddr]) -
     let Some(probe) = probe else { return errored("its manifest has no such probe") };
     let seconds = probe.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(1).max(1);
     let within = Duration::from_secs(seconds);
-    let target = Target { pod, container, ips };
+    let target = Target { pod, container, ips, resolv_conf: &rt.settings.resolv_conf };
     if let Some(action) = &probe.exec {
         let whose = exec::Whose { uid: &check.uid, id: &check.id, word: word(check.probe) };
         let command = expanded(container, action.command.as_deref().unwrap_or_default());

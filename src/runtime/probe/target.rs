@@ -1,16 +1,18 @@
 //! Whom a probe or hook dials: the pod's address, seen from the host; ports by number or by the container's name for them.
 //!
-//! Never asks a name service: that would need a thread, and a name that is not there would hold the probe up.
+//! A host by its name is looked up at each dial, as the node itself looks names up.
 
+use std::borrow::Cow;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::Container;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 
+use crate::dial::resolve;
 use crate::pod::WantedPod;
-use crate::runtime::hosts;
 
 /// A container that can be dialled.
 pub struct Target<'a> {
@@ -18,19 +20,24 @@ pub struct Target<'a> {
     pub container: &'a Container,
     /// The pod's addresses.
     pub ips: &'a [IpAddr],
+    /// Names the servers that know the address of a handler's `host`.
+    pub resolv_conf: &'a Path,
 }
 
 /// Where to dial: what is shown of it, and the addresses to try, in turn.
-pub struct Address {
+#[derive(Clone)]
+pub struct Address<'a> {
     /// As messages show it.
     pub host: String,
     pub port: u16,
+    /// None: those of `host`, whatever they are then.
     tries: Vec<IpAddr>,
+    resolv_conf: &'a Path,
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
     /// The address of a handler.
-    pub fn address(&self, host: Option<&str>, port: &IntOrString) -> Result<Address, String> {
+    pub fn address(&self, host: Option<&str>, port: &IntOrString) -> Result<Address<'a>, String> {
         let port = self.port(port)?;
         let host = host.filter(|h| !h.is_empty());
         let Some(host) = host else {
@@ -40,14 +47,9 @@ impl Target<'_> {
             let first = if self.pod.host_network { local.as_slice() } else { &[] };
             let tries: Vec<IpAddr> = first.iter().chain(self.ips.first()).copied().collect();
             let shown = tries.first().ok_or("the pod has no address")?.to_string();
-            return Ok(Address { host: shown, port, tries });
+            return Ok(Address { host: shown, port, tries, resolv_conf: self.resolv_conf });
         };
-        let tries = match host.trim_start_matches('[').trim_end_matches(']').parse() {
-            Ok(ip) => vec![ip],
-            Err(_) if host.eq_ignore_ascii_case("localhost") => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            Err(_) => hosts_file(host)?,
-        };
-        Ok(Address { host: host.to_owned(), port, tries })
+        Ok(Address { host: host.to_owned(), port, tries: Vec::new(), resolv_conf: self.resolv_conf })
     }
 
     fn port(&self, port: &IntOrString) -> Result<u16, String> {
@@ -67,18 +69,7 @@ impl Target<'_> {
     }
 }
 
-/// A name the host's own table has.
-fn hosts_file(host: &str) -> Result<Vec<IpAddr>, String> {
-    let found = hosts::listed(host);
-    if found.is_empty() {
-        return Err(format!(
-            "lookup {host}: it is no address and not in the node's /etc/hosts; write the address, or put the name into a Host header"
-        ));
-    }
-    Ok(found)
-}
-
-impl Address {
+impl Address<'_> {
     /// `host:port`, in brackets where it has to be.
     pub fn shown(&self) -> String {
         if self.host.contains(':') && !self.host.starts_with('[') {
@@ -89,14 +80,18 @@ impl Address {
     }
 
     /// The same host, another port: where a redirect leads.
-    pub fn with_port(&self, port: u16) -> Address {
-        Address { host: self.host.clone(), port, tries: self.tries.clone() }
+    pub fn with_port(&self, port: u16) -> Self {
+        Address { port, ..self.clone() }
     }
 
     /// A connection; the next address where one refuses.
     pub async fn dial(&self) -> io::Result<TcpStream> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for ip in &self.tries {
+        let tries = match self.tries.as_slice() {
+            [] => Cow::Owned(resolve::lookup(&self.host, self.resolv_conf).await?),
+            known => Cow::Borrowed(known),
+        };
+        for ip in tries.iter() {
             match TcpStream::connect(SocketAddr::new(*ip, self.port)).await {
                 Ok(stream) => return Ok(stream),
                 Err(e) => last = e,
@@ -107,6 +102,9 @@ impl Address {
 
     /// A failed dial in Go's words.
     pub fn refused(&self, e: &io::Error) -> String {
+        if e.kind() == io::ErrorKind::Other {
+            return format!("dial tcp: {e}");
+        }
         format!("dial tcp {}: connect: {}", self.shown(), said(e))
     }
 }
