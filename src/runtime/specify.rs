@@ -1,6 +1,6 @@
 //! Gathers what `oci::spec` is to be given: the files, directories and pins of one container, made or found here.
 //!
-//! Makes the termination log (and has `volume` make what mounts need); decides nothing about the specification itself.
+//! Makes the termination log and /etc/hosts (and has `volume` make what mounts need); decides nothing about the specification itself.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -109,6 +109,9 @@ impl Runtime {
         facts.recursive_read_only = Support::Yes;
         say_clamped(qos::oom_score_adj(pod, container, facts.memory_bytes, -1000), facts.oom_score_adj_floor);
         let sandbox = sandbox::facts(&self.settings, &self.paths, pod, whose.ips).map_err(|e| Error::Refused(chain(&e).to_string()))?;
+        if !sandbox.etc_hosts.is_empty() {
+            sandbox::write_hosts(&self.settings, &self.paths, pod, whose.ips).map_err(|e| Error::Again(chain(&e).to_string()))?;
+        }
         let volumes = volume::ready(&self.paths, pod, container, &facts.allocatable)?;
         let termination = self.termination_log(whose, container.termination_message_path.as_deref())?;
         let found = user::resolve(pod, container, &image.config, users.passwd.as_deref(), users.group.as_deref());

@@ -145,6 +145,37 @@ fn a_terminal_is_a_terminal() {
 }
 
 #[test]
+fn the_hosts_file_is_as_it_should_be_for_each_container_whatever_one_wrote_to_it() {
+    inside("spec::the_hosts_file_is_as_it_should_be_for_each_container_whatever_one_wrote_to_it", "sid", async |mut d: Drive| {
+        d.up().await;
+        d.image(PullPolicy::IfNotPresent).await;
+        let script = "grep -c Kubernetes-managed /etc/hosts; grep -c 'here.test' /etc/hosts; grep -c evil /etc/hosts; echo 192.0.2.6 evil >/etc/hosts; echo the end";
+        let spec = json!({ "hostNetwork": true, "hostAliases": [{ "ip": "192.0.2.1", "hostnames": ["here.test"] }],
+            "containers": [container(script, json!({}))] });
+        let pod = d.sandbox_with("hosts", spec).await;
+        let file = d.dir.join(format!("data/pods/{}/etc-hosts", pod.uid));
+        let inode = |d: &Drive| d.shell(&format!("stat -c %i {}", file.display()));
+        let mut at = None;
+        for attempt in 0..2 {
+            let c = d.create(&pod, attempt).await;
+            // In place: a container of the pod that runs sees it too.
+            assert_eq!(*at.get_or_insert_with(|| inode(&d)), inode(&d));
+            d.drain();
+            d.start(&pod, &c.id).await;
+            d.until_log(&pod, attempt, " the end").await;
+            d.until_exited(&pod, &c.id).await;
+            d.end(&pod, &c.id).await;
+            assert!(std::fs::read_to_string(&file).unwrap().ends_with("evil\n"));
+            let log = d.log(&pod, attempt);
+            let lines: Vec<_> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+            assert_eq!(lines, ["1", "1", "0", "the end"], "attempt {attempt}");
+            d.done(plinth::plan::action::Action::DeleteContainer { uid: pod.uid.clone(), id: c.id.clone() }, Some(&pod)).await;
+        }
+        d.done(plinth::plan::action::Action::DeleteSandbox { uid: pod.uid.clone(), keep: false }, Some(&pod)).await;
+    });
+}
+
+#[test]
 fn a_sub_path_that_was_replaced_is_opened_anew_at_a_restart() {
     inside("spec::a_sub_path_that_was_replaced_is_opened_anew_at_a_restart", "sid", async |mut d: Drive| {
         d.up().await;

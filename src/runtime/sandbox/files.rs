@@ -1,6 +1,6 @@
 //! A sandbox's files: what the pod was made from, that it is complete, and the texts its containers see in /etc.
 //!
-//! Each is written beside its place and renamed, so it is there whole or not at all.
+//! Each but etc-hosts is written beside its place and renamed, so it is there whole or not at all.
 
 use std::io;
 use std::net::IpAddr;
@@ -87,20 +87,29 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), SandboxError> {
     std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path)).map_err(file("write", path))
 }
 
-/// hostname, etc-hosts and resolv.conf, as the kubelet and containerd's CRI write them. On the host's network they are the node's.
-pub fn write_texts(settings: &Settings, paths: &Paths, pod: &WantedPod, names: &Names, ips: &[IpAddr]) -> Result<(), SandboxError> {
-    let spec = pod.object.spec.as_ref();
-    let aliases = spec.and_then(|s| s.host_aliases.as_deref()).unwrap_or_default();
-    let (hostname, hosts) = if pod.host_network {
-        let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        (format!("{node}\n"), hosts::hosts_text_host_network(&std::fs::read_to_string("/etc/hosts").unwrap_or_default(), aliases))
-    } else {
-        (hosts::hostname_text(names), hosts::hosts_text(names, ips, aliases))
-    };
+/// hostname and resolv.conf, as containerd's CRI writes them. On the host's network they are the node's.
+pub fn write_texts(settings: &Settings, paths: &Paths, pod: &WantedPod, names: &Names) -> Result<(), SandboxError> {
+    let hostname =
+        if pod.host_network { format!("{}\n", rustix::system::uname().nodename().to_string_lossy()) } else { hosts::hostname_text(names) };
     write(&paths.hostname(&pod.uid), hostname.as_bytes())?;
-    write(&paths.etc_hosts(&pod.uid), hosts.as_bytes())?;
-    let Some(spec) = spec else { return Ok(()) };
+    let Some(spec) = &pod.object.spec else { return Ok(()) };
     write(&paths.resolv_conf(&pod.uid), resolv(settings, pod, spec)?.resolv.text().as_bytes())
+}
+
+/// etc-hosts, anew for each container, as the kubelet writes it: whoever runs in the pod may have written to it. In place, since it is
+/// mounted in those that run.
+pub fn write_hosts(settings: &Settings, paths: &Paths, pod: &WantedPod, ips: &[IpAddr]) -> Result<(), SandboxError> {
+    let aliases = pod.object.spec.as_ref().and_then(|s| s.host_aliases.as_deref()).unwrap_or_default();
+    let text = if pod.host_network {
+        hosts::hosts_text_host_network(&std::fs::read_to_string("/etc/hosts").unwrap_or_default(), aliases)
+    } else {
+        hosts::hosts_text(&hosts::names(&pod.object, &settings.cluster_domain)?, ips, aliases)
+    };
+    let path = paths.etc_hosts(&pod.uid);
+    if std::fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    std::fs::write(&path, text).map_err(file("write", &path))
 }
 
 fn resolv(settings: &Settings, pod: &WantedPod, spec: &PodSpec) -> Result<dns::Made, SandboxError> {

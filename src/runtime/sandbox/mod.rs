@@ -41,7 +41,7 @@ use crate::sys::pause;
 
 pub use error::SandboxError;
 use error::file;
-pub use files::name_service;
+pub use files::{name_service, write_hosts};
 pub use scan::{Scanned, is_uid, scan, scan_one};
 
 /// /dev/shm of a pod, as containerd's CRI makes it.
@@ -88,7 +88,7 @@ async fn make(settings: &Settings, paths: &Paths, pod: &WantedPod) -> Result<San
     } else {
         net::attach(settings, paths, pod, &cgroup::pod_group(paths, pod), &lock).await?
     };
-    files::write_texts(settings, paths, pod, &names, &ips)?;
+    files::write_texts(settings, paths, pod, &names)?;
     files::commit(paths, &pod.uid, ips, clock::now().wall)
 }
 
