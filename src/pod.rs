@@ -304,6 +304,13 @@ impl WantedPod {
         self.containers.iter().map(|c| &c.image).chain(self.volume_images.iter().map(|v| &v.image))
     }
 
+    /// Every image its manifest names: those of volumes that no container mounts too.
+    pub fn named_images(&self) -> impl Iterator<Item = ImageRef> {
+        let volumes = self.object.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        let references = volumes.filter_map(|v| v.image.as_ref()?.reference.as_deref());
+        self.containers.iter().map(|c| c.image.clone()).chain(references.map(ImageRef::normalised))
+    }
+
     /// The spec's container of that name, wherever it stands.
     pub fn container(&self, name: &str) -> Option<&Container> {
         let spec = self.object.spec.as_ref()?;

@@ -219,7 +219,7 @@ impl State {
             if collecting <= clock::now().mono {
                 collecting = clock::now().mono + self.settings.image_gc.period;
                 self.take_inventory();
-                self.named_images()
+                self.named_images(manifests)
                     .into_iter()
                     .for_each(|named| drop(tokio::task::spawn_local(self.runtime.clone().collect_images(named))));
             }
@@ -434,15 +434,11 @@ impl State {
     }
 
     /// The images that manifests name, and those of pods that are there; `None` while not all of either is known.
-    fn named_images(&self) -> Option<BTreeSet<ImageRef>> {
+    fn named_images(&self, manifests: &Manifests) -> Option<BTreeSet<ImageRef>> {
         let world = self.world.borrow();
         let known = world.wanted.complete && world.seen.listed.is_some() && world.wanted.shutdown.is_none();
         let made = world.seen.pods.values().filter_map(|p| p.made_from.as_ref());
-        let images = |p: &Rc<WantedPod>| {
-            let own = p.containers.iter().map(|c| c.image.clone());
-            own.chain(p.volume_images.iter().map(|v| v.image.clone())).collect::<Vec<_>>()
-        };
-        known.then(|| world.wanted.pods.values().chain(made).flat_map(images).collect())
+        known.then(|| world.wanted.pods.values().chain(made).flat_map(|p| p.named_images()).chain(manifests.images()).collect())
     }
 
     /// What the pods that are there were made from: they stand in for manifests that are broken since before we started.

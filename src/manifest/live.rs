@@ -16,7 +16,7 @@ use super::recall::Memory;
 use super::url::Url;
 use crate::clock::{self, Moment, Now, Wall};
 use crate::plan::world::Wanted;
-use crate::pod::{FileReport, Uid, WantedPod};
+use crate::pod::{FileReport, ImageRef, Uid, WantedPod};
 use crate::settings::Settings;
 use crate::watch::Watch;
 
@@ -118,6 +118,11 @@ impl Manifests {
     pub fn adopt(&mut self, running: &[Rc<WantedPod>]) {
         self.memory.adopt(running);
         self.due = true;
+    }
+
+    /// Every image that a file of any layer names.
+    pub fn images(&self) -> impl Iterator<Item = ImageRef> {
+        self.memory.images()
     }
 
     fn deadline(&self) -> Moment {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::identity::SEEN;
 use super::layer::{Entry, Kind, REMOVED_FOR, Revision, State};
 use crate::clock::Moment;
-use crate::pod::{PodKey, WantedPod};
+use crate::pod::{ImageRef, PodKey, WantedPod};
 
 /// What must be remembered from one decision to the next; without it only stand-ins are lost.
 #[derive(Debug, Default)]
@@ -65,6 +65,11 @@ impl Memory {
             layer.last = Some(layer.good.iter().map(|(name, good)| entry_of(name, good)).collect());
         }
         self.adopted = true;
+    }
+
+    /// Every image that a file of any layer names, be it overridden or masked: the file above it may go.
+    pub fn images(&self) -> impl Iterator<Item = ImageRef> {
+        self.layers.values().flat_map(|l| l.good.values()).flat_map(|g| &g.pods).flat_map(|p| p.named_images())
     }
 
     /// When a removed layer's time is up, if one is removed.

@@ -252,9 +252,15 @@ fn on_a_full_disk_images_that_nobody_names_go_and_no_others() {
     let images = |n: &Node| n.ctr(&["images", "list", "-q"]);
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert!(images(&n).contains(other) && images(&n).contains(IMAGE), "{}", images(&n));
+    // Masked, its pod is gone and it is named still: with the mask gone it has to be there.
+    n.put_overlay("other.yaml", "");
+    n.until("its pod is gone", 30, |n| n.gone("other"));
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(images(&n).contains(other), "{}", images(&n));
     n.remove("other.yaml");
     n.until("the image nobody names is gone", 30, |n| n.gone("other") && !images(n).contains(other));
     assert!(images(&n).contains(IMAGE), "{}", images(&n));
+    std::fs::remove_file(n.overlay.join("other.yaml")).unwrap();
     n.put("other.yaml", &text);
     n.until_ready("other");
     n.shutdown();

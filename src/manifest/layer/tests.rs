@@ -369,3 +369,28 @@ mod any {
         }
     }
 }
+
+#[test]
+fn an_image_is_named_by_every_file_that_is_there_hidden_or_not() {
+    let of = |layer: &str, file: &str, name: &str, image: &str| {
+        let volumes = serde_json::json!([{"name": "v", "image": {"reference": format!("{image}-volume")}}]);
+        let spec = serde_json::json!({"containers": [{"name": "c", "image": image}], "volumes": volumes});
+        let mut object = Pod { spec: Some(serde_json::from_value(spec).unwrap()), ..Pod::default() };
+        (object.metadata.name, object.metadata.uid) = (Some(name.into()), Some(name.into()));
+        let origin = Origin { layer: layer.into(), path: Path::new(layer).join(file), line: 1 };
+        let pods = vec![Rc::new(WantedPod::from_object(object, origin).unwrap())];
+        Entry { name: file.into(), kind: Kind::Manifest(Rc::new(Revision { pods, ..Revision::default() })) }
+    };
+    let entry = |file: &str, kind| Entry { name: file.into(), kind };
+    let low =
+        vec![of(LOW, "a", "a", "docker.io/h/low-a:1"), of(LOW, "b", "b", "docker.io/h/low-b:1"), of(LOW, "c", "c", "docker.io/h/low-c:1")];
+    let high = vec![of(HIGH, "a", "a", "docker.io/h/high-a:1"), entry("b", Kind::Mask), of(HIGH, "d", "c", "docker.io/h/high-c:1")];
+    let mut n = Node::new();
+    n.at(0, &[listing(LOW, State::Listed(low)), listing(HIGH, State::Listed(high))]);
+    let named = |n: &Node| n.memory.images().map(|i| i.to_string()).collect::<BTreeSet<_>>();
+    let files = ["high-a", "high-c", "low-a", "low-b", "low-c"];
+    let want: BTreeSet<String> = files.iter().flat_map(|f| [format!("docker.io/h/{f}:1"), format!("docker.io/h/{f}:1-volume")]).collect();
+    assert_eq!(named(&n), want);
+    n.at(1, &[listing(LOW, State::Listed(Vec::new())), listing(HIGH, State::Listed(Vec::new()))]);
+    assert_eq!(named(&n), BTreeSet::new());
+}
