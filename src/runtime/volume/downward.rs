@@ -42,7 +42,7 @@ pub fn refresh(paths: &Paths, pod: &WantedPod, volume: &Volume, node: &Allocatab
     let group = empty_dir::fs_group(spec);
     if !mounts::is_mount_point(&dir) {
         std::fs::create_dir_all(&dir).map_err(failed("make"))?;
-        mounts::tmpfs(&dir, empty_dir::memory_bytes(spec, None), 0o777, true).map_err(failed("mount a tmpfs on"))?;
+        mounts::tmpfs(&dir, empty_dir::memory_bytes(spec, None, node), 0o777, true).map_err(failed("mount a tmpfs on"))?;
         give(&dir, group, 0o777).map_err(failed("set the mode of"))?;
     }
     swap(&dir, &files, group).map_err(failed("write the files of"))

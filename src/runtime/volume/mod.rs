@@ -198,7 +198,7 @@ pub async fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Resul
             downward::refresh(paths, pod, volume, node)?;
         } else {
             let dir = paths.volume(&pod.uid, "empty-dir", &volume.name);
-            empty_dir::make(&dir, spec, &volume.name, volume.empty_dir.as_ref().unwrap_or(&EmptyDirVolumeSource::default()))?;
+            empty_dir::make(&dir, spec, &volume.name, volume.empty_dir.as_ref().unwrap_or(&EmptyDirVolumeSource::default()), node)?;
         }
     }
     Ok(())
