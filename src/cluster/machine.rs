@@ -81,12 +81,6 @@ fn pids(reserve: &Reserve, loadavg: &str, most: &str) -> bool {
     }
 }
 
-/// Recursive read-only mounts: `mount_setattr`, since Linux 5.12.
-pub fn can_mount_recursively_read_only(kernel: &str) -> bool {
-    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(5), Some(12))
-}
-
 fn first(paths: &[&str]) -> String {
     paths.iter().map(|p| read(p)).find(|t| !t.is_empty()).unwrap_or_default()
 }
@@ -119,14 +113,6 @@ mod tests {
         }
         let none = with("pid.available<1");
         assert!(!memory(&none, "MemAvailable: 1 kB", &calm.replace("0.50", "61.20")), "one threshold replaces them all");
-    }
-
-    #[test]
-    fn kernels_are_compared_by_number() {
-        assert!(can_mount_recursively_read_only("5.12.0") && can_mount_recursively_read_only("6.1.0-25-amd64"));
-        assert!(
-            !can_mount_recursively_read_only("5.9.1") && !can_mount_recursively_read_only("4.19") && !can_mount_recursively_read_only("")
-        );
     }
 
     #[test]

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 
 use super::error::{Error, Result};
 use super::link::STRATEGIC;
-use super::machine::{Machine, Pressure, can_mount_recursively_read_only, machine, pressure};
+use super::machine::{Machine, Pressure, machine, pressure};
 use super::object::{Object, replaced};
 use super::{Cluster, Facts};
 use crate::clock::{self, Moment, Now, Wall};
 use crate::settings::Settings;
+use crate::sys::mounts;
 
 type Words = BTreeMap<String, String>;
 
@@ -175,7 +176,7 @@ fn event(node: &str, uid: &str, reason: &str, message: &str, now: Wall) -> Value
 /// What `runtimeClassName` may stand for here, by the handler's name, which is the class'; empty: where there is none. What a shim of
 /// another kind can do is not known.
 fn handlers(settings: &Settings, machine: &Machine) -> Vec<Value> {
-    let able = json!({"recursiveReadOnlyMounts": can_mount_recursively_read_only(&machine.kernel), "userNamespaces": machine.own_users});
+    let able = json!({"recursiveReadOnlyMounts": mounts::can_seal_recursively(&machine.kernel), "userNamespaces": machine.own_users});
     let classes = settings.runtime_classes.iter().map(|(name, class)| match class.shim {
         None => json!({"name": name, "features": able}),
         Some(_) => json!({"name": name}),

@@ -29,6 +29,8 @@ pub struct Node {
     pub max_pods: Option<usize>,
     /// Names a pod's `runtimeClassName` may have.
     pub runtime_classes: BTreeSet<String>,
+    /// Those of them, and the empty name if it is so without one, whose read-only mounts are not so below (`recursiveReadOnly`).
+    pub unsealed_classes: BTreeSet<String>,
     /// Why no pod can have users of its own; `None`: it can.
     pub no_own_users: Option<String>,
     /// What AppArmor can enforce; `None`: not known.

@@ -13,6 +13,7 @@ use crate::plan::apparmor::DEFAULT;
 use crate::plan::world::Node;
 use crate::quantity::Amount;
 use crate::settings::Settings;
+use crate::sys::mounts;
 
 /// Reads the machine. `devices` too only for a privileged container: it walks /dev. Whether the OCI runtime can do recursive
 /// read-only mounts is not to be read here: the caller sets it.
@@ -44,6 +45,13 @@ pub fn facts(settings: &Settings, devices: bool) -> NodeFacts {
         cgroup_options: cgroup_options(&read("/proc/self/mountinfo")),
         oom_score_adj_floor: if free { -1000 } else { own_score },
     }
+}
+
+/// Whether a read-only mount of a pod of this class (empty: of none) can be so below too. runc since 1.1 and crun since 1.4 do it
+/// wherever the kernel does; what a shim of another kind does is not known.
+pub fn seals_recursively(settings: &Settings, class: &str) -> bool {
+    let shim = settings.runtime_classes.get(class).and_then(|c| c.shim.as_ref()).unwrap_or(&settings.shim);
+    shim.contains("runc") && mounts::can_seal_recursively(&rustix::system::uname().release().to_string_lossy())
 }
 
 /// What the machine's boot found wrong with it, a sentence a line: the image's init writes it there (`initramfs`), other machines have none.
@@ -104,6 +112,14 @@ pub fn as_planned(settings: &Settings) -> Node {
         max_pods: Some(settings.max_pods),
         unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),
         runtime_classes: settings.runtime_classes.keys().cloned().collect(),
+        unsealed_classes: settings
+            .runtime_classes
+            .keys()
+            .map(String::as_str)
+            .chain([""])
+            .filter(|c| !seals_recursively(settings, c))
+            .map(str::to_owned)
+            .collect(),
         no_own_users: crate::sys::users::missing(),
         apparmor: Some(apparmor::here()),
     }
@@ -307,6 +323,19 @@ mod tests {
         assert_eq!(memory_for_pods(&kept), Some(memory_bytes() - 64 * mib));
         kept.reserve.system.insert("memory".into(), amount("1Ei"));
         assert_eq!(allocatable(&kept).get("memory").unwrap().units(), 0);
+    }
+
+    #[test]
+    fn only_runcs_kind_of_shim_is_known_to_seal_mounts_recursively() {
+        let mut settings = Settings::default();
+        let with = |shim: Option<&str>| crate::settings::RuntimeClass { shim: shim.map(str::to_owned), oci_runtime: None };
+        let classes = [("crun", None), ("kata", Some("io.containerd.kata.v2")), ("own", Some("/usr/bin/containerd-shim-runc-v2"))];
+        settings.runtime_classes = classes.map(|(name, shim)| (name.to_owned(), with(shim))).into();
+        // The tests' kernel can.
+        assert_eq!(["", "crun", "kata", "own"].map(|c| seals_recursively(&settings, c)), [true, true, false, true]);
+        assert_eq!(as_planned(&settings).unsealed_classes, ["kata".to_owned()].into());
+        settings.shim = "io.containerd.kata.v2".into();
+        assert_eq!(["", "crun", "own"].map(|c| seals_recursively(&settings, c)), [false, false, true]);
     }
 
     #[test]

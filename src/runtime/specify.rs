@@ -105,8 +105,8 @@ impl Runtime {
         let container = pod.container(name).ok_or_else(|| OciError::NoContainer(name.to_owned()))?;
         let privileged = container.security_context.as_ref().and_then(|s| s.privileged).unwrap_or(false);
         let mut facts = node::facts(&self.settings, privileged);
-        // runc since 1.1 and crun since 1.4 do it wherever the kernel does (mount_setattr, 5.12).
-        facts.recursive_read_only = Support::Yes;
+        let class = pod.object.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).unwrap_or_default();
+        facts.recursive_read_only = if node::seals_recursively(&self.settings, class) { Support::Yes } else { Support::No };
         say_clamped(qos::oom_score_adj(pod, container, facts.memory_bytes, -1000), facts.oom_score_adj_floor);
         let sandbox = sandbox::facts(&self.settings, &self.paths, pod, whose.ips).map_err(|e| Error::Refused(chain(&e).to_string()))?;
         if !sandbox.etc_hosts.is_empty() {

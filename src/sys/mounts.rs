@@ -82,6 +82,12 @@ pub(super) fn seal(mount: BorrowedFd<'_>) -> io::Result<()> {
     set_attributes(mount, nix::libc::MOUNT_ATTR_RDONLY, None)
 }
 
+/// This kernel can make a mount and all below it read-only: `mount_setattr`, since Linux 5.12.
+pub fn can_seal_recursively(kernel: &str) -> bool {
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(5), Some(12))
+}
+
 /// Sets attributes of a mount nobody else has, and of all below it.
 #[expect(unsafe_code, reason = "mount_setattr has no wrapper")]
 pub(super) fn set_attributes(mount: BorrowedFd<'_>, attributes: u64, users: Option<BorrowedFd<'_>>) -> io::Result<()> {
@@ -157,6 +163,12 @@ fn unescape(text: &[u8]) -> PathBuf {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn kernels_are_compared_by_number() {
+        assert!(can_seal_recursively("5.12.0") && can_seal_recursively("6.1.0-25-amd64"));
+        assert!(!can_seal_recursively("5.9.1") && !can_seal_recursively("4.19") && !can_seal_recursively(""));
+    }
 
     #[test]
     fn mount_points_are_unescaped() {

@@ -32,6 +32,8 @@ pub fn status(v: &View<'_>, pod: &WantedPod, index: usize, c: &WantedContainer) 
     let running = state.running.is_some();
     let spec = pod.container(&c.name);
     let resources = spec.and_then(|s| s.resources.clone());
+    let class = pod.object.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).unwrap_or_default();
+    let seals = !v.scene.world.node.unsealed_classes.contains(class);
     ContainerStatus {
         name: c.name.to_string(),
         ready: match c.kind {
@@ -45,7 +47,7 @@ pub fn status(v: &View<'_>, pod: &WantedPod, index: usize, c: &WantedContainer) 
         container_id: last.map(|l| format!("containerd://{}", l.id)),
         allocated_resources: resources.as_ref().filter(|_| running).and_then(|r| r.requests.clone()),
         resources: resources.filter(|_| running),
-        volume_mounts: spec.and_then(|s| s.volume_mounts.as_ref()).map(|all| all.iter().map(mounted).collect()),
+        volume_mounts: spec.and_then(|s| s.volume_mounts.as_ref()).map(|all| all.iter().map(|m| mounted(m, seals)).collect()),
         user: last.and_then(|l| l.user.as_deref()).map(user),
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
@@ -53,9 +55,9 @@ pub fn status(v: &View<'_>, pod: &WantedPod, index: usize, c: &WantedContainer) 
     }
 }
 
-/// What becomes of a mount. Where it is demanded, nothing that is mounted below is writable either: the OCI runtime can do it.
-fn mounted(mount: &VolumeMount) -> VolumeMountStatus {
-    let asks = mount.recursive_read_only.as_deref().is_some_and(|how| how != "Disabled");
+/// What becomes of a mount. Where that is asked for and the OCI runtime can do it, nothing that is mounted below is writable either.
+fn mounted(mount: &VolumeMount, seals: bool) -> VolumeMountStatus {
+    let asks = seals && mount.recursive_read_only.as_deref().is_some_and(|how| how != "Disabled");
     let read_only = mount.read_only.filter(|is| *is);
     VolumeMountStatus {
         name: mount.name.clone(),

@@ -18,7 +18,9 @@ pub enum OciError {
     NoVolume { container: String, volume: String },
     #[error("mount volume `{volume}` in container `{container}`: the sub path at {path} was not opened")]
     NoSubPath { container: String, volume: String, path: String },
-    #[error("mount volume `{volume}` in container `{container}`: the OCI runtime cannot do recursiveReadOnly: Enabled; use IfPossible")]
+    #[error(
+        "mount volume `{volume}` in container `{container}`: this kernel (before 5.12) or the pod's runtime class cannot do recursiveReadOnly: Enabled; use IfPossible"
+    )]
     NoRecursiveReadOnly { container: String, volume: String },
     #[error("container has runAsNonRoot and image will run as root (container: {container}); set runAsUser")]
     ImageIsRoot { container: String },
