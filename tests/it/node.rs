@@ -1,7 +1,7 @@
 //! A private node and the plinth on it.
 
 #[path = "../skip/mod.rs"]
-mod skip;
+pub mod skip;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
