@@ -180,18 +180,27 @@ fn probe(word: &str) -> Result<Probe, String> {
     }
 }
 
-/// What a pod asks of the node: `port=8080[/UDP] cpu=1 memory=1Gi os=windows sysctl=NAME select=KEY:VALUE affinity=KEY:VALUE class=NAME
+const RESOURCES: [&str; 4] = ["cpu", "memory", "hugepages-2Mi", "ephemeral-storage"];
+
+/// What a pod asks of the node: `port=8080[/UDP] cpu=1 memory=1Gi os=windows sysctl=NAME select=KEY:VALUE affinity=KEY:[OPERATOR:]VALUE class=NAME
 /// apparmor=RuntimeDefault|Localhost:NAME`.
 fn asks(line: &mut Line<'_>) -> Result<Pod, String> {
     let mut take = |key: &str| line.values.remove(key);
     let port = take("port").map(|p| p.split_once('/').unwrap_or((p, "TCP")));
     let port = port.map(|(n, protocol)| json!({ "containerPort": 1, "hostPort": n.parse::<i32>().unwrap(), "protocol": protocol }));
-    let requests: BTreeMap<&str, &str> =
-        ["cpu", "memory", "hugepages-2Mi"].into_iter().filter_map(|name| Some((name, take(name)?))).collect();
+    let requests: BTreeMap<&str, &str> = RESOURCES.into_iter().filter_map(|name| Some((name, take(name)?))).collect();
     let pair = |s: &str| s.split_once(':').map(|(k, v)| (k.to_owned(), v.to_owned()));
     let select: BTreeMap<String, String> = take("select").and_then(pair).into_iter().collect();
-    let affinity = take("affinity").and_then(pair).map(|(key, value)| {
-        let term = json!({ "matchExpressions": [{ "key": key, "operator": "In", "values": [value] }] });
+    let affinity = take("affinity").map(|wish| {
+        let parts: Vec<&str> = wish.split(':').collect();
+        let (key, operator, values) = match parts[..] {
+            [key, value] => (key, "In", value),
+            [key, operator, values] => (key, operator, values),
+            _ => panic!("`{wish}` is not like KEY:VALUE or KEY:OPERATOR:VALUE,VALUE"),
+        };
+        let values: Vec<&str> = values.split(',').filter(|v| !v.is_empty()).collect();
+        let of = if key == "metadata.name" { "matchFields" } else { "matchExpressions" };
+        let term = json!({ of: [{ "key": key, "operator": operator, "values": values }] });
         json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [term] } } })
     });
     let sysctls: Vec<_> = take("sysctl").into_iter().map(|name| json!({ "name": name, "value": "1" })).collect();
@@ -263,7 +272,7 @@ impl Case {
 
     /// `cpu=2 memory=1Gi pods=3 sysctl=net.*,kernel.msgmax label=zone:a`
     fn node(&mut self, line: &mut Line<'_>) {
-        for name in ["cpu", "memory", "hugepages-2Mi"] {
+        for name in RESOURCES {
             let amount = line.values.remove(name).and_then(Amount::parse);
             self.node.allocatable.extend(amount.map(|a| (name.to_owned(), a)));
         }
