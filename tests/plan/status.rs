@@ -84,6 +84,22 @@ fn a_readiness_gate_keeps_a_pod_from_being_ready_and_is_named() {
 }
 
 #[test]
+fn a_container_is_ready_after_as_many_successes_in_a_row_as_its_probe_wants() {
+    let is_ready = |answers: &[&str]| {
+        let said: String = answers.iter().map(|a| format!("  said u1-app-0 readiness {a}\n")).collect();
+        let s = status(&format!("pod web u1\n  main app readiness=0/1/3/1\nseen u1 sandbox=ready\n  app 0 running\nmemory u1\n{said}"));
+        assert_eq!(s.container_statuses.as_ref().unwrap()[0].ready, conditions(&s).contains(" Ready=True"));
+        s.container_statuses.unwrap()[0].ready
+    };
+    assert!(!is_ready(&["failed"]));
+    assert!(!is_ready(&["failed", "passed 2"]));
+    assert!(is_ready(&["failed", "passed 3"]));
+    assert!(!is_ready(&["failed", "passed 2", "failed", "passed 2"]), "in a row");
+    assert!(is_ready(&["failed", "passed 2", "errored", "passed"]), "an error counts for nothing");
+    assert!(!is_ready(&["failed", "passed 3", "failed"]), "one failure is enough here");
+}
+
+#[test]
 fn what_a_probe_finds_is_told_in_the_kubelets_words() {
     let (world, _) = world(RUNNING);
     let check = Check { uid: Uid("u1".into()), id: "u1-a-0".into(), name: "a".into(), probe: Probe::Readiness };
