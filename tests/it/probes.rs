@@ -96,6 +96,62 @@ fn readiness_over_http_follows_the_server() {
 }
 
 #[test]
+fn what_was_done_is_counted_under_the_kubelets_names() {
+    let Some(mut n) = Node::started() else { return };
+    let fields = "readinessProbe: {exec: {command: [test, -e, /w/ok]}, periodSeconds: 1, timeoutSeconds: 20}\nlivenessProbe: {exec: {command: ['true']}, periodSeconds: 1, timeoutSeconds: 20}";
+    n.put("p.yaml", &told(&n, "p", 3, fields, "[ -e /w/again ] || { touch /w/again; echo once; exit 3; }\nexec sleep 1000"));
+    n.put(
+        "x.yaml",
+        &pod("x", "hostNetwork: true", FOREVER).replace("    command:", "    resources: {requests: {memory: 100Ti}}\n    command:"),
+    );
+    n.until("it runs again", 30, |n| is_started(n, "p") && n.restarts("p") == 1);
+    let sample = |n: &Node, path: &str, of: &str| {
+        let page = n.get(path).unwrap_or_default();
+        let value = page.lines().find_map(|l| l.strip_prefix(of)?.strip_prefix(' ')?.parse::<f64>().ok());
+        value.unwrap_or_else(|| panic!("{of} is not in {path}:\n{page}"))
+    };
+    let uid = n.pod("p").unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let probed = |kind: &str, result: &str| {
+        format!(
+            "prober_probe_total{{container=\"c\",namespace=\"default\",pod=\"p-it\",pod_uid=\"{uid}\",probe_type=\"{kind}\",result=\"{result}\"}}"
+        )
+    };
+    let (no, yes) = (probed("Readiness", "failed"), probed("Liveness", "successful"));
+    n.until("both probes were counted", 20, |n| n.get("/metrics/probes").is_some_and(|page| page.contains(&no) && page.contains(&yes)));
+    assert!(!n.get("/metrics/probes").unwrap().contains(&probed("Readiness", "successful")));
+    n.tell("ok");
+    n.until_ready("p");
+    for (kind, result) in [("Readiness", "failed"), ("Readiness", "successful"), ("Liveness", "successful")] {
+        assert!(sample(&n, "/metrics/probes", &probed(kind, result)) >= 1.0, "{kind} {result}");
+    }
+    let took = "prober_probe_duration_seconds_count{container=\"c\",namespace=\"default\",pod=\"p-it\",probe_type=\"Liveness\"}";
+    assert!(sample(&n, "/metrics/probes", took) >= 1.0);
+    for (name, want) in [
+        ("kubelet_node_name{node=\"it\"}", 1.0),
+        ("kubelet_desired_pods{static=\"true\"}", 2.0),
+        ("kubelet_running_pods", 1.0),
+        ("kubelet_running_containers{container_state=\"running\"}", 1.0),
+        ("kubelet_running_containers{container_state=\"exited\"}", 1.0),
+        ("kubelet_started_pods_total", 1.0),
+        ("kubelet_started_pods_errors_total", 0.0),
+        ("kubelet_started_containers_total{container_type=\"container\"}", 2.0),
+        ("kubelet_started_containers_total{container_type=\"init_container\"}", 0.0),
+        ("kubelet_pod_start_duration_seconds_count", 1.0),
+        ("kubelet_containers_per_pod_count_sum", 1.0),
+        ("kubelet_admission_rejections_total{reason=\"OutOfmemory\"}", 1.0),
+        ("kubelet_runtime_operations_total{operation_type=\"run_podsandbox\"}", 1.0),
+        ("kubelet_runtime_operations_total{operation_type=\"create_container\"}", 2.0),
+        ("kubelet_runtime_operations_total{operation_type=\"start_container\"}", 2.0),
+        ("kubelet_runtime_operations_duration_seconds_count{operation_type=\"start_container\"}", 2.0),
+    ] {
+        assert_eq!(sample(&n, "/metrics", name), want, "{name}\n{}", n.get("/metrics").unwrap());
+    }
+    let bytes = format!("kubelet_container_log_filesystem_used_bytes{{container=\"c\",namespace=\"default\",pod=\"p-it\",uid=\"{uid}\"}}");
+    assert!(sample(&n, "/metrics", &bytes) > 0.0);
+    n.shutdown();
+}
+
+#[test]
 fn a_startup_probe_gates_what_comes_after_a_sidecar() {
     let Some(mut n) = Node::started() else { return };
     let work = n.path("work");
