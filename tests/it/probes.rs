@@ -372,19 +372,22 @@ fn probes_that_hang_do_not_slow_status_down() {
         &pod("mute", "hostNetwork: true", "nc -ll -p 9001 -e sleep 3 & httpd -p 9002; trap 'exit 0' TERM; while :; do sleep 1; done"),
     );
     n.until_ready("mute");
-    let probes =
-        "readinessProbe: {httpGet: {path: /, port: 9001}, periodSeconds: 1}, livenessProbe: {tcpSocket: {port: 9002}, periodSeconds: 1}";
-    let container = |i: usize| format!("  - {{name: c{i}, image: '{IMAGE}', command: [sleep, '1000'], {probes}}}\n");
-    for p in 0..5 {
+    // As the issue has it: a hundred with a probe a second, of which every other hangs.
+    let probe = |i: usize| match i % 2 {
+        0 => "readinessProbe: {httpGet: {path: /, port: 9001}, periodSeconds: 1}",
+        _ => "readinessProbe: {tcpSocket: {port: 9002}, periodSeconds: 1, timeoutSeconds: 20}",
+    };
+    let container = |i: usize| format!("  - {{name: c{i}, image: '{IMAGE}', command: [sleep, '1000'], {}}}\n", probe(i));
+    for p in 0..10 {
         let containers: String = (0..10).map(container).collect();
         n.put(&format!("m{p}.yaml"), &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: m{p}}}\nspec:\n  hostNetwork: true\n  terminationGracePeriodSeconds: 1\n  containers:\n{containers}"));
     }
-    let started = |n: &Node| {
-        let all = (0..5).filter_map(|p| n.pod(&format!("m{p}")));
-        all.flat_map(|p| p["status"]["containerStatuses"].as_array().cloned().unwrap_or_default()).filter(|c| c["started"] == true).count()
+    let ready = |n: &Node| {
+        let all = (0..10).filter_map(|p| n.pod(&format!("m{p}")));
+        all.flat_map(|p| p["status"]["containerStatuses"].as_array().cloned().unwrap_or_default()).filter(|c| c["ready"] == true).count()
     };
-    n.until("fifty containers with a hundred probes run", 120, |n| started(n) == 50);
-    n.until("those that hang are late", 20, |n| (0..5).all(|p| n.events_of(&format!("m{p}")).contains("Client.Timeout exceeded")));
+    n.until("those that do not hang are ready", 120, |n| ready(n) == 50);
+    n.until("those that hang are late", 20, |n| (0..10).all(|p| n.events_of(&format!("m{p}")).contains("Client.Timeout exceeded")));
     assert_eq!(n.restarts("m0"), 0);
     // A machine that is busy with other tests makes anybody late: the best of some rounds counts, each as long as all probes' period.
     // What the probes held up would be held up in every round, and for as long as they hang: a second.
@@ -392,15 +395,15 @@ fn probes_that_hang_do_not_slow_status_down() {
         let mut took = [std::time::Duration::ZERO; 100];
         for took in &mut took {
             let begun = std::time::Instant::now();
-            assert!(n.get("/healthz").is_some());
+            assert!(n.get("/v1/status").is_some());
             *took = begun.elapsed();
             std::thread::sleep(std::time::Duration::from_millis(9));
         }
         took.sort();
         eprintln!("status latency: median {:?}, 9 of 10 {:?}, 99 of 100 {:?}", took[50], took[90], took[99]);
-        took[90]
+        took[50]
     };
-    assert!((0..20).any(|_| round(&n) < std::time::Duration::from_millis(100)), "status is late in every round");
+    assert!((0..20).any(|_| round(&n) < std::time::Duration::from_millis(10)), "status is late in every round");
     let stat = |n: &Node| {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", n.pid())).unwrap();
         text.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2).map(|t| t.parse::<u64>().unwrap()).sum::<u64>()
