@@ -114,6 +114,8 @@ fn a_pod_has_the_names_and_the_resolver_it_asks_for() {
     let log = n.said(&["logs", "s"]);
     assert_eq!(log.lines().collect::<Vec<_>>(), ["h", "h", "h", &format!("IP\t{full}\th"), "nameserver 192.0.2.1"], "{log}");
     n.until("the long one says why not", 20, |n| n.said_or_nothing(&["why", "l"]).contains("characters long and the kernel takes 64"));
+    let events = n.said(&["events", "l"]);
+    assert!(events.contains("FailedCreatePodSandBox") && events.contains("Failed to create pod sandbox: "), "{events}");
     n.shutdown();
 }
 

@@ -118,6 +118,10 @@ fn a_debian_registry_is_pulled_from_and_a_wrong_tag_is_named() {
     n.start();
     n.put("a.yaml", &from("127.0.0.1:5000/busybox:1"));
     n.until_ready("a");
+    let events = n.said(&["events", "a"]);
+    let told =
+        ["Pulling", "Pulling image \"127.0.0.1:5000/busybox:1\"", "Pulled", "Successfully pulled image \"127.0.0.1:5000/busybox:1\""];
+    assert!(told.iter().all(|words| events.contains(words)), "{events}");
     n.put("b.yaml", &script("b", FOREVER).replace("docker.io/library/busybox:1.35", "127.0.0.1:5000/busybox:wrong"));
     n.until("the wrong tag is named", 15, |n| {
         let (reason, message) = waiting(n, "b");

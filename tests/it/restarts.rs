@@ -160,6 +160,8 @@ fn after_a_reboot_stale_objects_are_released_and_pods_start_anew() {
     n.start();
     n.until_ready("a");
     assert_eq!(n.restarts("a"), 1, "as the kubelet counts a reboot");
+    let events = n.said(&["events", "a"]);
+    assert!(events.contains("SandboxChanged") && events.contains("Pod sandbox changed, it will be killed and re-created."), "{events}");
     n.until("the old address was given back", 10, |n| {
         let addresses = fs::read_dir(n.dir.join("data/ipam/pods")).into_iter().flatten().flatten();
         addresses.filter(|e| e.file_name().to_string_lossy().starts_with("10.")).count() == 1

@@ -311,6 +311,29 @@ fn what_is_wrong_with_the_node_is_told_of_the_node() {
 }
 
 #[test]
+fn what_becomes_of_images_and_sandboxes_is_told_under_the_kubelets_reasons() {
+    let (world, now) = world("pod web u1\n  main app\nimage a absent\nseen u1 sandbox=partial\n");
+    let uid = || Uid("u1".into());
+    let begun = |action| record::started(&world, &action).into_iter().map(|n| (n.reason, n.warning, n.message)).collect::<Vec<_>>();
+    let failed = |action| {
+        let failure = Failure { class: Class::Retry, reason: "KillPodSandboxError".into(), message: "no".into() };
+        record::ended(&world, &action, &Outcome::Failed(failure), now)
+            .into_iter()
+            .map(|n| (n.reason, n.warning, n.message))
+            .collect::<Vec<_>>()
+    };
+    let one = |reason, warning, message: &str| vec![(reason, warning, message.to_owned())];
+    let pull = |pull| Action::PrepareImage { image: ImageRef("a".into()), pull };
+    assert_eq!(begun(pull(PullPolicy::IfNotPresent)), one("Pulling", false, "Pulling image \"a\""));
+    assert_eq!(begun(pull(PullPolicy::Never)), [], "nobody is asked for it");
+    let changed = "Pod sandbox changed, it will be killed and re-created.";
+    assert_eq!(begun(Action::DeleteSandbox { uid: uid(), keep: true }), one("SandboxChanged", false, changed));
+    assert_eq!(begun(Action::DeleteSandbox { uid: uid(), keep: false }), []);
+    assert_eq!(failed(Action::CreateSandbox { uid: uid() }), one("FailedCreatePodSandBox", true, "Failed to create pod sandbox: no"));
+    assert_eq!(failed(Action::DeleteSandbox { uid: uid(), keep: false }), one("FailedKillPod", true, "error killing pod: no"));
+}
+
+#[test]
 fn an_image_nobody_can_look_for_is_told_as_the_kubelet_tells_it() {
     let (world, now) = world("pod web u1\n  main app\nimage a absent\nseen u1 sandbox=ready\n");
     let action = Action::PrepareImage { image: ImageRef("a".into()), pull: PullPolicy::Never };
