@@ -266,6 +266,44 @@ fn last_words_are_the_termination_message_and_addresses_are_in_the_environment()
 }
 
 #[test]
+fn last_words_are_read_where_the_manifest_says_and_cut_as_the_kubelet_cuts_them() {
+    let Some(mut n) = Node::started() else { return };
+    let of = |name: &str, fields: &str, script: &str| {
+        format!("  - {{name: {name}, image: '{IMAGE}', {fields}, command: [sh, -c, \"{script}\"]}}\n")
+    };
+    let head = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  hostNetwork: true\n  containers:\n"
+        )
+    };
+    let (path, log) = ("terminationMessagePath: /words/last", "terminationMessagePolicy: FallbackToLogsOnError");
+    let file = "seq 1 2000 >/words/last; echo not this >/dev/termination-log; exit 1";
+    let three =
+        head("three") + &of("file", path, file) + &of("lines", log, "seq 1 100; exit 1") + &of("bytes", log, "seq -s, 1 2000; exit 1");
+    n.put("three.yaml", &three);
+    let four: String = ["a", "b", "d", "e"].iter().map(|name| of(name, path, file)).collect();
+    n.put("four.yaml", &(head("four") + &four));
+    let message = |n: &Node, pod: &str, name: &str| {
+        let p = n.pod(pod).unwrap_or_default();
+        container(&p, name)["state"]["terminated"]["message"].as_str().unwrap_or_default().to_owned()
+    };
+    let all = [("three", "file"), ("three", "lines"), ("three", "bytes"), ("four", "a"), ("four", "b"), ("four", "d"), ("four", "e")];
+    n.until("all have said their last", 40, |n| all.iter().all(|(pod, name)| !message(n, pod, name).is_empty()));
+    let lines = |from: u32, to: u32| (from..=to).map(|i| format!("{i}\n")).collect::<String>();
+    let written = lines(1, 2000);
+    let end = &written[written.len() - 4096..];
+    assert_eq!(message(&n, "three", "file"), end);
+    assert_eq!(message(&n, "three", "lines"), lines(21, 100));
+    let line = lines(1, 2000).trim_end().replace('\n', ",") + "\n";
+    assert_eq!(message(&n, "three", "bytes"), line[line.len() - 2048..]);
+    // 12 KiB over the pod: a quarter for each, of what it may tell the beginning.
+    for name in ["a", "b", "d", "e"] {
+        assert_eq!(message(&n, "four", name), end[..3072], "{name}");
+    }
+    n.shutdown();
+}
+
+#[test]
 fn a_pod_that_asks_for_more_than_is_left_is_told_and_runs_once_it_is_there() {
     let Some(mut n) = Node::started() else { return };
     // Processors as plinth counts them; three fifths of them, twice, is too much.
