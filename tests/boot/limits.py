@@ -6,6 +6,8 @@ import overlay
 from report import ok
 
 MI = 1 << 20
+# Processes and threads of a pod.
+PIDS = 4096
 SPIN = "trap 'exit 0' TERM; for n in $(seq $(nproc)); do while :; do :; done & done; wait"
 PODS = {
     "guaranteed": overlay.pod("guaranteed", resources="{limits: {cpu: 100m, memory: 32Mi}}"),
@@ -19,7 +21,8 @@ PODS = {
     # Root inside is nobody outside: mounts are mapped by this kernel and made by crun.
     "private": overlay.pod("private", f"echo mine >/v/file; {overlay.SLEEP}").replace(
         "hostNetwork: true", "hostUsers: false\n  volumes: [{name: v, emptyDir: {}}]") + "    volumeMounts: [{name: v, mountPath: /v}]\n",
-    "huge": overlay.pod("huge", resources="{limits: {cpu: 10m, memory: 16Mi, hugepages-2Mi: 4Mi}}"),
+    "huge": overlay.pod("huge", resources="{limits: {cpu: 10m, memory: 16Mi, hugepages-2Mi: 4Mi}}").replace(
+        "hostNetwork: true", "hostNetwork: true\n  volumes: [{name: h, emptyDir: {medium: HugePages}}]") + "    volumeMounts: [{name: h, mountPath: /h}]\n",
 }
 
 
@@ -32,7 +35,7 @@ def group(power, name):
     """The pod's control group: its own files, and each container's."""
     uid = power.pods()[name]["uid"]
     path = power.said(f"cd /sys/fs/cgroup && find . -type d -name pod{uid}").strip()
-    text = power.said(f"cd /sys/fs/cgroup/{path} && grep -H '' cpu.weight */cpu.weight cpu.max */cpu.max memory.max */memory.max */memory.swap.max"
+    text = power.said(f"cd /sys/fs/cgroup/{path} && grep -H '' pids.max cpu.weight */cpu.weight cpu.max */cpu.max memory.max */memory.max */memory.swap.max"
                       " */memory.oom.group */pids.max hugetlb.2MB.max */hugetlb.2MB.max; for c in */; do for p in $(head -n1 $c/cgroup.procs); do"
                       " echo $c/oom_score_adj:$(cat /proc/$p/oom_score_adj); done; done || true")
     files = dict(line.split(":", 1) for line in text.splitlines())
@@ -45,7 +48,7 @@ def group(power, name):
 
 
 def the_kernel_holds_pods_to_their_resources(m):
-    with m.on(append="hugepages=8") as power:
+    with m.on(append=f"hugepages=8 plinth.podPidsLimit={PIDS}") as power:
         power.up()
         for name, manifest in PODS.items():
             power.put(f"50-{name}.yaml", manifest)
@@ -64,12 +67,15 @@ def the_groups_are_the_kubelets(power, total):
     def is_(name, path, own, **containers):
         found, had, each = group(power, name)
         assert found == path, f"{name}: {found} and not {path}"
-        assert {k: had[k] for k in own} == own, f"{name}: {had} and not {own}"
+        own = {"pids.max": str(PIDS), **own}
+        assert {k: had.get(k) for k in own} == own, f"{name}: {had} and not {own}"
         assert set(each) == set(containers), f"{name}: {each}"
         for container, files in containers.items():
             # All of it is in memory that may not be swapped, and dies together.
             files = {"memory.oom.group": "1", "pids.max": "max", **files}
             assert {k: each[container].get(k) for k in files} == files, f"{name}/{container}: {each[container]} and not {files}"
+            # A kernel without swap has no such file.
+            assert each[container].get("memory.swap.max", "0") == "0", f"{name}/{container}: {each[container]}"
 
     score = lambda bytes: str(min(999, max(3, 1000 - 1000 * bytes // total)))
     unlimited = {"cpu.max": "max 100000", "memory.max": "max"}
@@ -86,6 +92,8 @@ def the_groups_are_the_kubelets(power, total):
     is_("whole", "kubepods/burstable/podUID", {"cpu.weight": weight(100), "cpu.max": "20000 100000", "memory.max": str(48 * MI)},
         c={"cpu.max": "20000 100000", "memory.max": str(48 * MI), "oom_score_adj": score(24 * MI)})
     is_("huge", "kubepods/podUID", {"memory.max": str(16 * MI), "hugetlb.2MB.max": str(4 * MI)}, c={"hugetlb.2MB.max": str(4 * MI), "oom_score_adj": "-997"})
+    mounted = power.said("plinth exec huge -- grep ' /h ' /proc/mounts")
+    assert all(word in mounted for word in (" hugetlbfs ", "pagesize=2M", f"size={4 * MI}")), mounted
     ok("groups, limits, weights, huge pages and OOM scores are the kubelet's")
 
     read = lambda path: power.said(f"cat /sys/fs/cgroup/kubepods/{path}").strip()
