@@ -42,6 +42,8 @@ cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name "$cgroup" 2>/dev/null;
 start_containerd() {
   local config=${CONTAINERD_CONFIG:-$here/../images/containerd.toml}
   case $("$dir/containerd/usr/bin/containerd" --version) in *" 1."*) config=$here/../images/containerd-1.7.toml ;; esac
+  # A test's own.
+  [ ! -f "$dir/containerd.toml" ] || config=$dir/containerd.toml
   mkdir -p "$dir/root" "$dir/state"
   # The shim beside this containerd must win over one of the machine's: its folder is first in PATH.
   # Not by `inside`: the shell of a function in the background would be who is killed later, and containerd would live on.

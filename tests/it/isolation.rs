@@ -110,6 +110,41 @@ const SEEN: &str = "tr -s ' ' </proc/self/uid_map; id; stat -c '%u:%g' /disk/roo
     echo; ip link set lo up && echo net; echo >/proc/sys/kernel/panic 2>/dev/null || echo host";
 
 #[test]
+fn users_of_its_own_are_refused_where_a_volume_or_the_snapshotter_cannot_be_mapped() {
+    let Some(mut n) = Node::started() else { return };
+    // No kernel maps the ids of sysfs.
+    let volume = "hostUsers: false\n  volumes: [{name: v, hostPath: {path: /sys/kernel}}]";
+    let mounted = "    volumeMounts: [{name: v, mountPath: /v}]\n    command: [sh, -c]";
+    n.put("v.yaml", &pod("v", volume, FOREVER).replace("    command: [sh, -c]", mounted));
+    let refused =
+        "show /sys/kernel to the pod as its own (hostUsers: false): its file system, or one below it, cannot be id-mapped by this kernel";
+    n.until("the volume is named", 20, |n| n.said_or_nothing(&["why", "v"]).contains(refused));
+    n.remove("v.yaml");
+    n.until("it is gone", 20, |n| n.gone("v"));
+    n.kill();
+    // The image's containerd does without this snapshotter; and it unpacks for the one it is told of alone.
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let unpack =
+        format!("[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\nplatform = \"linux/{arch}\"\nsnapshotter = \"native\"\n");
+    let config = include_str!("../../images/containerd.toml").replace("  \"io.containerd.snapshotter.v1.native\",\n", "") + &unpack;
+    std::fs::write(n.path("containerd.toml"), config).unwrap();
+    n.containerd("stop");
+    n.containerd("start");
+    n.extra.push("snapshotter=native".into());
+    n.start();
+    n.put("s.yaml", &pod("s", "hostUsers: false", FOREVER));
+    n.put("other.yaml", &pod("other", "hostname: other", FOREVER));
+    n.until("the snapshotter is named", 20, |n| n.said_or_nothing(&["why", "s"]).contains("snapshotter native maps no ids"));
+    n.until_ready("other");
+    assert!(!n.ready("s"));
+    n.remove("s.yaml");
+    n.remove("other.yaml");
+    n.until("both are gone", 20, |n| n.gone("s") && n.gone("other"));
+    n.assert_clean();
+    n.shutdown();
+}
+
+#[test]
 fn a_pod_has_users_of_its_own_and_keeps_them() {
     if !can_run() {
         return;
