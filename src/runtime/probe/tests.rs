@@ -319,6 +319,9 @@ fn https_takes_any_certificate_and_judges_the_answer() {
             reply(&mut stream, &format!("HTTP/1.1 302 Found\r\nlocation: https://127.0.0.1:{port}/ok\r\ncontent-length: 0\r\n\r\n")).await;
         });
         assert_eq!(get(moved.await, "/", &[]).await, Answer::Passed);
+        // To another host it is not.
+        let port = https("HTTP/1.1 302 Found\r\nlocation: //other.test/\r\ncontent-length: 4\r\n\r\nbye!").await;
+        assert_eq!(get_https(port).await, Answer::Warned("Probe terminated redirects, Response body: bye!".into()));
     });
 }
 
