@@ -18,12 +18,15 @@ ordered() {
   done | awk '!seen[$0]++'
 }
 # Their signatures go: root and initrd are verified as a whole, and checking each module again is most of the time of loading it. So do the
-# names of their inner functions and the tables by which a backtrace leads through them, which the kernel sorts anew at each boot: four
-# tenths of the rest. A kernel under Secure Boot's lockdown wants the signatures: SIGNED=1 leaves all of it.
+# names of their inner functions, the tables by which a backtrace leads through them, which the kernel sorts anew at each boot, and what the
+# function tracer patches: most of the rest. A kernel under Secure Boot's lockdown wants the signatures: SIGNED=1 leaves all of it.
 unpack() {
   mkdir -p "$(dirname "$2")"
   xz -dc "$kernel/usr/lib/modules/$release/$1.xz" >"$2"
-  [ -n "${SIGNED:-}" ] || strip --strip-unneeded -R .BTF -R .orc_unwind -R .orc_unwind_ip -R .rela.orc_unwind_ip -R .orc_header "$2"
+  [ -z "${SIGNED:-}" ] || return 0
+  "$here/untrace.py" "$2"
+  local gone=(.BTF .orc_unwind .orc_unwind_ip .rela.orc_unwind_ip .orc_header {,.rela}{__mcount_loc,__patchable_function_entries})
+  strip --strip-unneeded "${gone[@]/#/--remove-section=}" "$2"
 }
 
 case $when in

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::cmdline::Where;
@@ -51,26 +52,93 @@ impl Block {
     }
 }
 
-/// Waits for what a word means; `near` is the disk that wins where several disks have it.
-pub fn find(place: &Where, near: Option<&str>, wait: Duration) -> Done<Block> {
-    let until = Instant::now() + wait;
-    loop {
-        let (found, seen) = look(place, near);
-        match found {
-            Ok(Some(block)) => return Ok(block),
-            Ok(None) if Instant::now() < until => std::thread::sleep(AGAIN),
-            Ok(None) => {
-                return Err(Failure::new(format!("find {}", words(place)), format!("not there after {} s; {seen}", wait.as_secs())));
-            }
-            Err(why) => return Err(why),
-        }
-    }
+/// The disks of this machine, each table read once.
+#[derive(Default)]
+pub struct Disks {
+    tables: Vec<(String, Read)>,
 }
 
-/// The partition of that name beside this one, if there is one now.
-pub fn beside(block: &Block, name: &str) -> Option<Block> {
-    let (partitions, _) = table(&block.disk);
-    device(&block.disk, partitions.iter().find(|p| p.name == name)?)
+/// A disk's table, the first or its copy, or why there is none.
+type Read = Result<Rc<Table>, String>;
+
+impl Disks {
+    /// Waits for what a word means; `near` is the disk that wins where several disks have it.
+    pub fn find(&mut self, place: &Where, near: Option<&str>, wait: Duration) -> Done<Block> {
+        let until = Instant::now() + wait;
+        loop {
+            let (found, seen) = self.look(place, near);
+            match found {
+                Ok(Some(block)) => return Ok(block),
+                Ok(None) if Instant::now() < until => {
+                    std::thread::sleep(AGAIN);
+                    self.tables.clear();
+                }
+                Ok(None) => {
+                    return Err(Failure::new(format!("find {}", words(place)), format!("not there after {} s; {seen}", wait.as_secs())));
+                }
+                Err(why) => return Err(why),
+            }
+        }
+    }
+
+    /// The partition of that name beside this one, if there is one now.
+    pub fn beside(&mut self, block: &Block, name: &str) -> Option<Block> {
+        let table = self.table(&block.disk).ok()?;
+        device(&block.disk, table.partitions.iter().find(|p| p.name == name)?)
+    }
+
+    /// The table a partition is in, and its row there. `None` for a whole disk and for what the kernel sees otherwise.
+    pub fn partition_of(&mut self, block: &Block) -> Option<(Rc<Table>, Partition)> {
+        let table = self.table(&block.disk).ok()?;
+        let mine = table.partitions.iter().find(|p| device(&block.disk, p).as_ref() == Some(block))?.clone();
+        Some((table, mine))
+    }
+
+    fn table(&mut self, disk: &str) -> Read {
+        if let Some((_, read)) = self.tables.iter().find(|(name, _)| name == disk) {
+            return read.clone();
+        }
+        let read = table(disk).map(Rc::new);
+        self.tables.push((disk.to_owned(), read.clone()));
+        read
+    }
+
+    /// One look, and what there is instead.
+    fn look(&mut self, place: &Where, near: Option<&str>) -> (Done<Option<Block>>, String) {
+        let wanted = |p: &Partition| match place {
+            Where::Label(name) => p.name == *name,
+            Where::Uuid(id) => p.uuid == *id,
+            Where::Device(_) | Where::Tmpfs => false,
+        };
+        if let Where::Device(path) = place {
+            let name = path.strip_prefix("/dev/").unwrap_or(path);
+            let there = Path::new(SYS).join(name).exists() && Path::new(path).exists();
+            return (Ok(there.then(|| Block { name: name.into(), disk: disk_of(name) })), format!("disks: {}", disks().join(" ")));
+        }
+        let (mut found, mut seen) = (Vec::new(), Vec::new());
+        for disk in disks() {
+            match self.table(&disk) {
+                Ok(table) => {
+                    let names: Vec<_> = table.partitions.iter().map(|p| p.name.as_str()).collect();
+                    seen.push(format!("{disk} has {}", names.join(", ")));
+                    found.extend(table.partitions.iter().filter(|p| wanted(p)).filter_map(|p| device(&disk, p)));
+                }
+                Err(why) => seen.push(format!("{disk}: {why}")),
+            }
+        }
+        if let Some(mine) = found.iter().find(|b| near == Some(b.disk.as_str())) {
+            return (Ok(Some(mine.clone())), String::new());
+        }
+        let answer = match found.as_slice() {
+            [a, b, ..] => Err(Failure::new(
+                format!("find {}", words(place)),
+                format!("{} and {} are both that; say which with /dev/…", a.path(), b.path()),
+            )),
+            [one] => Ok(Some(one.clone())),
+            [] => Ok(None),
+        };
+        (answer, if seen.is_empty() { "no disk at all: is its driver in /etc/modules?".into() } else { seen.join("; ") })
+    }
 }
 
 /// As a person would name it.
@@ -81,38 +149,6 @@ pub fn words(place: &Where) -> String {
         Where::Device(path) => path.clone(),
         Where::Tmpfs => "a tmpfs".into(),
     }
-}
-
-/// One look, and what there is instead.
-fn look(place: &Where, near: Option<&str>) -> (Done<Option<Block>>, String) {
-    let wanted = |p: &Partition| match place {
-        Where::Label(name) => p.name == *name,
-        Where::Uuid(id) => p.uuid == *id,
-        Where::Device(_) | Where::Tmpfs => false,
-    };
-    if let Where::Device(path) = place {
-        let name = path.strip_prefix("/dev/").unwrap_or(path);
-        let there = Path::new(SYS).join(name).exists() && Path::new(path).exists();
-        return (Ok(there.then(|| Block { name: name.into(), disk: disk_of(name) })), format!("disks: {}", disks().join(" ")));
-    }
-    let (mut found, mut seen) = (Vec::new(), Vec::new());
-    for disk in disks() {
-        let (partitions, note) = table(&disk);
-        seen.push(note);
-        found.extend(partitions.iter().filter(|p| wanted(p)).filter_map(|p| device(&disk, p)));
-    }
-    if let Some(mine) = found.iter().find(|b| near == Some(b.disk.as_str())) {
-        return (Ok(Some(mine.clone())), String::new());
-    }
-    let answer = match found.as_slice() {
-        [a, b, ..] => Err(Failure::new(
-            format!("find {}", words(place)),
-            format!("{} and {} are both that; say which with /dev/…", a.path(), b.path()),
-        )),
-        [one] => Ok(Some(one.clone())),
-        [] => Ok(None),
-    };
-    (answer, if seen.is_empty() { "no disk at all: is its driver in /etc/modules?".into() } else { seen.join("; ") })
 }
 
 /// Whole disks that can carry a table, in order.
@@ -132,70 +168,45 @@ fn disk_of(name: &str) -> String {
     disk.file_name().map_or_else(|| name.to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
-/// A disk's partitions: by the first table, else by the copy at its end; and one line about it.
-fn table(disk: &str) -> (Vec<Partition>, String) {
-    let (block, last) = geometry(disk);
-    let Ok(file) = File::open(format!("/dev/{disk}")) else { return (Vec::new(), format!("{disk}: cannot be opened")) };
-    let first = partitions(&file, block, 1);
-    let backup = match &first {
-        Ok(Ok(found)) => return (found.clone(), note(disk, found)),
-        _ => partitions(&file, block, last.saturating_sub(1)),
-    };
-    match (first, backup) {
-        (_, Ok(Ok(found))) => {
+/// A disk's table: the first, else the copy at its end.
+fn table(disk: &str) -> Result<Table, String> {
+    let (block, blocks) = geometry(disk);
+    let file = File::open(format!("/dev/{disk}")).map_err(|_| "cannot be opened".to_owned())?;
+    let first = read(&file, block, blocks, 1);
+    if let Ok(Ok(table)) = first {
+        return Ok(table);
+    }
+    match (first, read(&file, block, blocks, blocks.saturating_sub(1))) {
+        (_, Ok(Ok(table))) => {
             // The kernel reads the first table alone, and has none of these.
             let bytes = |lba: u64| i64::try_from(lba.checked_mul(block)?).ok();
             let make = |p: &Partition| {
                 let (start, end) = (bytes(p.first_lba)?, bytes(p.last_lba.checked_add(1)?)?);
                 crate::sys::add_partition(&file, i32::try_from(p.number).ok()?, start, end - start).ok()
             };
-            let made = found.iter().filter(|p| device(disk, p).is_none()).filter_map(make).count();
+            let made = table.partitions.iter().filter(|p| device(disk, p).is_none()).filter_map(make).count();
             if made > 0 {
                 crate::console::say(&format!("{disk}: the partition table is broken, its copy at the end of the disk is used"));
             }
-            let line = note(disk, &found);
-            (found, line)
+            Ok(table)
         }
-        (Ok(Err(broken)), _) => (Vec::new(), format!("{disk}: {broken}")),
-        (_, other) => (Vec::new(), format!("{disk}: {}", other.err().map_or_else(|| "unreadable".into(), |e| e.to_string()))),
+        (Ok(Err(broken)), _) => Err(broken.to_string()),
+        (_, other) => Err(other.err().map_or_else(|| "unreadable".into(), |e| e.to_string())),
     }
 }
 
-fn note(disk: &str, found: &[Partition]) -> String {
-    let names: Vec<_> = found.iter().map(|p| p.name.as_str()).collect();
-    format!("{disk} has {}", names.join(", "))
-}
-
-fn partitions(file: &File, block: u64, lba: u64) -> io::Result<Result<Vec<Partition>, Broken>> {
-    Ok(raw(file, block, lba)?.and_then(|(head, entries)| Header::read(&head, lba)?.partitions(&entries)))
-}
-
-/// The header's block and the entries.
-type Raw = (Vec<u8>, Vec<u8>);
-
-/// Those at a place where the header is whole.
-fn raw(file: &File, block: u64, lba: u64) -> io::Result<Result<Raw, Broken>> {
-    let mut head = vec![0; usize::try_from(block).unwrap_or(512)];
-    file.read_exact_at(&mut head, lba.saturating_mul(block))?;
-    let header = match Header::read(&head, lba) {
+/// The table whose header is at that block.
+fn read(file: &File, block_bytes: u64, blocks: u64, at: u64) -> io::Result<Result<Table, Broken>> {
+    let mut head = vec![0; usize::try_from(block_bytes).unwrap_or(512)];
+    file.read_exact_at(&mut head, at.saturating_mul(block_bytes))?;
+    let header = match Header::read(&head, at) {
         Ok(header) => header,
         Err(broken) => return Ok(Err(broken)),
     };
     let mut entries = vec![0; usize::try_from(header.bytes()).unwrap_or(0)];
-    file.read_exact_at(&mut entries, header.entries_lba.saturating_mul(block))?;
-    Ok(Ok((head, entries)))
-}
-
-/// The table a partition is in, the first or its copy, and its row there. `None` for a whole disk and for what the kernel sees otherwise.
-pub fn partition_of(block: &Block) -> Option<(Table, Partition)> {
-    let (block_bytes, blocks) = geometry(&block.disk);
-    let file = File::open(format!("/dev/{}", block.disk)).ok()?;
-    [1, blocks.saturating_sub(1)].into_iter().find_map(|at| {
-        let (head, entries) = raw(&file, block_bytes, at).ok()?.ok()?;
-        let found = Header::read(&head, at).ok()?.partitions(&entries).ok()?;
-        let mine = found.into_iter().find(|p| device(&block.disk, p).as_ref() == Some(block))?;
-        Some((Table { block_bytes, blocks, at, head, entries }, mine))
-    })
+    file.read_exact_at(&mut entries, header.entries_lba.saturating_mul(block_bytes))?;
+    let partitions = header.partitions(&entries);
+    Ok(partitions.map(|partitions| Table { block_bytes, blocks, at, header, partitions, head, entries }))
 }
 
 /// Bytes of a disk's block, and how many it has.

@@ -13,7 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount_move, unmount};
 
 use crate::cmdline::{self, Where, Words};
 use crate::console::{say, since_boot_ms};
-use crate::disk::{self, Block};
+use crate::disk::{Block, Disks};
 use crate::failure::{Doing, Done, Failure, fall_back};
 use crate::mounts::{self, INERT, Mount};
 use crate::verity::{EROFS_AT, SUPERBLOCK_BYTES, Tree, erofs_bytes};
@@ -34,8 +34,6 @@ pub fn run() -> ! {
     if fs::read_to_string("/proc/sys/kernel/panic").is_ok_and(|t| t.trim() == "0") {
         let _ = fs::write("/proc/sys/kernel/panic", "10");
     }
-    // Nothing here answers the kernel's own wishes for modules: it need not start a process to find out.
-    let _ = fs::write("/proc/sys/kernel/modprobe", "\n");
     let (words, complaints) = cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     for line in early.iter().map(ToString::to_string).chain(complaints) {
         say(&line);
@@ -60,30 +58,31 @@ fn boot(words: &Words, began: u64) -> Done<std::convert::Infallible> {
     if let Some(bad) = &words.bad_hash {
         return Err(Failure::new("verify the root", format!("`{bad}` is no hash in hexadecimal")));
     }
-    let root = disk::find(&words.root, None, words.wait)?;
+    let mut disks = Disks::default();
+    let root = disks.find(&words.root, None, words.wait)?;
     debug(&format!("root is {}", root.path()));
-    let device = verified(&root, "plinth-root", words.root_hash.as_deref())?;
+    let device = verified(&mut disks, &root, "plinth-root", words.root_hash.as_deref())?;
     mounts::image(&device, SYSROOT, MountFlags::NOSUID | MountFlags::NODEV).make()?;
 
-    let manifests = disk::find(&words.manifests, Some(&root.disk), words.wait)?;
+    let manifests = disks.find(&words.manifests, Some(&root.disk), words.wait)?;
     debug(&format!("manifests are {}", manifests.path()));
-    let device = verified(&manifests, "plinth-manifests", words.manifests_hash.as_deref())?;
+    let device = verified(&mut disks, &manifests, "plinth-manifests", words.manifests_hash.as_deref())?;
     mounts::image(&device, &format!("{SYSROOT}/usr/lib/plinth/manifests"), INERT).make()?;
 
-    keep(words, &root.disk)?;
+    keep(words, &mut disks, &root.disk)?;
     live_in()?;
     say(&format!("root, manifests and state are mounted, {} ms after the kernel was done", since_boot_ms().saturating_sub(began)));
     switch()
 }
 
 /// The device to mount: the verity one, if a hash is given; and a first read through it, which a wrong hash does not survive.
-fn verified(block: &Block, name: &str, hash: Option<&str>) -> Done<String> {
+fn verified(disks: &mut Disks, block: &Block, name: &str, hash: Option<&str>) -> Done<String> {
     let Some(hash) = hash else {
         say(&format!("{} is not verified: no hash for it on the kernel command line", block.path()));
         return Ok(block.path());
     };
     let what = || format!("verify {} with root hash {hash}", block.path());
-    let own = disk::beside(block, &format!("{name}-verity"));
+    let own = disks.beside(block, &format!("{name}-verity"));
     let at = match own {
         Some(_) => 0,
         None => erofs_bytes(&block.read(EROFS_AT, SUPERBLOCK_BYTES)?).ok_or_else(|| Failure::new(what(), "no erofs on it"))?,
@@ -104,10 +103,11 @@ fn verified(block: &Block, name: &str, hash: Option<&str>) -> Done<String> {
 }
 
 /// The state, or a tmpfs and the reason.
-fn keep(words: &Words, disk: &str) -> Done {
+fn keep(words: &Words, disks: &mut Disks, disk: &str) -> Done {
     let target = format!("{SYSROOT}/state");
     if words.state != Where::Tmpfs {
-        let mounted = disk::find(&words.state, Some(disk), words.wait).and_then(|block| state::mount(&block, &target, &say));
+        let found = disks.find(&words.state, Some(disk), words.wait);
+        let mounted = found.and_then(|block| state::mount(disks, &block, &target, &say));
         match mounted {
             Ok(()) => return Ok(()),
             Err(why) => degraded(&format!("nothing is kept beyond this boot: {why}")),

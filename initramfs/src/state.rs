@@ -10,7 +10,7 @@ use std::process::Command;
 
 use rustix::mount::MountFlags;
 
-use crate::disk::Block;
+use crate::disk::{Block, Disks};
 use crate::failure::{Doing, Done, Failure};
 use crate::gpt::{u32_at, u64_at};
 use crate::mounts::{INERT, Mount};
@@ -68,9 +68,9 @@ pub fn grown(fs: Ext4, bytes: u64) -> Option<u64> {
 }
 
 /// Mounts the state on `target`; what it did is told to `say`.
-pub fn mount(block: &Block, target: &str, say: &dyn Fn(&str)) -> Done {
+pub fn mount(disks: &mut Disks, block: &Block, target: &str, say: &dyn Fn(&str)) -> Done {
     // Smaller than it could be is still a state.
-    crate::widen::widen(block, say).unwrap_or_else(|why| say(&why.to_string()));
+    crate::widen::widen(disks, block, say).unwrap_or_else(|why| say(&why.to_string()));
     prepare(block, say)?;
     let state = Mount {
         source: block.path(),

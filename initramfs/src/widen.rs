@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use crate::disk::{self, Block};
+use crate::disk::{Block, Disks};
 use crate::failure::{Doing, Done, Failure};
 use crate::gpt::{Crc, Header, Partition, u32_at};
 
@@ -21,6 +21,10 @@ pub struct Table {
     pub blocks: u64,
     /// Where its header was read: 1, or the last block.
     pub at: u64,
+    /// What that says.
+    pub header: Header,
+    /// The partitions in use.
+    pub partitions: Vec<Partition>,
     /// The header's block.
     pub head: Vec<u8>,
     /// All entries.
@@ -34,10 +38,9 @@ impl Table {
     /// The table with this partition as large as it can be: what to write, and its new last block. `None`: it is not the last one, or there
     /// is nothing to gain and nothing to mend.
     fn wider(&self, number: u32) -> Option<(Writes, u64)> {
-        let header = Header::read(&self.head, self.at).ok()?;
-        let partitions = header.partitions(&self.entries).ok()?;
-        let mine = partitions.iter().find(|p| p.number == number)?;
-        if partitions.iter().any(|p| p.last_lba > mine.last_lba) {
+        let header = &self.header;
+        let mine = self.partitions.iter().find(|p| p.number == number)?;
+        if self.partitions.iter().any(|p| p.last_lba > mine.last_lba) {
             return None;
         }
         let (end, entry_blocks) = (self.blocks.checked_sub(1)?, header.bytes().div_ceil(self.block_bytes));
@@ -90,8 +93,8 @@ fn put(block: &mut [u8], at: usize, bytes: &[u8]) -> Option<()> {
 }
 
 /// Makes a partition as large as its disk allows, on the disk and for the kernel. Anything but a last partition is left alone.
-pub fn widen(block: &Block, say: &dyn Fn(&str)) -> Done {
-    let Some((table, partition)) = disk::partition_of(block) else { return Ok(()) };
+pub fn widen(disks: &mut Disks, block: &Block, say: &dyn Fn(&str)) -> Done {
+    let Some((table, partition)) = disks.partition_of(block) else { return Ok(()) };
     let Some((writes, last)) = table.wider(partition.number) else { return Ok(()) };
     let path = format!("/dev/{}", block.disk);
     let words = || format!("write the partition table of {path}");
@@ -134,7 +137,13 @@ mod tests {
     /// Two partitions: 2048-4095 and 4096-6143 of 512-byte blocks.
     fn table(blocks: u64) -> Table {
         let (head, entries) = disk(&["root", "state"]);
-        Table { block_bytes: 512, blocks, at: 1, head, entries }
+        whole(blocks, 1, head, entries)
+    }
+
+    fn whole(blocks: u64, at: u64, head: Vec<u8>, entries: Vec<u8>) -> Table {
+        let header = Header::read(&head, at).unwrap();
+        let partitions = header.partitions(&entries).unwrap();
+        Table { block_bytes: 512, blocks, at, header, partitions, head, entries }
     }
 
     /// A disk as it is after the first so many groups of writes.
@@ -180,7 +189,7 @@ mod tests {
         let mut half = written(&table, &writes, 2);
         half[512..1024].copy_from_slice(&table.head);
         assert_eq!(read(&half, 1), Err(Broken::EntriesChecksum));
-        let copy = Table { at: 19_999, head: half[19_999 * 512..].to_vec(), entries: writes[0][0].1.clone(), ..table };
+        let copy = whole(table.blocks, 19_999, half[19_999 * 512..].to_vec(), writes[0][0].1.clone());
         let (writes, last) = copy.wider(2).unwrap();
         assert_eq!(last, 18_431);
         assert_eq!(read(&written(&copy, &writes, 2), 1).unwrap()[1].last_lba, 18_431);
