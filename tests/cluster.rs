@@ -476,6 +476,47 @@ fn labels_and_taints_that_others_set_stay_theirs() {
 }
 
 #[test]
+fn conditions_that_others_call_unknown_are_told_again_soon_and_without_a_storm() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |s| s.node_status_update = Duration::from_secs(1));
+        let ready = |s: &ApiServer| s.get("nodes", "", "n")["status"]["conditions"][3].clone();
+        node.until("it is Ready", 10, |s| ready(s)["status"] == "True").await;
+        let (first, dump) = (uid(&node.server.get("nodes", "", "n")), node.server.dump());
+        // What kube-controller-manager makes of a node it does not hear from.
+        let long_ago = json!("2026-01-01T00:00:00Z");
+        let unknown = |s: &ApiServer| {
+            s.edit("nodes", "", "n", |node| {
+                for c in node["status"]["conditions"].as_array_mut().unwrap() {
+                    (c["status"], c["reason"], c["lastTransitionTime"]) = (json!("Unknown"), json!("NodeStatusUnknown"), long_ago.clone());
+                }
+            });
+        };
+        unknown(&node.server);
+        node.until("it is Ready again", 3, |s| ready(s)["status"] == "True").await;
+        let conditions = node.server.get("nodes", "", "n")["status"]["conditions"].take();
+        for c in conditions.as_array().unwrap() {
+            assert!(c["reason"].as_str().unwrap().starts_with("Kubelet") && c["lastTransitionTime"] != long_ago, "{c}");
+        }
+        // Somebody who does it again and again is answered at the pace of reports.
+        node.server.asked();
+        for _ in 0..50 {
+            unknown(&node.server);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let sent = node.server.asked().iter().filter(|a| a.path.ends_with("/nodes/n/status")).count();
+        assert!((3..=6).contains(&sent), "{sent} in five seconds");
+        node.until("it is Ready again", 3, |s| ready(s)["status"] == "True").await;
+        // A backup: the same Node, as it was.
+        let mut old = dump;
+        let objects = old["objects"].as_array_mut().unwrap();
+        let at = objects.iter_mut().find(|o| o[1]["kind"] == "Node").unwrap();
+        at[1]["status"]["conditions"][3]["status"] = json!("False");
+        node.server.rewind(&old);
+        node.until("it is Ready after a backup", 8, |s| ready(s)["status"] == "True" && uid(&s.get("nodes", "", "n")) == first).await;
+    });
+}
+
+#[test]
 fn a_node_is_not_made_where_others_make_it() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |s| s.register_node = false);

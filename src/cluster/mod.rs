@@ -218,6 +218,16 @@ impl Cluster {
         }
     }
 
+    /// What a request made of our Node, unless the watch has told something newer, or of another one.
+    fn answered_node(&self, made: Object) {
+        if let Some(Some(known)) = &mut *self.node.borrow_mut()
+            && known.metadata.uid == made.metadata.uid
+            && known.metadata.version() < made.metadata.version()
+        {
+            *known = made;
+        }
+    }
+
     fn pod_news(&self, news: News) {
         let version = match &news {
             News::All(_, version) => *version,

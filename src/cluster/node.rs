@@ -38,12 +38,22 @@ struct Memory {
     meets: Option<Moment>,
     /// When pressure was last seen: memory, disk, pids.
     pressed: [Option<Moment>; 3],
-    /// Since when each condition is as it is.
-    since: BTreeMap<&'static str, (bool, Wall)>,
     /// Which conditions were told as events, and as what.
     told: BTreeMap<String, bool>,
-    /// The status last sent, without its heartbeats, to which uid, and when.
-    sent: Option<(String, Value, Moment)>,
+    sent: Option<Sent>,
+}
+
+/// The status last sent.
+#[derive(Debug)]
+struct Sent {
+    /// To the Node of this uid.
+    uid: String,
+    /// Without its heartbeats.
+    what: Value,
+    /// What of the same fields the server made of it.
+    made: Value,
+    /// When.
+    at: Moment,
 }
 
 /// Keeps it for ever.
@@ -82,14 +92,12 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
     let (settings, link, now) = (&cluster.settings, &cluster.link, clock::now());
     let Some(listed) = cluster.node() else { return Ok(()) };
     let facts = cluster.local.facts();
-    if let Some(node) = &listed {
-        memory.take_up(&node.status);
-        if memory.awaits(&facts, now.mono) {
-            return Ok(());
-        }
+    if listed.is_some() && memory.awaits(&facts, now.mono) {
+        return Ok(());
     }
     let pressure = pressure(&settings.reserve, &settings.data_dir, facts.images_dir.as_deref());
-    let status = memory.status(settings, machine, &facts, pressure, now);
+    let found = listed.as_ref().map_or(&Value::Null, |node| &node.status);
+    let status = memory.status(settings, machine, &facts, pressure, found, now);
     let Some(node) = listed else {
         if !settings.register_node {
             return Ok(());
@@ -125,32 +133,30 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
         memory.joined = Some(uid.clone());
     }
     let bare = without_heartbeats(status.clone());
-    let is_fresh = |(to, what, at): &(String, Value, Moment)| to == uid && *what == bare && now.mono - *at < settings.node_status_report;
-    if !memory.sent.as_ref().is_some_and(is_fresh) {
-        send(cluster, &format!("{path}/status"), uid, &status, &node.status).await?;
+    // What others made of it since (`Unknown`, for as long as nothing came; a backup) is put right, at this pace and no faster.
+    let is_there = |sent: &Sent| sent.uid == *uid && sent.what == bare && sent.made == fields_of(&node.status, &bare);
+    if !memory.sent.as_ref().is_some_and(|sent| is_there(sent) && now.mono - sent.at < settings.node_status_report) {
+        let made = send(cluster, &format!("{path}/status"), uid, &status, &node.status).await?;
         for (reason, message) in memory.news(&settings.node_name, &bare) {
             let event = event(&settings.node_name, uid, &reason, &message, now.wall);
             // One that is lost is no loss: the condition says the same.
             let _ = link.ask::<Value>(Method::POST, "/api/v1/namespaces/default/events", "application/json", Some(&event)).await;
         }
-        memory.sent = Some((uid.clone(), bare, now.mono));
+        memory.sent = Some(Sent { uid: uid.clone(), made: fields_of(&made.status, &bare), what: bare, at: now.mono });
+        cluster.answered_node(made);
     }
     Ok(())
 }
 
-/// Patches the status. Where there were no addresses, two of one type become one: they are sent again then, over what came of it.
-async fn send(cluster: &Cluster, path: &str, uid: &str, status: &Value, found: &Value) -> Result<()> {
-    let mut found = found.clone();
-    for _ in 0..2 {
-        let is_new = found.pointer("/addresses/0").is_none();
-        let patch = json!({"metadata": {"uid": uid}, "status": addressed(status.clone(), &found)});
-        let made: Object = cluster.link.ask(Method::PATCH, path, STRATEGIC, Some(&patch)).await?;
-        if !is_new || made.status.get("addresses") == status.get("addresses") {
-            break;
-        }
-        found = made.status;
-    }
-    Ok(())
+/// Patches the status, and answers what came of it. Where there were no addresses, two of one type become one: they are sent again then.
+async fn send(cluster: &Cluster, path: &str, uid: &str, status: &Value, found: &Value) -> Result<Object> {
+    let patch = async |found: &Value| {
+        let patch = json!({"metadata": {"uid": uid}, "status": addressed(status.clone(), found)});
+        cluster.link.ask::<Object>(Method::PATCH, path, STRATEGIC, Some(&patch)).await
+    };
+    let made = patch(found).await?;
+    let is_merged = found.pointer("/addresses/0").is_none() && made.status.get("addresses") != status.get("addresses");
+    if is_merged { patch(&made.status).await } else { Ok(made) }
 }
 
 /// An event of the node itself, as a kubelet's; with the uid, by which `kubectl describe node` looks for it.
@@ -199,6 +205,16 @@ fn without_heartbeats(mut status: Value) -> Value {
     status
 }
 
+/// What a status says in the fields that `ours` has; conditions of others are theirs.
+fn fields_of(status: &Value, ours: &Value) -> Value {
+    let same = ours.as_object().into_iter().flatten().filter_map(|(key, _)| Some((key.clone(), status.get(key)?.clone())));
+    let mut fields = without_heartbeats(Value::Object(same.collect()));
+    if let Some(all) = fields.get_mut("conditions").and_then(Value::as_array_mut) {
+        all.retain(|c| CONDITIONS.iter().any(|kind| c.get("type").is_some_and(|t| t == kind)));
+    }
+    fields
+}
+
 /// Tells controllers that volumes are theirs to attach; every kubelet sets it.
 const ATTACH: (&str, &str) = ("volumes.kubernetes.io/controller-managed-attach-detach", "true");
 
@@ -242,13 +258,14 @@ fn labels_patch(wanted: &Words, found: Option<&Words>, annotations: Option<&Word
 }
 
 impl Memory {
-    fn status(&mut self, settings: &Settings, machine: &Machine, facts: &Facts, pressure: Pressure, now: Now) -> Value {
+    /// `found`: the status that is there.
+    fn status(&mut self, settings: &Settings, machine: &Machine, facts: &Facts, pressure: Pressure, found: &Value, now: Now) -> Value {
         let ips = settings.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}));
         let hostname = json!({"type": "Hostname", "address": settings.node_name});
         json!({
             "capacity": facts.capacity,
             "allocatable": facts.allocatable,
-            "conditions": self.conditions(settings.reserve.transition, facts, pressure, now),
+            "conditions": self.conditions(settings.reserve.transition, facts, pressure, found, now),
             "addresses": ips.chain(std::iter::once(hostname)).collect::<Vec<_>>(),
             "nodeInfo": {
                 "machineID": machine.machine_id,
@@ -269,19 +286,6 @@ impl Memory {
             // exec, attach and portForward come over WebSockets (KEP-4006), where they come at all.
             "declaredFeatures": settings.api.listens().map(|_| "ExtendWebSocketsToKubelet").into_iter().collect::<Vec<_>>(),
         })
-    }
-
-    /// What an earlier life told is so since then, for as long as it is so.
-    fn take_up(&mut self, found: &Value) {
-        for c in found.get("conditions").and_then(Value::as_array).into_iter().flatten() {
-            let text = |key: &str| c.get(key).and_then(Value::as_str).unwrap_or_default();
-            let kind = CONDITIONS.into_iter().find(|kind| *kind == text("type"));
-            // Unknown is what others make of it.
-            let holds = [("True", true), ("False", false)].into_iter().find(|(word, _)| *word == text("status"));
-            if let (Some(kind), Some((_, holds)), Some(since)) = (kind, holds, Wall::parse(text("lastTransitionTime"))) {
-                self.since.entry(kind).or_insert((holds, since));
-            }
-        }
     }
 
     /// containerd has not answered in this life, which has only just begun.
@@ -307,8 +311,8 @@ impl Memory {
         news
     }
 
-    /// In the kubelet's words.
-    fn conditions(&mut self, lasts: Duration, facts: &Facts, pressure: Pressure, now: Now) -> Vec<Value> {
+    /// In the kubelet's words; one that is there already is so since then, whoever told it.
+    fn conditions(&mut self, lasts: Duration, facts: &Facts, pressure: Pressure, found: &Value, now: Now) -> Vec<Value> {
         for (at, is) in self.pressed.iter_mut().zip([pressure.memory, pressure.disk, pressure.pids]) {
             match at {
                 _ if is => *at = Some(now.mono),
@@ -338,23 +342,23 @@ impl Memory {
             ),
             (is_ready, pick(is_ready, "KubeletReady", "KubeletNotReady"), ready),
         ];
-        let mut out = Vec::new();
-        for (kind, (holds, reason, message)) in CONDITIONS.into_iter().zip(listed) {
-            let since = match self.since.get(kind) {
-                Some((held, since)) if *held == holds => *since,
-                _ => now.wall,
-            };
-            self.since.insert(kind, (holds, since));
-            out.push(json!({
+        let there = |kind: &str, status: &str| {
+            let mut all = found.get("conditions")?.as_array()?.iter();
+            let same = all.find(|c| c.get("type").is_some_and(|t| t == kind) && c.get("status").is_some_and(|s| s == status))?;
+            Wall::parse(same.get("lastTransitionTime")?.as_str()?)
+        };
+        let told = CONDITIONS.into_iter().zip(listed).map(|(kind, (holds, reason, message))| {
+            let status = pick(holds, "True", "False");
+            json!({
                 "type": kind,
-                "status": pick(holds, "True", "False"),
+                "status": status,
                 "reason": reason,
                 "message": message,
                 "lastHeartbeatTime": now.wall.to_string(),
-                "lastTransitionTime": since.to_string(),
-            }));
-        }
-        out
+                "lastTransitionTime": there(kind, status).unwrap_or(now.wall).to_string(),
+            })
+        });
+        told.collect()
     }
 }
 
@@ -377,7 +381,8 @@ mod tests {
 
     #[test]
     fn a_new_node_says_what_a_kubelet_would() {
-        let status = Memory::default().status(&settings(), &Machine::default(), &Facts::default(), Pressure::default(), at(1));
+        let status =
+            Memory::default().status(&settings(), &Machine::default(), &Facts::default(), Pressure::default(), &Value::Null, at(1));
         let node = object(&settings(), &labels(), &status);
         assert_eq!(node["metadata"]["labels"]["kubernetes.io/arch"], "arm64");
         assert_eq!(node["spec"]["taints"], json!([{"key": "plinth.dev/static-pods-only", "effect": "NoSchedule"}]));
@@ -414,7 +419,12 @@ mod tests {
     fn conditions_keep_the_time_they_changed_and_pressure_is_shown_a_while() {
         let mut memory = Memory::default();
         let short = Pressure { memory: true, ..Pressure::default() };
-        let mut look = |pressure, s| memory.conditions(settings().reserve.transition, &Facts::default(), pressure, at(s))[0].clone();
+        let mut found = Value::Null;
+        let mut look = |pressure, s| {
+            let now = memory.conditions(settings().reserve.transition, &Facts::default(), pressure, &found, at(s));
+            found = json!({"conditions": now});
+            now[0].clone()
+        };
         assert_eq!(look(Pressure::default(), 10)["status"], "False");
         let pressed = look(short, 20);
         assert_eq!((&pressed["status"], &pressed["lastTransitionTime"]), (&json!("True"), &json!(at(20).wall.to_string())));
@@ -427,12 +437,12 @@ mod tests {
     fn a_new_life_goes_on_with_the_times_of_the_last_one_and_is_not_alarmed_before_it_has_looked() {
         let mut memory = Memory { meets: Some(Moment(0)), ..Memory::default() };
         let told = |kind: &str, status: &str| json!({"type": kind, "status": status, "lastTransitionTime": at(5).wall.to_string()});
-        memory.take_up(&json!({"conditions": [told("Ready", "True"), told("DiskPressure", "Unknown"), told("example.com/Own", "True")]}));
+        let found = json!({"conditions": [told("Ready", "True"), told("DiskPressure", "Unknown"), told("example.com/Own", "True")]});
         let away = Facts { not_ready: Some("container runtime is down: not connected yet".into()), ..Facts::default() };
         assert!(memory.awaits(&away, Moment(9_000)));
         let met = Facts { containerd: Some("2.1.9".into()), ..Facts::default() };
         assert!(!memory.awaits(&met, Moment(9_100)) && !memory.awaits(&away, Moment(9_200)), "it was met");
-        let now = memory.conditions(settings().reserve.transition, &met, Pressure::default(), at(9));
+        let now = memory.conditions(settings().reserve.transition, &met, Pressure::default(), &found, at(9));
         let since = |i: usize| now[i]["lastTransitionTime"].clone();
         assert_eq!((since(3), since(1)), (json!(at(5).wall.to_string()), json!(at(9).wall.to_string())));
         memory = Memory { meets: Some(Moment(0)), ..Memory::default() };
@@ -444,7 +454,7 @@ mod tests {
         let mut memory = Memory::default();
         let mut told = |not_ready: Option<&str>, s| {
             let facts = Facts { not_ready: not_ready.map(str::to_owned), ..Facts::default() };
-            let status = memory.status(&settings(), &Machine::default(), &facts, Pressure::default(), at(s));
+            let status = memory.status(&settings(), &Machine::default(), &facts, Pressure::default(), &Value::Null, at(s));
             memory.news("n", &status).into_iter().map(|(reason, _)| reason).collect::<Vec<_>>()
         };
         let all = ["Starting", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
@@ -456,9 +466,23 @@ mod tests {
     #[test]
     fn only_heartbeats_are_no_change() {
         let mut memory = Memory::default();
-        let mut status = |s| memory.status(&settings(), &Machine::default(), &Facts::default(), Pressure::default(), at(s));
-        let (first, second) = (status(1), status(2));
+        let mut status =
+            |found: &Value, s| memory.status(&settings(), &Machine::default(), &Facts::default(), Pressure::default(), found, at(s));
+        let first = status(&Value::Null, 1);
+        let second = status(&first, 2);
         assert_ne!(first, second);
         assert_eq!(without_heartbeats(first), without_heartbeats(second));
+    }
+
+    #[test]
+    fn what_others_write_into_fields_of_ours_is_seen_and_what_is_theirs_is_not() {
+        let ours = json!({"conditions": [], "capacity": {}});
+        let ready = |status: &str, at: u64| json!({"type": "Ready", "status": status, "lastHeartbeatTime": at});
+        let fields =
+            |conditions: Value, cpu: &str| fields_of(&json!({"conditions": conditions, "capacity": {"cpu": cpu}, "phase": "x"}), &ours);
+        let as_made = fields(json!([ready("True", 1)]), "2");
+        assert_eq!(fields(json!([ready("True", 2), {"type": "example.com/Own", "status": "True"}]), "2"), as_made);
+        assert_ne!(fields(json!([ready("Unknown", 1)]), "2"), as_made);
+        assert_ne!(fields(json!([ready("True", 1)]), "4"), as_made);
     }
 }
