@@ -294,6 +294,41 @@ fn a_new_life_says_nothing_of_what_it_has_not_looked_at_yet() {
 }
 
 #[test]
+fn another_mirror_of_that_name_is_met_without_a_word() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        for (phase, hash, code) in [("Failed", "h1", 422), ("Running", "h2", 409)] {
+            // The watch tells it late.
+            node.server.fault(Fault::Blind);
+            let pod = node.server.get("pods", "default", "web-n");
+            node.server.delete("pods", "default", "web-n");
+            node.server.put("pods", "default", pod);
+            node.server.asked();
+            node.local.show("default", "web", hash, phase);
+            let mut asked = Vec::new();
+            node.until("it is asked of the one that is gone", 5, |s| {
+                asked.extend(s.asked());
+                asked.iter().any(|a| a.code == code)
+            })
+            .await;
+            asked.extend(node.asked_within(1).await);
+            let tried = asked.iter().filter(|a| a.path.contains("/web-n")).count();
+            assert!((1..=4).contains(&tried), "{asked:#?}");
+            assert_eq!(node.cluster.lacks(&key("default", "web")).filter(|_| hash == "h1"), None);
+            node.server.fault(Fault::None);
+            node.until("it is shown", 10, |s| {
+                let pod = s.get("pods", "default", "web-n");
+                pod["status"]["phase"] == phase && pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] == hash
+            })
+            .await;
+        }
+        assert_eq!(*node.local.told.borrow(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn an_edit_replaces_the_mirror_and_only_that_one() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |_| {});

@@ -94,6 +94,15 @@ impl Error {
         }
     }
 
+    /// What was asked of one uid met another object of that name; the watch tells of it.
+    pub fn is_of_another(&self) -> bool {
+        match self {
+            Error::Refused { code: 409, message, .. } => message.contains("UID in "),
+            Error::Refused { code: 422, message, .. } => message.contains("metadata.uid: Invalid value"),
+            _ => false,
+        }
+    }
+
     /// It is the server as a whole that is in trouble, or the way to it, not the one request.
     pub fn is_general(&self) -> bool {
         match self {
@@ -126,6 +135,22 @@ mod tests {
             (false, slow(true)),
         ] {
             assert_eq!(e.is_general(), is, "{e}");
+        }
+    }
+
+    #[test]
+    fn the_recorded_answers_to_a_uid_that_is_gone_are_told_from_others() {
+        let refused = |code, message: &str| Error::Refused { code, reason: String::new(), message: message.into(), after: Duration::ZERO };
+        let precondition = "Operation cannot be fulfilled on Pod \"a\": the UID in the precondition (b) does not match the UID in record (c). \
+                            The object might have been deleted and then recreated";
+        for (is, e) in [
+            (true, refused(422, "Pod \"a\" is invalid: metadata.uid: Invalid value: \"b\": field is immutable")),
+            (false, refused(422, "Pod \"a\" is invalid: status.containerStatuses[0].state: Forbidden: may not be transitioned")),
+            (true, refused(409, precondition)),
+            (false, refused(409, "pods \"a\" already exists")),
+            (false, refused(404, "pods \"a\" not found")),
+        ] {
+            assert_eq!(e.is_of_another(), is, "{e}");
         }
     }
 }

@@ -213,6 +213,8 @@ pub struct Plan {
     pub contested: BTreeMap<PodKey, u64>,
     /// One of the actions is about these.
     pub argues: bool,
+    /// What failed about these is to be done no more.
+    pub settled: Vec<PodKey>,
 }
 
 /// Decides.
@@ -226,7 +228,14 @@ pub fn plan(sight: Sight<'_>, now: Moment) -> Plan {
     let mut again: Option<(Moment, &PodKey, Action)> = None;
     let mut argued: Option<(Moment, &PodKey, Action)> = None;
     let memory = |key: &PodKey| sight.memory.get(key).unwrap_or(&fresh);
-    let decided: Vec<_> = keys.into_iter().filter_map(|key| Some((key, decide(&sight, key, memory(key), now)?))).collect();
+    let mut decided = Vec::new();
+    for key in keys {
+        match decide(&sight, key, memory(key), now) {
+            Some(what) => decided.push((key, what)),
+            None if memory(key).retry.failures > 0 && !memory(key).in_flight => plan.settled.push(key.clone()),
+            None => {}
+        }
+    }
     let again_otherwise = decided.iter().filter(|(_, d)| d.before.is_some());
     plan.contested = again_otherwise.filter_map(|(key, _)| Some(((*key).clone(), sight.observed.get(*key)?.version))).collect();
     let (peace, calm) = sight.quarrel.pace(&plan.contested, now);

@@ -68,6 +68,8 @@ pub async fn keep(cluster: &Cluster) {
             Ok(()) if memory.meets.is_some() => MEETS,
             Ok(()) => cluster.settings.node_status_update,
             Err(e) if e.is_general() => continue,
+            // The watch tells of it.
+            Err(e) if e.is_of_another() || e.code() == Some(404) => REFUSED,
             Err(e) => {
                 log::warn!("keep the Node {}: {e}; it is tried again", cluster.settings.node_name);
                 REFUSED

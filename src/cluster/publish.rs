@@ -14,6 +14,7 @@ use super::error::{Error, Result};
 use super::link::{Patience, STRATEGIC};
 use super::mirror::{self, Action, Memory, Plan, Sent};
 use super::object::{self, Object};
+use super::retry::Retry;
 use crate::clock::{self, Moment};
 use crate::pod::PodKey;
 
@@ -77,7 +78,10 @@ fn turn(cluster: &std::rc::Rc<Cluster>, in_flight: &mut InFlight) -> Option<Mome
     }
     let plan = cluster.sighted(|sight| mirror::plan(sight, now))?;
     cluster.quarrel.borrow_mut().note(&plan, now);
-    let Plan { actions, wake, .. } = plan;
+    let Plan { actions, wake, settled, .. } = plan;
+    for key in settled {
+        cluster.memory.borrow_mut().entry(key).and_modify(|memory| memory.retry.succeed());
+    }
     for (key, action) in actions {
         let mut memories = cluster.memory.borrow_mut();
         let memory = memories.entry(key.clone()).or_default();
@@ -173,11 +177,13 @@ fn fold(cluster: &Cluster, Ended { key, action, answer }: Ended) {
     match (&action, failed.code()) {
         // It is gone already, or is another one by now: the watch tells.
         (Action::Delete { uid, .. } | Action::Status { uid, .. }, Some(404)) => forget(observed, &key, uid),
+        _ if failed.is_of_another() => memory.retry = Retry { due: now + PACE, ..Retry::default() },
         (action, code) => {
             if let (Action::Status { uid, .. }, Some(422)) = (action, code) {
                 memory.unfit = Some(uid.clone());
             }
-            memory.early = failed.is_early();
+            // One that came and went meanwhile may be told of late.
+            memory.early = failed.is_early() || matches!((action, code), (Action::Create, Some(409)));
             memory.retry.fail(words(action, &failed), Duration::ZERO, now);
             cluster.paced.set(Some(now + PACE));
         }

@@ -39,6 +39,8 @@ pub enum Fault {
     BlackHole,
     /// Requests are taken and never answered.
     Stall,
+    /// Watches tell nothing.
+    Blind,
     /// A webhook of new pods takes so long.
     SlowHook(Duration),
     /// Events take so long.

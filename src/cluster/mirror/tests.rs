@@ -254,6 +254,17 @@ fn what_failed_waits_and_one_request_at_a_time_is_made() {
 }
 
 #[test]
+fn what_failed_and_is_there_after_all_has_failed_no_more() {
+    let mut case = Case::new(Some(Observed { status: (*status("Running")).clone(), ..mirror() }));
+    let mut memory = Memory::default();
+    memory.retry.fail("already exists".into(), Duration::ZERO, Moment(0));
+    case.memory.insert(key(), memory);
+    assert_eq!(case.plan(100).settled, [key()]);
+    case.observed.clear();
+    assert_eq!(case.plan(100).settled, []);
+}
+
+#[test]
 fn a_hundred_mirrors_are_not_made_all_at_once() {
     let mut case = Case::new(None);
     for i in 0..110 {
