@@ -442,7 +442,7 @@ fn a_node_that_is_deleted_is_made_again_and_its_mirrors_get_the_new_owner() {
 }
 
 #[test]
-fn a_node_that_others_made_gets_all_addresses_though_a_label_is_refused() {
+fn a_node_that_others_made_gets_all_addresses_and_its_own_labels() {
     on_a_loop(async || {
         let server = ApiServer::start();
         server.put("nodes", "", json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}, "spec": {}}));
@@ -450,6 +450,8 @@ fn a_node_that_others_made_gets_all_addresses_though_a_label_is_refused() {
         node.local.labels.borrow_mut().push("node-restriction.kubernetes.io/x");
         let status = |s: &ApiServer| s.get("nodes", "", "n")["status"].take();
         node.until("its status is kept", 10, |s| status(s)["conditions"][3]["type"] == "Ready").await;
+        // What a node may not say of itself was for a Node of its own making.
+        assert_eq!(node.server.get("nodes", "", "n")["metadata"]["labels"], json!({"kubernetes.io/hostname": "n"}));
         node.until("it has them all", 5, |s| {
             let all = status(s)["addresses"].as_array().cloned().unwrap_or_default();
             all.iter().map(|a| a["address"].as_str().unwrap()).collect::<Vec<_>>() == ["10.0.0.9", "fd00::9", "n"]
@@ -507,6 +509,24 @@ fn labels_and_taints_that_others_set_stay_theirs() {
         .await;
         let now = node.server.get("nodes", "", "n");
         assert_eq!((&now["metadata"]["labels"], &now["spec"]), (&edited["metadata"]["labels"], &edited["spec"]));
+    });
+}
+
+#[test]
+fn a_label_that_somebody_changed_stays_so_over_a_restart() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        let mut node = Node::join(server, |_| {});
+        node.local.labels.borrow_mut().push("pool");
+        node.until("it is labelled", 10, |s| s.get("nodes", "", "n")["metadata"]["labels"]["pool"] == "n").await;
+        node.life.abort();
+        node.server.edit("nodes", "", "n", |node| {
+            node["metadata"]["labels"] = json!({"pool": "theirs", "kubernetes.io/hostname": "theirs"});
+        });
+        node.again();
+        node.until("its own name is right again", 10, |s| s.get("nodes", "", "n")["metadata"]["labels"]["kubernetes.io/hostname"] == "n")
+            .await;
+        assert_eq!(node.server.get("nodes", "", "n")["metadata"]["labels"]["pool"], "theirs");
     });
 }
 

@@ -1,6 +1,7 @@
 //! The Node object: made if there is none, its status kept true, made again when somebody deleted it.
 //!
-//! Labels are set once for each Node object, taints only on one we make: what others put there afterwards is theirs.
+//! Labels and taints of the settings are set on a Node we make, the kubelet's own labels once in each life: what others put there
+//! afterwards is theirs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -220,6 +221,22 @@ fn fields_of(status: &Value, ours: &Value) -> Value {
 /// Tells controllers that volumes are theirs to attach; every kubelet sets it.
 const ATTACH: (&str, &str) = ("volumes.kubernetes.io/controller-managed-attach-detach", "true");
 
+/// Labels that a Node has to have though it was there before; all others are whose hand was last on them (kubelet: `updateDefaultLabels`).
+const DEFAULTS: [&str; 12] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+    "node.kubernetes.io/windows-build",
+];
+
 /// A Node to be made.
 fn object(settings: &Settings, labels: &Words, status: &Value) -> Value {
     let mut spec = json!({});
@@ -248,7 +265,7 @@ fn object(settings: &Settings, labels: &Words, status: &Value) -> Value {
 /// What a Node that others made, or an earlier life, lacks; `None`: nothing.
 fn labels_patch(wanted: &Words, found: Option<&Words>, annotations: Option<&Words>) -> Option<Value> {
     let has = |map: Option<&Words>, key: &str, value: &str| map.and_then(|m| m.get(key)).is_some_and(|v| v == value);
-    let lacking: Words = wanted.clone().into_iter().filter(|(k, v)| !has(found, k, v)).collect();
+    let lacking: Words = wanted.clone().into_iter().filter(|(k, v)| DEFAULTS.contains(&k.as_str()) && !has(found, k, v)).collect();
     let attach = has(annotations, ATTACH.0, ATTACH.1);
     let metadata = match (lacking.is_empty(), attach) {
         (true, true) => return None,
@@ -413,7 +430,9 @@ mod tests {
         found.insert("topology.kubernetes.io/zone".into(), "a".into());
         assert_eq!(labels_patch(&labels(), Some(&found), Some(&annotations)), None);
         found.remove("kubernetes.io/arch");
-        let patch = labels_patch(&labels(), Some(&found), Some(&annotations)).unwrap();
+        let mut wanted = labels();
+        wanted.insert("node-restriction.kubernetes.io/x".into(), "y".into());
+        let patch = labels_patch(&wanted, Some(&found), Some(&annotations)).unwrap();
         assert_eq!(patch, json!({"metadata": {"labels": {"kubernetes.io/arch": "arm64"}}}));
     }
 
