@@ -1125,6 +1125,47 @@ fn a_node_the_server_does_not_know_any_more_asks_anew_who_it_is() {
 }
 
 #[test]
+fn a_node_whose_certificate_expired_while_the_server_was_away_asks_anew_at_once() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        server.approves(Some(Duration::from_secs(4)));
+        // Five minutes of 401 would be too long for this test.
+        let node = bootstrapping(server, |s| s.node_lease_s = 40);
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        node.server.fault(Fault::Away);
+        let old = node.server.certificates();
+        node.local.show("default", "web", "h1", "Running");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        node.server.revoke(&old);
+        node.server.approves(Some(YEAR));
+        node.server.fault(Fault::None);
+        node.until("it is shown", 20, |s| s.get("pods", "default", "web-n")["status"]["phase"] == "Running").await;
+        let user = |a: &apiserver::Asked| a.user == "system:bootstrap:abc" && a.method == "POST";
+        assert!(node.server.asked().iter().any(user));
+    });
+}
+
+#[test]
+fn a_node_that_is_nobody_and_has_nobody_to_ask_waits_quietly() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |s| s.node_lease_s = 1);
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        let (old, asked_by) = (node.server.certificates(), node.settings.kubeconfig.clone().unwrap());
+        node.server.revoke(&old);
+        // Longer than it takes to look for another identity.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let asked = node.asked_within(6).await;
+        assert!(!asked.is_empty() && rate(&asked) <= 1.0, "{asked:#?}");
+        // Somebody renews it.
+        std::fs::write(asked_by, node.server.kubeconfig("system:node:n")).unwrap();
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+    });
+}
+
+#[test]
 fn the_certificate_of_a_nodes_own_api_is_asked_for_with_its_addresses() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |s| {

@@ -4,7 +4,7 @@
 //! ```text
 //!  no kubeconfig, or expired ── key, request (by the bootstrap kubeconfig) ── approved and signed ── stored, kubeconfig written
 //!                                  ^ the same ones after a restart                                       │
-//!  refused for five minutes ───────┘                     70–90 % of its life: key, request, stored  <────┘  connections made anew
+//!  401 and expired, or for minutes ┘                     70–90 % of its life: key, request, stored  <────┘  connections made anew
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -36,6 +36,9 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The server does not know us for so many durations of the Lease, five minutes and a bit: it is asked anew who we are (the kubelet
 /// exits after five minutes without an identity, and begins anew).
 const UNKNOWN_LEASES: u32 = 8;
+
+/// How often it is looked whether that is so.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn client_store(settings: &Settings) -> Store {
     Store::new(&settings.cert_dir, "kubelet-client")
@@ -133,9 +136,9 @@ pub async fn keep(cluster: &Cluster) {
     loop {
         tokio::select! {
             () = renew(cluster, kubeconfig) => {}
-            () = unknown(cluster) => {}
+            () = unknown(cluster, kubeconfig) => {}
         }
-        let Some(bootstrap) = &settings.bootstrap_kubeconfig else { continue };
+        let Some(bootstrap) = &settings.bootstrap_kubeconfig else { return };
         log::warn!("the API server does not know this node any more: asking for another identity");
         join_by(cluster, kubeconfig, bootstrap, true).await;
         cluster.waits.replace(None);
@@ -143,10 +146,20 @@ pub async fn keep(cluster: &Cluster) {
     }
 }
 
-async fn unknown(cluster: &Cluster) {
-    let lease = Duration::from_secs(u64::from(cluster.settings.node_lease_s));
-    while cluster.link.unknown_for() < lease * UNKNOWN_LEASES {
-        tokio::time::sleep(lease).await;
+/// Returns when another identity is to be asked for, where there is somebody to ask: the server has not known us for long, or does not
+/// and never will again, because what we show expired while it was away. A clock that is wrong is not enough for that.
+async fn unknown(cluster: &Cluster, kubeconfig: &Path) {
+    let settings = &cluster.settings;
+    if settings.bootstrap_kubeconfig.is_none() {
+        std::future::pending::<()>().await;
+    }
+    let long = Duration::from_secs(u64::from(settings.node_lease_s)) * UNKNOWN_LEASES;
+    loop {
+        let since = cluster.link.unknown_for();
+        if since >= long || (!since.is_zero() && !is_usable(kubeconfig, clock::now().wall.secs())) {
+            return;
+        }
+        tokio::time::sleep(AT_ONCE).await;
     }
 }
 
