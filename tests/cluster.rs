@@ -611,6 +611,21 @@ fn a_watch_that_is_too_old_or_cut_off_is_begun_anew() {
 }
 
 #[test]
+fn watches_over_http_1_do_not_outlive_a_way_that_is_given_up() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::of_http1(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        node.server.forget();
+        node.server.fault(Fault::BlackHole);
+        node.until("it is noticed", 20, |_| node.cluster.trouble().is_some()).await;
+        node.server.fault(Fault::None);
+        node.server.delete("pods", "default", "web-n");
+        node.until_shown("web", "Running").await;
+    });
+}
+
+#[test]
 fn a_server_that_is_restored_from_a_backup_is_looked_at_anew() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |_| {});

@@ -73,8 +73,16 @@ impl Patience {
 enum Way {
     /// One connection for all.
     Shared(http2::SendRequest<Full<Bytes>>),
-    /// One for each.
-    Each,
+    /// One for each, until the sender of this is gone: then all of them are given up, or a watch would wait on one that is dead.
+    Each(watch::Receiver<()>),
+}
+
+/// What a way ends by.
+enum Life<F> {
+    /// The connection's own end, in words.
+    Shared(F),
+    /// Connections end with this.
+    Each(watch::Sender<()>),
 }
 
 /// What was asked so far, for metrics.
@@ -196,7 +204,7 @@ impl Link {
                 tokio::time::sleep(due - clock::now().mono).await;
             }
             match self.connect().await {
-                Ok((server, Some(ended))) => {
+                Ok((server, Life::Shared(ended))) => {
                     log::info!("connected to the API server {server}");
                     let ended = tokio::select! {
                         why = ended => Some(why),
@@ -208,22 +216,23 @@ impl Link {
                         self.suffer(&Error::Connect { server, why });
                     }
                 }
-                Ok((server, None)) => {
+                Ok((server, Life::Each(life))) => {
                     log::info!("connected to the API server {server} over HTTP/1.1");
                     self.stale.notified().await;
                     *self.way.borrow_mut() = None;
+                    drop(life);
                 }
                 Err(e) => self.suffer(&e),
             }
         }
     }
 
-    /// Dials, and answers what tells of the connection's end; `None` where each request has its own.
-    async fn connect(&self) -> Result<(String, Option<impl Future<Output = String>>)> {
+    /// Dials, and answers how that ends.
+    async fn connect(&self) -> Result<(String, Life<impl Future<Output = String>>)> {
         let renewals = self.renewals.get();
         let dialer = Dialer::new(&self.kubeconfig, &self.resolv_conf)?;
         let (server, stream) = (dialer.server(), dialer.dial(true).await?);
-        let (way, ended) = match stream {
+        let (way, life) = match stream {
             Stream { io, h2: true } => {
                 let (sender, connection) = http2::Builder::new(Local)
                     .timer(TokioTimer::new())
@@ -236,9 +245,12 @@ impl Link {
                     .await
                     .map_err(|e| Error::Connect { server: server.clone(), why: chain(&e) })?;
                 let ended = async move { connection.await.map_or_else(|e| chain(&e), |()| "closed by the server".into()) };
-                (Way::Shared(sender), Some(ended))
+                (Way::Shared(sender), Life::Shared(ended))
             }
-            Stream { .. } => (Way::Each, None),
+            Stream { .. } => {
+                let (life, ends) = watch::channel(());
+                (Way::Each(ends), Life::Each(life))
+            }
         };
         if dialer.is_unverified() {
             log::warn!("whoever answers at {server} is believed, and told our token: the kubeconfig says insecure-skip-tls-verify");
@@ -251,7 +263,7 @@ impl Link {
         *self.dialer.borrow_mut() = Some(dialer);
         *self.way.borrow_mut() = Some(way);
         self.moved.send_modify(|n| *n = n.wrapping_add(1));
-        Ok((server, ended))
+        Ok((server, life))
     }
 
     /// The server as a whole is in trouble: a pause for everybody. What fails within a pause is the same trouble.
@@ -373,10 +385,15 @@ impl Link {
         let request = request.body(Full::new(Bytes::from(body))).map_err(|e| Error::Unusable(e.to_string()))?;
         let response = match way {
             Way::Shared(mut sender) => sender.send_request(request).await.map_err(broken)?,
-            Way::Each => {
+            Way::Each(mut ends) => {
                 let stream = dialer.dial(false).await?;
                 let (mut sender, connection) = http1::handshake(TokioIo::new(stream.io)).await.map_err(broken)?;
-                drop(tokio::task::spawn_local(async move { drop(connection.await) }));
+                drop(tokio::task::spawn_local(async move {
+                    tokio::select! {
+                        _ = connection => {}
+                        _ = ends.changed() => {}
+                    }
+                }));
                 sender.send_request(request).await.map_err(broken)?
             }
         };

@@ -104,6 +104,8 @@ struct Shared {
     moved: Sender<u64>,
     /// A number that changes when all connections are to be closed, and when watches are to end.
     cut: Sender<u64>,
+    /// How often the way here forgot its connections: older ones are silent for ever.
+    forgot: std::sync::atomic::AtomicU64,
     ended: Sender<bool>,
 }
 
@@ -130,15 +132,22 @@ impl ApiServer {
     /// On a listener, perhaps of another network namespace.
     pub fn on(listener: TcpListener) -> ApiServer {
         let addr = listener.local_addr().unwrap();
-        ApiServer::with(listener, addr, tls::Authority::new(), false)
+        ApiServer::with(listener, addr, tls::Authority::new(), false, true)
+    }
+
+    /// One that speaks nothing but HTTP/1.1.
+    pub fn of_http1() -> ApiServer {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        ApiServer::with(listener, addr, tls::Authority::new(), false, false)
     }
 
     /// With an authority that is kept in a directory, for clients that were made known in an earlier life; `addr`: what they know it by.
     pub fn of(listener: TcpListener, addr: SocketAddr, pki: &Path) -> ApiServer {
-        ApiServer::with(listener, addr, tls::Authority::kept(&pki.join("ca.key")), true)
+        ApiServer::with(listener, addr, tls::Authority::kept(&pki.join("ca.key")), true, true)
     }
 
-    fn with(listener: TcpListener, addr: SocketAddr, ca: tls::Authority, by_name: bool) -> ApiServer {
+    fn with(listener: TcpListener, addr: SocketAddr, ca: tls::Authority, by_name: bool, h2: bool) -> ApiServer {
         let state = State {
             store: Store::new(),
             fault: Fault::None,
@@ -150,9 +159,12 @@ impl ApiServer {
             approves: None,
             grants: Default::default(),
         };
-        let config = ca.server(&addr.ip().to_string());
+        let mut config = ca.server(&addr.ip().to_string());
+        if !h2 {
+            Arc::make_mut(&mut config).alpn_protocols = vec![b"http/1.1".to_vec()];
+        }
         let (moved, cut, ended) = (Sender::new(0), Sender::new(0), Sender::new(false));
-        let shared = Arc::new(Shared { state: Mutex::new(state), ca, moved, cut, ended });
+        let shared = Arc::new(Shared { state: Mutex::new(state), ca, moved, cut, forgot: Default::default(), ended });
         listener.set_nonblocking(true).unwrap();
         let served = shared.clone();
         std::thread::spawn(move || wire::serve(listener, config, served));
@@ -248,6 +260,11 @@ impl ApiServer {
     /// Closes every connection.
     pub fn cut(&self) {
         self.shared.cut.send_modify(|n| *n += 1);
+    }
+
+    /// Every connection is silent from now on and nobody is told, as where a router lost its state.
+    pub fn forget(&self) {
+        self.shared.forgot.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Forgets the history: every watch gets 410 and its client has to list again.

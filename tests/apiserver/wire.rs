@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ async fn connection(stream: TcpStream, config: Arc<ServerConfig>, shared: &Arc<S
         _ => config,
     };
     let _ = stream.set_nodelay(true);
-    let stream = Lossy { stream, shared: shared.clone(), retry: None };
+    let stream = Lossy { stream, shared: shared.clone(), retry: None, since: shared.forgot.load(Relaxed) };
     let Ok(tls) = TlsAcceptor::from(config).accept(stream).await else { return };
     let (_, session) = tls.get_ref();
     let shown = session.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec());
@@ -78,11 +79,13 @@ struct Lossy {
     stream: TcpStream,
     shared: Arc<Shared>,
     retry: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// How often connections had been forgotten when it was made.
+    since: u64,
 }
 
 impl Lossy {
     fn lost(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.shared.fault() != Fault::BlackHole {
+        if self.shared.fault() != Fault::BlackHole && self.shared.forgot.load(Relaxed) == self.since {
             return false;
         }
         let mut retry = Box::pin(tokio::time::sleep(Duration::from_millis(20)));
