@@ -170,6 +170,7 @@ impl Backend for Fake {
             cluster: None,
             url: None,
             unshown: &|_| None,
+            is_mirror: &|_, _| false,
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });
     }

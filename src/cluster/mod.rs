@@ -172,6 +172,11 @@ impl Cluster {
         }
     }
 
+    /// Whether that is the uid of a pod's mirror.
+    pub fn is_mirror(&self, key: &PodKey, uid: &str) -> bool {
+        self.observed.borrow().as_ref().and_then(|all| all.get(key)).is_some_and(|o| o.mirror.is_some() && o.uid == uid)
+    }
+
     /// How many mirrors show their pod, and how many pods have none.
     pub fn count(&self) -> (usize, usize) {
         let of = |sight: Sight<'_>| {

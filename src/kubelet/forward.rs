@@ -64,8 +64,7 @@ pub fn begin<B>(request: &Request<B>, path: &[&str], view: &View<'_>) -> Result<
         [ns, name, uid] => (ns, name, Some(*uid)),
         _ => return Err((StatusCode::NOT_FOUND, "404 page not found: write /portForward/{namespace}/{pod}\n".into())),
     };
-    let pods = &view.world.wanted.pods;
-    let pod = pods.values().find(|p| &*p.key.namespace == *ns && &*p.key.name == *name).filter(|p| uid.is_none_or(|u| u == &*p.uid.0));
+    let pod = view.wanted(ns, name, uid);
     let pod = pod.ok_or_else(|| (StatusCode::NOT_FOUND, format!("pod {name:?} does not exist in namespace {ns:?}\n")))?;
     let stands = view.world.seen.pods.get(&pod.uid).is_some_and(|seen| matches!(seen.sandbox, Sandbox::Ready { .. }));
     if !stands {

@@ -461,7 +461,8 @@ struct Tunnel {
 
 impl Tunnel {
     async fn open(place: &Place) -> Tunnel {
-        let mut request = "ws://n1/portForward/default/web-n1".into_client_request().unwrap();
+        // As somebody names it who has looked at the API server.
+        let mut request = "ws://n1/portForward/default/web-n1/mirror-uid".into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", "SPDY/3.1+portforward.k8s.io".parse().unwrap());
         let tls = place.dial(Some(place.ca.sign("admin", "system:masters"))).await.unwrap();
         let (socket, answer) = client_async(request, tls).await.unwrap();

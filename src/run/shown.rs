@@ -40,6 +40,7 @@ impl socket::Backend for State {
             cluster: cluster.as_deref().map(joined::joined),
             url: self.url.as_deref().map(fetched),
             unshown: &|key| cluster.as_ref().and_then(|c| c.lacks(key)).map(|(why, due)| socket::Unshown { why, due }),
+            is_mirror: &|key, uid| cluster.as_ref().is_some_and(|c| c.is_mirror(key, uid)),
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });
     }

@@ -41,7 +41,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Moment, Now, Wall};
 use crate::plan::world::World;
-use crate::pod::{FileReport, PodKey, Uid};
+use crate::pod::{FileReport, PodKey, Uid, WantedPod};
 use crate::session::{self, Session};
 use crate::settings::Settings;
 use crate::sys::cgroup::Usage;
@@ -75,8 +75,18 @@ pub struct View<'a> {
     pub url: Option<ManifestUrl>,
     /// Why a pod is not shown there; `None`: it is, or nobody asked for it.
     pub unshown: &'a dyn Fn(&PodKey) -> Option<Unshown>,
+    /// Whether that is the uid of a pod's mirror there.
+    pub is_mirror: &'a dyn Fn(&PodKey, &str) -> bool,
     /// Visits the recorded events with a sequence number greater than the given one, oldest first.
     pub events: &'a Events<'a>,
+}
+
+impl View<'_> {
+    /// The wanted pod of that name; a uid is its own or its mirror's (kubelet: `translatePodUID`).
+    pub fn wanted(&self, ns: &str, name: &str, uid: Option<&str>) -> Option<&Rc<WantedPod>> {
+        let pod = self.world.wanted.pods.values().find(|p| &*p.key.namespace == ns && &*p.key.name == name)?;
+        uid.is_none_or(|uid| uid == &*pod.uid.0 || (self.is_mirror)(&pod.key, uid)).then_some(pod)
+    }
 }
 
 /// The API server, as seen from here.

@@ -106,8 +106,7 @@ fn find(
     let not_found = |text: String| (StatusCode::NOT_FOUND, text);
     let bad = |text: &str| (StatusCode::BAD_REQUEST, text.to_owned());
     let world = view.world;
-    let wanted = world.wanted.pods.values().find(|p| &*p.key.namespace == ns && &*p.key.name == pod);
-    let wanted = wanted.filter(|p| uid.is_none_or(|u| u == &*p.uid.0));
+    let wanted = view.wanted(ns, pod, uid);
     let wanted = wanted.ok_or_else(|| not_found(format!("pod {pod:?} does not exist in namespace {ns:?}\n")))?;
     let spec = wanted.container(container).ok_or_else(|| not_found(format!("container {container:?} not found in pod {pod:?}\n")))?;
     let attempts = world.seen.pods.get(&wanted.uid).into_iter().flat_map(|p| p.containers.values());

@@ -118,6 +118,7 @@ impl Backend for Fake {
             cluster: None,
             url: None,
             unshown: &|_| None,
+            is_mirror: &|key, uid| &*key.name == "web-n1" && uid == "mirror-uid",
             events: &|after, visit| self.ring.borrow().visit(after, visit),
         });
     }

@@ -13,7 +13,7 @@ use super::super::routes::answer;
 use super::*;
 use crate::session::{Control, End, Output, Served};
 
-const CAT: &str = "/exec/default/web-n1/main?command=cat&command=-&input=1&output=1&error=1";
+const CAT: &str = "/exec/default/web-n1/mirror-uid/main?command=cat&command=-&input=1&output=1&error=1";
 
 async fn knock(socket: &Path, path: &str, protocols: &'static str) -> Result<WebSocketStream<UnixStream>, Error> {
     let mut request = format!("ws://plinth{path}").into_client_request().unwrap();
@@ -61,6 +61,7 @@ fn what_cannot_be_entered_is_named() {
             ("/exec/default/none/main?command=a&output=1", 404, "pod \"none\" does not exist in namespace \"default\""),
             ("/exec/default/web-n1/other?command=a&output=1", 404, "container \"other\" not found in pod \"web-n1\""),
             ("/exec/default/web-n1/wrong-uid/main?command=a&output=1", 404, "does not exist"),
+            ("/exec/default/crash-n1/mirror-uid/main?command=a&output=1", 404, "does not exist"),
             ("/exec/default/crash-n1/main?command=a&output=1", 404, "does not run now: `plinth why default/crash-n1` says why"),
             ("/exec/default/web-n1/main?output=1", 400, "at least 1 command"),
             ("/exec/default/web-n1/main?command=a", 400, "at least 1 of stdin, stdout, stderr"),
