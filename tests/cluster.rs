@@ -490,6 +490,25 @@ fn what_may_not_be_looked_at_is_told() {
 }
 
 #[test]
+fn a_node_and_a_lease_that_are_refused_are_told_for_as_long_as_they_are() {
+    on_a_loop(async || {
+        let server = ApiServer::start();
+        server.delete("namespaces", "", "kube-node-lease");
+        let node = Node::join(server, |_| {});
+        node.local.labels.borrow_mut().push("node-restriction.kubernetes.io/x");
+        node.local.show("default", "web", "h1", "Running");
+        let told = |of: &[&str]| of.iter().all(|text| node.cluster.trouble().is_some_and(|t| t.contains(text)));
+        node.until("both are told", 10, |_| told(&["keep its Node", "renew its Lease", "node-restriction.kubernetes.io/x"])).await;
+        let why = node.cluster.lacks(&key("default", "web")).unwrap().0;
+        assert!(why.contains("no Node object") && why.contains("node-restriction.kubernetes.io/x"), "{why}");
+        node.local.labels.borrow_mut().pop();
+        node.server.put("namespaces", "", json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "kube-node-lease"}}));
+        node.until_shown("web", "Running").await;
+        node.until("nothing is wrong any more", 10, |_| node.cluster.trouble().is_none()).await;
+    });
+}
+
+#[test]
 fn labels_and_taints_that_others_set_stay_theirs() {
     on_a_loop(async || {
         let second = Duration::from_secs(1);

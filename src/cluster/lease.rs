@@ -5,9 +5,9 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::Cluster;
 use super::error::{Error, Result};
 use super::retry::Retry;
+use super::{Cluster, LEASE};
 use crate::clock;
 
 const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -29,16 +29,15 @@ pub async fn renew(cluster: &Cluster) {
                 }
                 (held, newest) = (Some(lease), now);
                 refused.succeed();
+                cluster.refused(LEASE, None);
                 // A little early, so that a fleet does not renew as one.
                 tokio::time::sleep(clock::jitter(period, clock::now().mono)).await;
             }
             Err(e) if e.is_general() => {}
             Err(e) => {
-                let (now, why) = (clock::now().mono, e.to_string());
-                if why != refused.why {
-                    log::warn!("renew the Lease {}: {why}; it is tried again", settings.node_name);
-                }
-                refused.fail(why, Duration::ZERO, now);
+                let now = clock::now().mono;
+                cluster.refused(LEASE, Some(&e.to_string()));
+                refused.fail(e.to_string(), Duration::ZERO, now);
                 tokio::time::sleep(refused.due - now).await;
             }
         }

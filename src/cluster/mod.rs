@@ -43,6 +43,13 @@ use mirror::{Memory, Observed, Published, Quarrel, Sight};
 use object::Object;
 use watch::News;
 
+/// What the server may refuse to this node as a whole.
+const NODE: &str = "keep its Node";
+const LABELS: &str = "label its Node";
+const LEASE: &str = "renew its Lease";
+const LOOK_AT_NODES: &str = "look at its Node";
+const LOOK_AT_PODS: &str = "look at its pods";
+
 /// What this node is like, read when it is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -92,7 +99,7 @@ pub struct Cluster {
     link: Link,
     /// What keeps us from having an identity, in words.
     waits: RefCell<Option<String>>,
-    /// What may not be looked at, in words.
+    /// What may not be looked at, made or kept there, and why, in words.
     unseen: RefCell<BTreeMap<&'static str, String>>,
     /// Our Node object as last seen; `None` until it was looked for.
     node: RefCell<Option<Option<Object>>>,
@@ -154,7 +161,10 @@ impl Cluster {
 
     /// What is wrong with the API server, in words; `None`: it answers.
     pub fn trouble(&self) -> Option<String> {
-        let unseen = || self.unseen.borrow().values().next().cloned();
+        let unseen = || {
+            let all = self.unseen.borrow().iter().map(|(what, why)| format!("{what}: {why}")).collect::<Vec<_>>().join("; ");
+            Some(all).filter(|all| !all.is_empty())
+        };
         self.waits.borrow().clone().or_else(|| self.link.trouble()).or_else(unseen)
     }
 
@@ -166,8 +176,12 @@ impl Cluster {
     /// Why a pod has no mirror that shows it, and when that is tried again; `None`: it has, or needs none.
     pub fn lacks(&self, key: &PodKey) -> Option<(String, Option<Moment>)> {
         let due = self.memory.borrow().get(key).filter(|m| m.retry.failures > 0).map(|m| m.retry.due);
+        let because = |why: String| match self.unseen.borrow().get(NODE) {
+            Some(refused) if self.node_uid().is_none() => format!("{why} ({refused})"),
+            _ => why,
+        };
         match self.sighted(|sight| mirror::lacks(&sight, key)) {
-            Some(why) => why.map(|why| (why, due)),
+            Some(why) => why.map(|why| (because(why), due)),
             None => Some((self.trouble().unwrap_or_else(|| "its pods were not listed yet".into()), None)),
         }
     }
@@ -189,11 +203,11 @@ impl Cluster {
     fn node_news(&self, news: News) {
         match news {
             News::All(mut found, _) => {
-                self.refused("nodes", None);
+                self.refused(LOOK_AT_NODES, None);
                 self.see_node(found.pop());
             }
             News::Is(object) => self.see_node(Some(object)),
-            News::Refused(why) => self.refused("nodes", Some(&why)),
+            News::Refused(why) => self.refused(LOOK_AT_NODES, Some(&why)),
             News::Gone(object) => {
                 let ours = self.node_uid().is_none_or(|uid| uid == object.metadata.uid);
                 if ours {
@@ -204,11 +218,12 @@ impl Cluster {
         }
     }
 
-    /// What of it may not be looked at, and why.
+    /// The server refuses something, and why; `None`: it does no more. Said once.
     fn refused(&self, what: &'static str, why: Option<&str>) {
-        match why {
-            Some(why) => drop(self.unseen.borrow_mut().insert(what, format!("look at its {what}: {why}"))),
-            None => drop(self.unseen.borrow_mut().remove(what)),
+        let mut unseen = self.unseen.borrow_mut();
+        let Some(why) = why else { return drop(unseen.remove(what)) };
+        if unseen.insert(what, why.to_owned()).is_none_or(|before| before != why) {
+            log::warn!("the API server refuses something to this node: {what}: {why}; it is tried again");
         }
     }
 
@@ -237,9 +252,9 @@ impl Cluster {
         let version = match &news {
             News::All(_, version) => *version,
             News::Is(object) | News::Gone(object) => object.metadata.version(),
-            News::Refused(why) => return self.refused("pods", Some(why)),
+            News::Refused(why) => return self.refused(LOOK_AT_PODS, Some(why)),
         };
-        self.refused("pods", None);
+        self.refused(LOOK_AT_PODS, None);
         let mut observed = self.observed.borrow_mut();
         let pods = observed.get_or_insert_default();
         let told = self.told_version.get();

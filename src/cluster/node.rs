@@ -13,7 +13,7 @@ use super::error::{Error, Result};
 use super::link::STRATEGIC;
 use super::machine::{Machine, Pressure, machine, pressure};
 use super::object::{Object, replaced};
-use super::{Cluster, Facts};
+use super::{Cluster, Facts, LABELS, NODE};
 use crate::clock::{self, Moment, Now, Wall};
 use crate::settings::Settings;
 use crate::sys::mounts;
@@ -65,14 +65,18 @@ pub async fn keep(cluster: &Cluster) {
         cluster.link.up().await;
         moved.mark_unchanged();
         let (began, was) = (clock::now().mono, cluster.local.facts().face());
-        let pause = match once(cluster, &machine, &mut memory).await {
+        let done = once(cluster, &machine, &mut memory).await;
+        if done.is_ok() {
+            cluster.refused(NODE, None);
+        }
+        let pause = match done {
             Ok(()) if memory.meets.is_some() => MEETS,
             Ok(()) => cluster.settings.node_status_update,
             Err(e) if e.is_general() => continue,
             // The watch tells of it.
             Err(e) if e.is_of_another() || e.code() == Some(404) => REFUSED,
             Err(e) => {
-                log::warn!("keep the Node {}: {e}; it is tried again", cluster.settings.node_name);
+                cluster.refused(NODE, Some(&e.to_string()));
                 REFUSED
             }
         };
@@ -129,8 +133,11 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
         {
             match link.ask::<Value>(Method::PATCH, &path, STRATEGIC, Some(&patch)).await {
                 // A label that a node may not give itself is no reason to say nothing of its status.
-                Err(e) if !e.is_general() => log::warn!("label the Node {}: {e}", settings.node_name),
-                done => drop(done?),
+                Err(e) if !e.is_general() => cluster.refused(LABELS, Some(&e.to_string())),
+                done => {
+                    done?;
+                    cluster.refused(LABELS, None);
+                }
             }
         }
         memory.joined = Some(uid.clone());

@@ -90,7 +90,6 @@ async fn pause(path: &str, e: &Error, tell: &impl Fn(News)) {
     if e.is_general() {
         return log::debug!("watch {path}: {e}");
     }
-    log::warn!("watch {path}: {e}; it is tried again");
     tell(News::Refused(e.to_string()));
     tokio::time::sleep(Duration::from_secs(5)).await;
 }
