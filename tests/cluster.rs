@@ -550,6 +550,26 @@ fn a_label_that_somebody_changed_stays_so_over_a_restart() {
 }
 
 #[test]
+fn a_machine_that_was_booted_anew_is_told_once() {
+    on_a_loop(async || {
+        let mut node = Node::join(ApiServer::start(), |_| {});
+        let told = |s: &ApiServer| s.list("events").into_iter().filter(|e| e["reason"] == "Rebooted").collect::<Vec<_>>();
+        let ready = |s: &ApiServer| s.list("events").iter().filter(|e| e["reason"] == "NodeReady").count();
+        node.until("it has told of itself", 10, |s| ready(s) == 1).await;
+        node.life.abort();
+        node.server.edit("nodes", "", "n", |node| node["status"]["nodeInfo"]["bootID"] = json!("another"));
+        for life in [2, 3] {
+            node.again();
+            node.until("it has told of itself again", 10, |s| ready(s) == life).await;
+            assert_eq!(told(&node.server).len(), 1);
+            node.life.abort();
+        }
+        let event = &told(&node.server)[0];
+        assert_eq!((&event["type"], &event["involvedObject"]["kind"]), (&json!("Warning"), &json!("Node")), "{event}");
+    });
+}
+
+#[test]
 fn conditions_that_others_call_unknown_are_told_again_soon_and_without_a_storm() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |s| s.node_status_update = Duration::from_secs(1));

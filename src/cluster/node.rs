@@ -27,6 +27,8 @@ const CONDITIONS: [&str; 4] = ["MemoryPressure", "DiskPressure", "PIDPressure", 
 const VERSION: &str = concat!("v1.36.2+plinth.", env!("CARGO_PKG_VERSION"));
 /// After a start containerd is waited for so long before a Node that is there is told that it is away: nothing runs any less meanwhile.
 const MEETS: Duration = Duration::from_secs(10);
+/// The one of its events that is a warning.
+const REBOOTED: &str = "Rebooted";
 /// A refused registration is tried again after this.
 const REFUSED: Duration = Duration::from_secs(5);
 
@@ -53,8 +55,8 @@ struct Sent {
     what: Value,
     /// What of the same fields the server made of it.
     made: Value,
-    /// When.
-    at: Moment,
+    /// It is sent again then, changed or not.
+    again: Moment,
 }
 
 /// Keeps it for ever.
@@ -145,17 +147,28 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
     let bare = without_heartbeats(status.clone());
     // What others made of it since (`Unknown`, for as long as nothing came; a backup) is put right, at this pace and no faster.
     let is_there = |sent: &Sent| sent.uid == *uid && sent.what == bare && sent.made == fields_of(&node.status, &bare);
-    if !memory.sent.as_ref().is_some_and(|sent| is_there(sent) && now.mono - sent.at < settings.node_status_report) {
+    if !memory.sent.as_ref().is_some_and(|sent| is_there(sent) && now.mono < sent.again) {
         let made = send(cluster, &format!("{path}/status"), uid, &status, &node.status).await?;
-        for (reason, message) in memory.news(&settings.node_name, &bare) {
+        for (reason, message) in memory.news(&settings.node_name, &bare, &node.status) {
             let event = event(&settings.node_name, uid, &reason, &message, now.wall);
             // One that is lost is no loss: the condition says the same.
             let _ = link.ask::<Value>(Method::POST, "/api/v1/namespaces/default/events", "application/json", Some(&event)).await;
         }
-        memory.sent = Some(Sent { uid: uid.clone(), made: fields_of(&made.status, &bare), what: bare, at: now.mono });
+        memory.sent = Some(Sent {
+            uid: uid.clone(),
+            made: fields_of(&made.status, &bare),
+            what: bare,
+            again: due(settings.node_status_report, now.mono),
+        });
         cluster.answered_node(made);
     }
     Ok(())
+}
+
+/// When what did not change is told again: a fleet that was told of something at one time does not report at one time (kubelet: ±50 %).
+fn due(every: Duration, now: Moment) -> Moment {
+    // The first is 80 to 100 % of it.
+    now + every / 2 + (every - clock::jitter(every, now)) * 5
 }
 
 /// Patches the status, and answers what came of it. Where there were no addresses, two of one type become one: they are sent again then.
@@ -179,7 +192,7 @@ fn event(node: &str, uid: &str, reason: &str, message: &str, now: Wall) -> Value
         "involvedObject": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid},
         "reason": reason,
         "message": message,
-        "type": "Normal",
+        "type": if reason == REBOOTED { "Warning" } else { "Normal" },
         "source": {"component": "plinth", "host": node},
         "firstTimestamp": at,
         "lastTimestamp": at,
@@ -320,9 +333,15 @@ impl Memory {
         self.meets.is_some()
     }
 
-    /// What is to be told of a status that was sent: the beginning, and each condition that changed, in the kubelet's words.
-    fn news(&mut self, node: &str, status: &Value) -> Vec<(String, String)> {
+    /// What is to be told of a status that was sent over another: the beginning, that the machine was, and each condition that changed, in
+    /// the kubelet's words.
+    fn news(&mut self, node: &str, status: &Value, before: &Value) -> Vec<(String, String)> {
         let mut news = Vec::new();
+        let boot = |of: &Value| of.pointer("/nodeInfo/bootID").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (now, last) = (boot(status), boot(before));
+        if !last.is_empty() && last != now {
+            news.push((REBOOTED.to_owned(), format!("Node {node} has been rebooted, boot id: {now}")));
+        }
         if self.told.is_empty() {
             news.push(("Starting".to_owned(), "Starting plinth.".to_owned()));
         }
@@ -483,12 +502,20 @@ mod tests {
         let mut told = |not_ready: Option<&str>, s| {
             let facts = Facts { not_ready: not_ready.map(str::to_owned), ..Facts::default() };
             let status = memory.status(&settings(), &Machine::default(), &facts, Pressure::default(), &Value::Null, at(s));
-            memory.news("n", &status).into_iter().map(|(reason, _)| reason).collect::<Vec<_>>()
+            memory.news("n", &status, &Value::Null).into_iter().map(|(reason, _)| reason).collect::<Vec<_>>()
         };
         let all = ["Starting", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
         assert_eq!(told(None, 1), all);
         assert!(told(None, 2).is_empty());
         assert_eq!(told(Some("container runtime is down"), 3), ["NodeNotReady"]);
+    }
+
+    #[test]
+    fn reports_are_half_the_time_to_one_and_a_half_of_it_apart_and_not_at_one_beat() {
+        let every = Duration::from_secs(300);
+        let all: Vec<u64> = (1..200).map(|n| due(every, Moment(n * 1000)).since_ms(Moment(n * 1000))).collect();
+        assert!(all.iter().all(|ms| (150_000..=450_000).contains(ms)), "{all:?}");
+        assert!(all.iter().any(|ms| *ms < 200_000) && all.iter().any(|ms| *ms > 400_000), "{all:?}");
     }
 
     #[test]
