@@ -666,6 +666,36 @@ fn a_watch_that_is_too_old_or_cut_off_is_begun_anew() {
 }
 
 #[test]
+fn a_watch_goes_on_from_a_bookmark_where_all_before_it_is_forgotten() {
+    on_a_loop(async || {
+        let node = Node::join(ApiServer::start(), |_| {});
+        node.local.show("default", "web", "h1", "Running");
+        node.until_shown("web", "Running").await;
+        node.until("the Node is Ready", 10, |s| s.get("nodes", "", "n")["status"]["conditions"][3]["status"] == "True").await;
+        // Nothing that is watched, and versions go on.
+        let other = node.server.put("namespaces", "", json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "other"}}));
+        let version: u64 = other["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+        node.until("bookmarks tell it", 10, |s| ["pods", "nodes"].iter().all(|r| s.bookmarked(r) >= version)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        node.server.asked();
+        node.server.compact_to(version);
+        node.server.cut();
+        let mut asked = Vec::new();
+        let watched = |asked: &[apiserver::Asked], path| asked.iter().any(|a| a.path.starts_with(path) && a.path.contains("watch=true"));
+        node.until("both are watched again", 10, |s| {
+            asked.extend(s.asked());
+            watched(&asked, "/api/v1/pods") && watched(&asked, "/api/v1/nodes")
+        })
+        .await;
+        node.server.delete("pods", "default", "web-n");
+        node.until_shown("web", "Running").await;
+        asked.extend(node.server.asked());
+        let listed = asked.iter().filter(|a| a.method == "GET" && a.path.contains("fieldSelector") && !a.path.contains("watch=true"));
+        assert_eq!(listed.count(), 0, "{asked:#?}");
+    });
+}
+
+#[test]
 fn watches_over_http_1_do_not_outlive_a_way_that_is_given_up() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::of_http1(), |_| {});

@@ -273,6 +273,16 @@ impl ApiServer {
         self.shared.stir();
     }
 
+    /// Forgets the history before that version.
+    pub fn compact_to(&self, version: u64) {
+        self.shared.state().store.compact_to(version);
+    }
+
+    /// The version the last bookmark of a resource told.
+    pub fn bookmarked(&self, resource: &str) -> u64 {
+        self.shared.state().store.bookmarked.get(resource).copied().unwrap_or(0)
+    }
+
     pub fn webhook(&self, webhook: Option<Webhook>) {
         self.shared.state().webhook = webhook;
     }

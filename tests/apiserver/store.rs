@@ -23,6 +23,8 @@ pub struct Store {
     pub history: Vec<Change>,
     /// Watches from an older version are answered with 410.
     pub compacted: u64,
+    /// The version the last bookmark of a resource told.
+    pub bookmarked: BTreeMap<String, u64>,
     rv: u64,
     uids: u64,
     seed: u64,
@@ -31,7 +33,8 @@ pub struct Store {
 impl Store {
     pub fn new() -> Store {
         let seed = std::process::id().into();
-        let mut store = Store { objects: BTreeMap::new(), history: Vec::new(), compacted: 0, rv: 100, uids: 0, seed };
+        let mut store =
+            Store { objects: BTreeMap::new(), history: Vec::new(), compacted: 0, bookmarked: BTreeMap::new(), rv: 100, uids: 0, seed };
         for ns in ["default", "kube-system", "kube-node-lease"] {
             store.create("namespaces", "", json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": ns}}));
         }
@@ -110,8 +113,12 @@ impl Store {
 
     /// Everything before now is forgotten: the next watch from an older version gets 410.
     pub fn compact(&mut self) {
-        self.compacted = self.rv;
-        self.history.clear();
+        self.compact_to(self.rv);
+    }
+
+    pub fn compact_to(&mut self, version: u64) {
+        self.compacted = version;
+        self.history.retain(|change| change.rv > version);
     }
 }
 

@@ -65,8 +65,8 @@ impl Running {
     fn look(&mut self) {
         let w = &mut self.watch;
         let shared = w.shared.clone();
-        let state = shared.state();
-        let store = &state.store;
+        let mut state = shared.state();
+        let store = &mut state.store;
         if w.from < store.compacted {
             let message = format!("too old resource version: {} ({})", w.from, store.compacted);
             let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": "Expired", "code": 410});
@@ -87,6 +87,7 @@ impl Running {
         if w.bookmarks && Instant::now() >= self.bookmark {
             self.bookmark = Instant::now() + BOOKMARK;
             let kind = super::http::kind(&w.resource);
+            store.bookmarked.insert(w.resource.clone(), w.from);
             let object = json!({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": w.from.to_string(), "creationTimestamp": null}, "spec": {"containers": null}, "status": {}});
             self.ready.push_back(format!("{}\n", json!({"type": "BOOKMARK", "object": object})));
         }
