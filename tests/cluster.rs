@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::Event;
 use plinth::cluster::mirror::Published;
 use plinth::cluster::{Cluster, Facts, Local};
 use plinth::pod::{Origin, PodKey, Uid, WantedPod};
-use plinth::settings::Settings;
+use plinth::settings::{Settings, Taint};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -623,6 +623,33 @@ fn conditions_that_others_call_unknown_are_told_again_soon_and_without_a_storm()
         at[1]["status"]["conditions"][3]["status"] = json!("False");
         node.server.rewind(&old);
         node.until("it is Ready after a backup", 8, |s| ready(s)["status"] == "True" && uid(&s.get("nodes", "", "n")) == first).await;
+    });
+}
+
+#[test]
+fn a_new_node_has_the_taints_and_the_provider_that_are_set() {
+    on_a_loop(async || {
+        let own = |key: &str, value: &str, effect: &str| Taint { key: key.into(), value: value.into(), effect: effect.into() };
+        let cases = [
+            (None, json!([{"key": "plinth.dev/static-pods-only", "effect": "NoSchedule"}])),
+            (Some(vec![]), json!([])),
+            (
+                Some(vec![own("a", "b", "NoExecute"), own("c", "", "PreferNoSchedule")]),
+                json!([{"key": "a", "value": "b", "effect": "NoExecute"}, {"key": "c", "effect": "PreferNoSchedule"}]),
+            ),
+        ];
+        for (taints, there) in cases {
+            let node = Node::join(ApiServer::start(), |s| {
+                s.taints = taints.unwrap_or_else(|| s.taints.clone());
+                s.provider_id = Some("cloud:///zone/n".into());
+            });
+            node.until("it is there", 10, |s| !s.get("nodes", "", "n").is_null()).await;
+            let mut spec = node.server.get("nodes", "", "n")["spec"].take();
+            // The server's own is the last.
+            let last = spec["taints"].as_array_mut().unwrap().pop().unwrap();
+            assert_eq!(last["key"], "node.kubernetes.io/not-ready");
+            assert_eq!((&spec["taints"], &spec["providerID"]), (&there, &json!("cloud:///zone/n")));
+        }
     });
 }
 
