@@ -1019,6 +1019,31 @@ fn a_token_that_is_renewed_in_its_file_is_used() {
 }
 
 #[test]
+fn a_certificate_that_others_renew_in_its_files_is_used() {
+    on_a_loop(async || {
+        let write = |server: &ApiServer, dir: &Path| {
+            let (cert, key) = server.identity("system:node:n");
+            let files = [dir.join("n.crt"), dir.join("n.key")];
+            std::fs::write(&files[0], cert).unwrap();
+            std::fs::write(&files[1], key).unwrap();
+            files
+        };
+        let node = Node::join_as(ApiServer::start(), |server, dir, _| {
+            let [cert, key] = write(server, dir);
+            std::fs::write(dir.join("kubeconfig"), server.kubeconfig_of_files(&cert, &key)).unwrap();
+        });
+        node.local.show("default", "web", "h1", "Pending");
+        node.until_shown("web", "Pending").await;
+        node.server.revoke(&node.server.certificates());
+        node.local.show("default", "web", "h1", "Running");
+        node.until("the old one is refused", 10, |_| node.cluster.trouble().is_some_and(|t| t.contains("Unauthorized"))).await;
+        write(&node.server, &node.dir);
+        node.until_shown("web", "Running").await;
+        assert_eq!(node.cluster.trouble(), None);
+    });
+}
+
+#[test]
 fn events_are_counted_up_and_those_of_a_missing_namespace_are_lost_quietly() {
     on_a_loop(async || {
         let node = Node::join(ApiServer::start(), |_| {});

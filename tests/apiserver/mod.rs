@@ -180,9 +180,20 @@ impl ApiServer {
 
     /// A kubeconfig with inline data for a user by client certificate.
     pub fn kubeconfig(&self, user: &str) -> String {
+        let (cert, key) = self.identity(user);
+        self.config(&format!("client-certificate-data: {}, client-key-data: {}", tls::base64(&cert), tls::base64(&key)))
+    }
+
+    /// A new certificate of a user and its key, PEM.
+    pub fn identity(&self, user: &str) -> (String, String) {
         let (cert, key, der) = self.shared.ca.client(user);
         self.shared.state().certificates.insert(der, user.into());
-        self.config(&format!("client-certificate-data: {}, client-key-data: {}", tls::base64(&cert), tls::base64(&key)))
+        (cert, key)
+    }
+
+    /// A kubeconfig for a user by a certificate and a key in files.
+    pub fn kubeconfig_of_files(&self, cert: &Path, key: &Path) -> String {
+        self.config(&format!("client-certificate: {}, client-key: {}", cert.display(), key.display()))
     }
 
     /// A kubeconfig for a user by the token in a file.
