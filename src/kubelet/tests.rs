@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -26,6 +26,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use super::http::{Bounds, serve_within};
 use super::tls::Tls;
 use super::*;
+use crate::dial::trust::Trust;
 use crate::session::{End, Output};
 use crate::socket::remote::{Told, told};
 use crate::socket::tests::{Fake, Scratch};
@@ -216,13 +217,72 @@ fn certificates_are_read_anew_and_broken_ones_change_nothing() {
     });
 }
 
+/// Serves by these settings of certificates.
+fn served_by<F: Future<Output = ()>>(api: Api, ips: &[std::net::IpAddr], test: impl FnOnce(SocketAddr) -> F) {
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    rt.block_on(async {
+        let settings = Settings { node_name: "n1".into(), api, ..Settings::default() };
+        let door = Rc::new(Door::new(&settings, Fake::new(), Rc::new(Bench::default())));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::select! {
+            () = serve_within(Bounds::default(), listener, door, Tls::new(&settings.api, "n1", ips).unwrap()) => unreachable!(),
+            done = tokio::time::timeout(PATIENCE, test(at)) => done.expect("in time"),
+        }
+    });
+}
+
+/// What is answered to a stranger, and with whose certificate.
+async fn strange(at: SocketAddr, trust: Trust<'_>, name: &str) -> std::io::Result<(Vec<u8>, String)> {
+    let config = Arc::new(crate::dial::tls(trust, None).unwrap());
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut stream = TlsConnector::from(config).connect(name, TcpStream::connect(at).await?).await?;
+    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    Ok((shown, String::from_utf8(answer).unwrap()))
+}
+
 #[test]
-fn a_certificate_is_made_where_none_is_given() {
-    let (chain, _) = tls::self_signed("n1", &["192.0.2.7".parse().unwrap()]).unwrap();
-    let cert = webpki::EndEntityCert::try_from(&chain[0]).unwrap();
-    for name in ["n1", "192.0.2.7"] {
-        cert.verify_is_valid_for_subject_name(&ServerName::try_from(name).unwrap()).unwrap();
-    }
+fn without_a_certificate_one_of_its_own_making_is_served() {
+    served_by(Api::default(), &["127.0.0.1".parse().unwrap()], |at| async move {
+        let (shown, answer) = strange(at, Trust::Anybody, "whatever").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert_eq!(strange(at, Trust::Anybody, "n1").await.unwrap().0, shown, "the same for as long as it lives");
+        let cert = CertificateDer::from(shown);
+        let cert = webpki::EndEntityCert::try_from(&cert).unwrap();
+        for name in ["n1", "127.0.0.1"] {
+            cert.verify_is_valid_for_subject_name(&ServerName::try_from(name).unwrap()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_certificate_that_was_asked_for_is_served_once_it_is_there_and_so_is_the_next_one() {
+    let scratch = Scratch::new();
+    let current = scratch.0.join("kubelet-server-current.pem");
+    let api = Api { cert_file: Some(current.clone()), key_file: Some(current.clone()), ..Api::default() };
+    served_by(api, &[], |at| async move {
+        let ca = Authority::new();
+        let authority = ca.0.pem();
+        let ask = async || strange(at, Trust::These(authority.as_bytes()), "localhost").await;
+        // Not signed yet: nobody is served.
+        assert!(ask().await.is_err());
+        let mut shown = Vec::new();
+        for date in ["2026-01-01", "2027-01-01"] {
+            let (cert, key) = ca.sign("system:node:n1", "system:nodes");
+            let (file, link) = (scratch.0.join(date), scratch.0.join("updated"));
+            fs::write(&file, cert.pem() + &key.serialize_pem()).unwrap();
+            std::os::unix::fs::symlink(&file, &link).unwrap();
+            fs::rename(&link, &current).unwrap();
+            let (certificate, answer) = ask().await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+            assert_eq!(certificate, cert.der().to_vec());
+            shown.push(certificate);
+        }
+        assert_ne!(shown[0], shown[1]);
+    });
 }
 
 #[test]
