@@ -327,6 +327,30 @@ fn who_came_in_and_says_nothing_more_is_let_go() {
 }
 
 #[test]
+fn a_session_whose_client_does_not_read_is_held_up_and_ends_when_it_was_idle_for_too_long() {
+    let bounds = Bounds { idle: Duration::from_secs(1), ..Bounds::default() };
+    serving(Bench::default(), bounds, |place| async move {
+        // A terminal may be stopped for a while (ctrl-s): nothing is lost of what it did not read, and its place is not held for ever.
+        let mut request = "ws://n1/exec/default/web-n1/main?command=cat&output=1".into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
+        let tls = place.dial(Some(place.ca.sign("admin", "system:masters"))).await.unwrap();
+        let (client, _) = client_async(request, tls).await.unwrap();
+        let (_, served) = served(&place).await;
+        let mut sent = 0;
+        while let Ok(Ok(())) =
+            tokio::time::timeout(Duration::from_millis(300), served.output.send(Output::Stdout(vec![b'x'; 32 << 10].into()))).await
+        {
+            sent += 1;
+        }
+        let began = tokio::time::Instant::now();
+        served.output.closed().await;
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(sent > 2);
+        drop(client);
+    });
+}
+
+#[test]
 fn a_session_or_a_forwarded_port_that_nobody_uses_is_let_go_by_spdy_too() {
     let bounds = Bounds { idle: Duration::from_secs(1), ..Bounds::default() };
     serving(Bench::default(), bounds, |place| async move {
