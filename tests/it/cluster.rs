@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -174,6 +174,55 @@ fn nothing_that_is_wrong_with_the_api_server_reaches_a_pod() {
         n.until("no mirror is left of what came and went", 10, |_| shown(&server, &format!("b{i}")).is_null());
     }
     assert_eq!(run(&n.pod("a").unwrap()), before);
+    n.shutdown();
+}
+
+/// A name server that knows one name, and tells that it is on loopback.
+fn name_server(knows: &'static str) {
+    let socket = UdpSocket::bind("127.0.0.1:53").unwrap();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((n, from)) = socket.recv_from(&mut question) {
+            let name: Vec<u8> = knows.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat()).collect();
+            let asked = &question[12..n];
+            let known = asked.starts_with(&name) && asked[name.len() + 1..].starts_with(&[0, 1]);
+            let mut answer = question[..n].to_vec();
+            (answer[2], answer[3], answer[7]) = (0x81, 0x80, known.into());
+            if known {
+                // Of the name asked for, an A in IN, for a minute.
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+}
+
+#[test]
+fn a_server_that_has_a_name_is_looked_up_on_the_one_thread() {
+    if !can_run() {
+        return;
+    }
+    let (mut n, server) = joined();
+    inside(&n, || name_server("api.test"));
+    fs::write(n.path("work/resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+    n.extra.push(format!("resolvConf={}", n.path("work/resolv.conf")));
+    fs::write(n.path("work/kubeconfig"), server.kubeconfig("system:node:it").replace("https://127.0.0.1:", "https://api.test:")).unwrap();
+    n.put("a.yaml", &script("a", FOREVER));
+    n.start();
+    let mut most = 0;
+    let mut threads = |n: &Node| most = most.max(fs::read_dir(format!("/proc/{}/task", n.pid())).unwrap().count());
+    n.until("it is shown as Ready", 30, |n| {
+        threads(n);
+        is_ready(&shown(&server, "a"))
+    });
+    // Looked up again for each new connection.
+    server.cut();
+    n.remove("a.yaml");
+    n.until("it is gone here and there", 20, |n| {
+        threads(n);
+        n.gone("a") && shown(&server, "a").is_null()
+    });
+    assert_eq!(most, 1, "one thread, always");
     n.shutdown();
 }
 
