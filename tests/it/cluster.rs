@@ -409,11 +409,41 @@ fn what_the_api_server_does_not_show_is_explained() {
     }
     let (mut n, server) = joined();
     n.put("a.yaml", &script("a", FOREVER).replace("  name: a\n", "  name: a\n  namespace: nope\n"));
+    n.put("hook.yaml", &script("hook", STILL));
+    n.put("class.yaml", &script("class", STILL).replace("spec:\n", "spec:\n  priorityClassName: unheard-of\n"));
+    n.put("foreign.yaml", &script("foreign", STILL));
+    server.webhook(Some(Box::new(|pod| match pod["metadata"]["name"].as_str() {
+        Some("hook-it") => Err((403, "Forbidden", "admission webhook \"policy.test\" denied the request: not here".into())),
+        _ => Ok(()),
+    })));
+    let theirs = serde_json::json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "foreign-it"}, "spec": {"nodeName": "it"}});
+    let theirs = server.put("pods", "default", theirs);
     n.start();
-    n.until("why says it", 30, |n| n.said_or_nothing(&["why", "nope/a"]).contains("namespaces \"nope\" not found"));
-    assert!(n.said(&["events"]).contains("FailedMirror"));
-    assert!(n.get("/metrics").unwrap().contains("plinth_unshown_pods 1"));
-    n.until("it runs all the same", 20, |n| n.ready("a"));
+    let refused = [
+        ("nope/a", "namespaces \"nope\" not found"),
+        ("hook", "admission webhook \"policy.test\" denied the request: not here"),
+        ("class", "no PriorityClass with name unheard-of"),
+        ("foreign", "which is no mirror pod"),
+    ];
+    for (pod, words) in refused {
+        n.until(&format!("why says it of {pod}"), 30, |n| n.said_or_nothing(&["why", pod]).contains(words));
+        let own = n.said(&["events", pod]);
+        assert!(own.lines().any(|line| line.contains("FailedMirror") && line.contains(words)), "{own}");
+        let name = format!("{}-it", pod.rsplit('/').next().unwrap());
+        // An event in a namespace that is not there is nowhere.
+        if !pod.contains('/') {
+            let told = |e: &Value| e["reason"] == "FailedMirror" && e["involvedObject"]["name"] == name.as_str();
+            n.until(&format!("the API server has an event of {pod}"), 10, |_| server.list("events").iter().any(told));
+        }
+        n.until(&format!("{pod} runs all the same"), 20, |n| n.ready(pod.rsplit('/').next().unwrap()));
+    }
+    assert!(n.get("/metrics").unwrap().contains("plinth_unshown_pods 4"));
+    assert_eq!(server.get("pods", "default", "foreign-it"), theirs, "it is theirs");
+    // Each of them is shown once nothing is in the way.
+    server.webhook(None);
+    server.put("namespaces", "", serde_json::json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "nope"}}));
+    server.delete("pods", "default", "foreign-it");
+    n.until("three of four are shown", 20, |n| n.get("/metrics").is_some_and(|m| m.contains("plinth_unshown_pods 1")));
     server.fault(Fault::Away);
     n.until("status says who is away", 20, |n| {
         let out = n.plinth(&["status"]);
