@@ -1301,19 +1301,30 @@ fn a_node_whose_certificate_expired_while_the_server_was_away_asks_anew_at_once(
 #[test]
 fn a_node_that_is_nobody_and_has_nobody_to_ask_waits_quietly() {
     on_a_loop(async || {
-        let node = Node::join(ApiServer::start(), |s| s.node_lease_s = 1);
-        node.local.show("default", "web", "h1", "Pending");
-        node.until_shown("web", "Pending").await;
-        let (old, asked_by) = (node.server.certificates(), node.settings.kubeconfig.clone().unwrap());
-        node.server.revoke(&old);
-        // Longer than it takes to look for another identity.
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        let asked = node.asked_within(6).await;
-        assert!(!asked.is_empty() && rate(&asked) <= 1.0, "{asked:#?}");
-        // Somebody renews it.
-        std::fs::write(asked_by, node.server.kubeconfig("system:node:n")).unwrap();
-        node.local.show("default", "web", "h1", "Running");
-        node.until_shown("web", "Running").await;
+        let ways = [false, true].map(|asks| async move {
+            let server = ApiServer::start();
+            server.approves(Some(YEAR));
+            let node = match asks {
+                false => Node::join(server, |s| s.node_lease_s = 1),
+                true => bootstrapping(server, |s| s.node_lease_s = 1),
+            };
+            node.local.show("default", "web", "h1", "Pending");
+            node.until_shown("web", "Pending").await;
+            // Whom it asked before is nobody either.
+            node.server.token("abc", None);
+            node.server.revoke(&node.server.certificates());
+            // Longer than it takes to look for another identity.
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let asked = node.asked_within(6).await;
+            assert!(!asked.is_empty() && rate(&asked) <= 1.0, "{asked:#?}");
+            assert_eq!(node.cluster.trouble().is_some_and(|t| t.starts_with("bootstrap: ")), asks, "{:?}", node.cluster.trouble());
+            // Somebody else sees to it.
+            std::fs::write(node.settings.kubeconfig.as_ref().unwrap(), node.server.kubeconfig("system:node:n")).unwrap();
+            node.local.show("default", "web", "h1", "Running");
+            node.until_shown("web", "Running").await;
+            node.until("nothing is wrong any more", 10, |_| node.cluster.trouble().is_none()).await;
+        });
+        futures_util::future::join_all(ways).await;
     });
 }
 

@@ -36,9 +36,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The server does not know us for so many durations of the Lease, five minutes and a bit: it is asked anew who we are (the kubelet
 /// exits after five minutes without an identity, and begins anew).
 const UNKNOWN_LEASES: u32 = 8;
-
-/// How often it is looked whether that is so.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the server knows us.
+const KNOWN: Duration = Duration::from_secs(1);
 
 fn client_store(settings: &Settings) -> Store {
     Store::new(&settings.cert_dir, "kubelet-client")
@@ -140,9 +139,11 @@ pub async fn keep(cluster: &Cluster) {
         }
         let Some(bootstrap) = &settings.bootstrap_kubeconfig else { return };
         log::warn!("the API server does not know this node any more: asking for another identity");
-        join_by(cluster, kubeconfig, bootstrap, true).await;
+        tokio::select! {
+            () = join_by(cluster, kubeconfig, bootstrap, true) => cluster.link.renew(),
+            () = known(cluster, kubeconfig) => log::info!("the API server knows this node after all"),
+        }
         cluster.waits.replace(None);
-        cluster.link.renew();
     }
 }
 
@@ -159,7 +160,14 @@ async fn unknown(cluster: &Cluster, kubeconfig: &Path) {
         if since >= long || (!since.is_zero() && !is_usable(kubeconfig, clock::now().wall.secs())) {
             return;
         }
-        tokio::time::sleep(AT_ONCE).await;
+        tokio::time::sleep(KNOWN).await;
+    }
+}
+
+/// Returns when the server knows us after all: somebody else wrote the kubeconfig anew, or the server came to its senses.
+async fn known(cluster: &Cluster, kubeconfig: &Path) {
+    while !cluster.link.is_up() || !cluster.link.unknown_for().is_zero() || !is_usable(kubeconfig, clock::now().wall.secs()) {
+        tokio::time::sleep(KNOWN).await;
     }
 }
 
