@@ -116,7 +116,7 @@ fn notes(status: &Status) {
         ));
     }
     if let Some(why) = status.cluster.as_ref().and_then(|c| c.message.as_deref()) {
-        note(&format!("the API server is away, no pod depends on it: {}", tame(why)));
+        note(&format!("the API server is away or refuses this node, no pod depends on it: {}", tame(why)));
     }
     if !status.layers_read {
         note("the manifest layers were not all read yet");

@@ -45,7 +45,6 @@ use watch::News;
 
 /// What the server may refuse to this node as a whole.
 const NODE: &str = "keep its Node";
-const LABELS: &str = "label its Node";
 const LEASE: &str = "renew its Lease";
 const LOOK_AT_NODES: &str = "look at its Node";
 const LOOK_AT_PODS: &str = "look at its pods";

@@ -13,7 +13,7 @@ use super::error::{Error, Result};
 use super::link::STRATEGIC;
 use super::machine::{Machine, Pressure, machine, pressure};
 use super::object::{Object, replaced};
-use super::{Cluster, Facts, LABELS, NODE};
+use super::{Cluster, Facts, NODE};
 use crate::clock::{self, Moment, Now, Wall};
 use crate::settings::Settings;
 use crate::sys::mounts;
@@ -135,11 +135,8 @@ async fn once(cluster: &Cluster, machine: &Machine, memory: &mut Memory) -> Resu
         {
             match link.ask::<Value>(Method::PATCH, &path, STRATEGIC, Some(&patch)).await {
                 // A label that a node may not give itself is no reason to say nothing of its status.
-                Err(e) if !e.is_general() => cluster.refused(LABELS, Some(&e.to_string())),
-                done => {
-                    done?;
-                    cluster.refused(LABELS, None);
-                }
+                Err(e) if !e.is_general() => log::warn!("label the Node {}: {e}", settings.node_name),
+                done => drop(done?),
             }
         }
         memory.joined = Some(uid.clone());
