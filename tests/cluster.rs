@@ -616,6 +616,15 @@ fn conditions_that_others_call_unknown_are_told_again_soon_and_without_a_storm()
         let sent = node.server.asked().iter().filter(|a| a.path.ends_with("/nodes/n/status")).count();
         assert!((3..=6).contains(&sent), "{sent} in five seconds");
         node.until("it is Ready again", 3, |s| ready(s)["status"] == "True").await;
+        // A field of ours, and beside it one of somebody else's, which stays and is no reason to send again.
+        let capacity = |s: &ApiServer| s.get("nodes", "", "n")["status"]["capacity"].take();
+        node.server.edit("nodes", "", "n", |node| {
+            node["status"]["capacity"] = json!({"cpu": "64", "pods": "110", "example.com/dongle": "4"});
+        });
+        node.until("it is as it was", 3, |s| capacity(s)["cpu"] == "2").await;
+        assert_eq!(capacity(&node.server)["example.com/dongle"], "4");
+        let asked = node.asked_within(3).await;
+        assert!(!asked.iter().any(|a| a.path.contains("/nodes/")), "{asked:#?}");
         // A backup: the same Node, as it was.
         let mut old = dump;
         let objects = old["objects"].as_array_mut().unwrap();
