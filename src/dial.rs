@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -61,12 +62,23 @@ async fn dial_all(host: &str, port: u16, tls: Option<Tls>, resolv_conf: &Path) -
             }
         };
         let _ = tcp.set_nodelay(true);
+        // A connection that cannot be asked is as good as any until then.
+        let _ = ask_whether_it_lives(&tcp);
         let Some((config, name)) = tls else { return Ok(Stream { io: Box::new(tcp), h2: false }) };
         let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| e.to_string())?;
         let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         return Ok(Stream { io: Box::new(tls), h2 });
     }
     Err(last)
+}
+
+/// A peer that vanished without a word is found out where nothing is sent either: a watch over HTTP/1.1 waits only. Half a minute, as an
+/// HTTP/2 connection of the kubelet's is given up after.
+fn ask_whether_it_lives(tcp: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(tcp, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepintvl(tcp, Duration::from_secs(5))?;
+    sockopt::set_tcp_keepcnt(tcp, 3)?;
+    sockopt::set_socket_keepalive(tcp, true)
 }
 
 /// TLS that believes whom it is told to, and shows this certificate with its key (PEM) where it is asked to.
@@ -87,4 +99,26 @@ pub fn tls(trust: Trust<'_>, certificate: Option<(&[u8], &[u8])>) -> Result<Clie
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| format!("read a certificate: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn the_kernel_asks_a_silent_peer_whether_it_is_there() {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        rt.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let held = dial("127.0.0.1", port, None, Path::new("/dev/null")).await.unwrap();
+            let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+            let ours = table.lines().find(|l| l.split_whitespace().nth(2).is_some_and(|to| to.ends_with(&format!(":{port:04X}")))).unwrap();
+            // Its timer is that of keepalive, 2, and due within 15 s, in hundredths.
+            let (timer, due) = ours.split_whitespace().nth(5).and_then(|t| t.split_once(':')).unwrap();
+            assert!(timer == "02" && i64::from_str_radix(due, 16).unwrap() <= 1500, "{ours}");
+            drop(held);
+        });
+    }
 }
