@@ -34,6 +34,8 @@ def run(test, out):
 def main(out, *parts):
     Machine.prove(out)
     tests = [t for t in TESTS if not parts or any(p in t.__name__ for p in parts)]
+    if not tests:
+        sys.exit(f"run.py: no test has {' or '.join(parts)} in its name: {' '.join(t.__name__ for t in TESTS)}")
     lanes, began = int(os.environ.get("LANES") or max(1, (os.cpu_count() or 1) // Machine.processors())), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(lanes) as pool:
         failed = [t for t, held in zip(tests, pool.map(lambda t: run(t, out), tests)) if not held]
