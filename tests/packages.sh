@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 build=(protobuf-compiler libprotobuf-dev gcc libc6-dev)
 test=(curl runc crun containernetworking-plugins busybox-static iproute2 iptables nftables procps python3 jq mount util-linux zsh fish man-db groff)
-image=(erofs-utils cryptsetup-bin fdisk mtools e2fsprogs cpio binutils kmod xz-utils zstd python3 systemd-boot-efi qemu-system-x86 qemu-utils)
+image=(erofs-utils cryptsetup-bin fdisk mtools e2fsprogs cpio binutils kmod xz-utils zstd python3 systemd-boot-efi qemu-system-x86 qemu-utils ovmf)
 
 case ${1:-} in
 build) want=("${build[@]}") ;;

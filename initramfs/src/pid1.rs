@@ -47,6 +47,8 @@ use table::Entry;
 const WATCHDOG_SECONDS: i32 = 30;
 /// Fed that often: one of the two reasons why an idle PID 1 wakes at all, and seldom enough to cost nothing.
 const WATCHDOG_FEED_MS: u64 = 10_000;
+/// What is to be saved at the end may take so long, ms.
+const SAVE_MS: u64 = 5 * 60_000;
 /// While the last processes die they are counted that often: nobody tells when the last one of somebody else's is gone.
 const COUNT_MS: u64 = 50;
 
@@ -110,12 +112,11 @@ struct Pid1 {
 impl Pid1 {
     fn new(words: &Words, signals: SignalFd, socket: UnixDatagram) -> Pid1 {
         let table = table::table(words);
-        let names = || table.iter().map(|e| e.spec.name);
         Pid1 {
             machine: Machine::new(table.iter().map(|e| e.spec).collect(), since_boot_ms()),
             pids: vec![None; table.len()],
             stores: table.iter().map(|_| Store::default()).collect(),
-            files: names().map(|n| Bounded::new(&Path::new("/var/log").join(format!("{n}.log")))).collect(),
+            files: table.iter().map(|e| Bounded::new(&Path::new(e.logs).join(format!("{}.log", e.spec.name)))).collect(),
             status: vec![String::new(); table.len()],
             outputs: Vec::new(),
             asking: None,
@@ -241,14 +242,34 @@ impl Pid1 {
         }
     }
 
+    /// Everything onto the disks, and those let go. On a thread of its own: a slow disk takes longer than the watchdog waits, and one that
+    /// never answers must not keep the machine from its end.
+    fn save(&mut self) {
+        let save = || {
+            let mut wrong = Vec::from_iter(seed::save().err());
+            rustix::fs::sync();
+            wrong.extend(mounts::release());
+            wrong
+        };
+        let Ok(saving) = std::thread::Builder::new().spawn(save) else { return save().iter().for_each(|w| say(w)) };
+        let until = since_boot_ms() + SAVE_MS;
+        while !saving.is_finished() && since_boot_ms() < until {
+            self.feed();
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        if saving.is_finished() {
+            saving.join().unwrap_or_default().iter().for_each(|w| say(w));
+        } else {
+            say(&format!("the disks did not take within {} s what was to be saved: they are left as they are", SAVE_MS / 1000));
+        }
+    }
+
     /// Nobody else is left: saves, lets go of the disks, and ends the machine.
     fn finish(&mut self, end: End) -> ! {
         self.files.iter_mut().for_each(Bounded::close);
         self.outputs.clear();
         self.stores.clear();
-        seed::save().err().iter().for_each(|w| say(w));
-        rustix::fs::sync();
-        mounts::release().iter().for_each(|w| say(w));
+        self.save();
         let (words, command) = match end {
             End::PowerOff => ("off", RebootCommand::PowerOff),
             End::Reboot => ("rebooting", RebootCommand::Restart),
@@ -261,7 +282,7 @@ impl Pid1 {
             let err = std::io::stderr();
             let _ = poll(&mut [PollFd::new(&err, PollFlags::OUT)], Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }));
         }
-        failure::end(command)
+        failure::stop(command)
     }
 }
 

@@ -61,12 +61,12 @@ fn boot(words: &Words, began: u64) -> Done<std::convert::Infallible> {
     let mut disks = Disks::default();
     let root = disks.find(&words.root, None, words.wait)?;
     debug(&format!("root is {}", root.path()));
-    let device = verified(&mut disks, &root, "plinth-root", words.root_hash.as_deref())?;
+    let device = verified(&mut disks, &root, ("plinth-root", &words.root), words.root_hash.as_deref())?;
     mounts::image(&device, SYSROOT, MountFlags::NOSUID | MountFlags::NODEV).make()?;
 
     let manifests = disks.find(&words.manifests, Some(&root.disk), words.wait)?;
     debug(&format!("manifests are {}", manifests.path()));
-    let device = verified(&mut disks, &manifests, "plinth-manifests", words.manifests_hash.as_deref())?;
+    let device = verified(&mut disks, &manifests, ("plinth-manifests", &words.manifests), words.manifests_hash.as_deref())?;
     mounts::image(&device, &format!("{SYSROOT}/usr/lib/plinth/manifests"), INERT).make()?;
 
     keep(words, &mut disks, &root.disk)?;
@@ -76,13 +76,15 @@ fn boot(words: &Words, began: u64) -> Done<std::convert::Infallible> {
 }
 
 /// The device to mount: the verity one, if a hash is given; and a first read through it, which a wrong hash does not survive.
-fn verified(disks: &mut Disks, block: &Block, name: &str, hash: Option<&str>) -> Done<String> {
+/// The tree is behind what it verifies, or in the partition that is called as that of the data is and `-verity`.
+fn verified(disks: &mut Disks, block: &Block, (name, place): (&str, &Where), hash: Option<&str>) -> Done<String> {
     let Some(hash) = hash else {
         say(&format!("{} is not verified: no hash for it on the kernel command line", block.path()));
         return Ok(block.path());
     };
     let what = || format!("verify {} with root hash {hash}", block.path());
-    let own = disks.beside(block, &format!("{name}-verity"));
+    let label = if let Where::Label(label) = place { label } else { name };
+    let own = disks.beside(block, &format!("{label}-verity"));
     let at = match own {
         Some(_) => 0,
         None => erofs_bytes(&block.read(EROFS_AT, SUPERBLOCK_BYTES)?).ok_or_else(|| Failure::new(what(), "no erofs on it"))?,

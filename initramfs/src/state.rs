@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::Access;
 use rustix::mount::MountFlags;
 
 use crate::disk::{Block, Disks};
@@ -36,6 +37,9 @@ const ORDERED: &str = "data=ordered,nodelalloc,dioread_lock";
 const RESERVED_FOR: &str = "resuid=2147483647";
 /// So much is reserved at least, and one part in a hundred.
 const RESERVED_BYTES: u64 = 16 << 20;
+
+/// With fewer than that left not one container can be made.
+const SPARE_INODES: u64 = 64;
 
 /// What a superblock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +98,13 @@ pub fn mount(disks: &mut Disks, block: &Block, target: &str, say: &dyn Fn(&str))
             Err(why) => say(&format!("grow the file system on {}: {why}", block.path())),
         }
     }
-    // Mounted, and yet nothing can be written to it: no state.
-    let probe = Path::new(target).join(".writable");
-    std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe)).doing(|| format!("write to the state on {}", block.path()))
+    // Mounted, and yet nothing can be written to it: no state. Blocks are reserved for who has to make room, inodes cannot be.
+    let writable = || format!("write to the state on {}", block.path());
+    rustix::fs::access(target, Access::WRITE_OK).doing(writable)?;
+    match rustix::fs::statfs(target).doing(writable)?.f_ffree {
+        0..SPARE_INODES => Err(Failure::new(writable(), "it holds as many files as it can")),
+        _ => Ok(()),
+    }
 }
 
 /// A file system that can be mounted, or the reason why there is none.

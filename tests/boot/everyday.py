@@ -125,9 +125,21 @@ def a_sealed_pod_holds_against_the_overlay(power):
     refused("witness.yaml", "may not mask it")
     power.said(f"rm {OVERLAY}/30-other.yaml {OVERLAY}/witness.yaml")
     power.until("nothing is refused any more", 60, lambda: "sealed" not in power.ask("plinth status -o wide")[1])
+    # Nor by settings that leave its layer out.
+    power.said("echo 'layers: [/etc/plinth/manifests]' >/etc/plinth/config.yaml && kill -9 $(pidof plinth)")
     power.ready()
     assert containers(power) == before, containers(power)
-    ok("a sealed pod is not replaced, overridden or masked from the overlay, and trying is shown")
+    power.said("rm /etc/plinth/config.yaml")
+    ok("a sealed pod is not replaced, overridden, masked or left out from the overlay, and trying is shown")
+
+
+def the_firmware_boots_the_disk_alone(m):
+    # UEFI finds the one file with kernel, initrd and command line on the first partition.
+    with m.on(firmware="/usr/share/ovmf/OVMF.fd") as power:
+        power.up()
+        assert set(power.pods()) == IMAGE_PODS, power.pods().keys()
+        assert power.said("cat /proc/cmdline").split() == m.cmdline().split()
+        ok("UEFI boots the disk by itself, with the command line that is sealed with the kernel")
 
 
 def twenty_pods(m):
@@ -169,4 +181,4 @@ def fetch(power, port):
             time.sleep(0.5)
 
 
-TESTS = [a_day_of_a_machine, twenty_pods]
+TESTS = [a_day_of_a_machine, twenty_pods, the_firmware_boots_the_disk_alone]

@@ -69,16 +69,17 @@ class Machine:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", below[0], "-F", below[1], self.disk], check=True)
 
     @contextlib.contextmanager
-    def on(self, cmdline=None, network=None, memory=512, append="", initrd=None, drive=None):
-        """`network`: a port of this host that leads to the machine's 8080; none: no network card. `drive`: a file that is its second disk."""
+    def on(self, cmdline=None, network=None, memory=512, append="", initrd=None, drive=None, firmware=None):
+        """`network`: a port of this host that leads to the machine's 8080; none: no network card. `drive`: a file that is its second disk.
+        `firmware`: finds on the disk what to boot; none: QEMU hands over kernel, initrd and command line."""
         run = pathlib.Path(tempfile.mkdtemp(dir=self.work))
         cpu = ["-accel", "kvm", "-cpu", "host"] if Machine.accel == "kvm" else EMULATED
         net = ["-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{network}-:8080", "-device", "virtio-net-pci,netdev=net"] if network else ["-nic", "none"]
         more = ["-drive", f"file={drive},if=virtio,format=raw,read-only=on"] if drive else []
-        words = f"{cmdline or self.cmdline()} {append}"
+        handed = ["-kernel", self.out / "vmlinuz", "-initrd", initrd or self.out / "initrd.img", "-append", f"{cmdline or self.cmdline()} {append}"]
         qemu = subprocess.Popen(
             ["qemu-system-x86_64", "-machine", "q35", *cpu, "-smp", str(Machine.processors()), "-m", str(memory), "-nodefaults", "-display", "none",
-             "-kernel", self.out / "vmlinuz", "-initrd", initrd or self.out / "initrd.img", "-append", words,
+             *(["-bios", firmware] if firmware else handed),
              "-drive", f"file={self.disk},if=virtio,format={self.format}", "-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
              "-chardev", f"file,id=con,path={run}/console", "-serial", "chardev:con",
              "-device", "virtio-serial-pci", "-chardev", f"socket,id=w,path={run}/witness,server=on,wait=off", "-device", "virtserialport,chardev=w,name=witness",

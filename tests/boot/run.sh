@@ -29,6 +29,10 @@ done
 rm -rf "$out/again"
 echo "ok  two builds of the same inputs are the same bytes"
 
+for most in initrd.img:8 root.erofs:90; do
+  [ "$(stat -c %s "$out/image/${most%:*}")" -le "${most#*:}000000" ] || { echo "FAILED ${most%:*} is larger than ${most#*:} MB"; exit 1; }
+done
+
 mkdir -p $out/bad
 sed 's/busybox:1.35/busybox:9.99/' tests/boot/pods/web.yaml >$out/bad/web.yaml
 ! said=$(build $out/bad $out/none "" 2>&1) && grep -q 'web.yaml:[0-9]*: image `docker.io/library/busybox:9.99`' <<<"$said" ||

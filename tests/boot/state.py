@@ -1,19 +1,32 @@
 """What is kept, and what is verified: a partition that is wiped, broken, full or missing, and images that were changed."""
 
-import re
+import os, re
 
 import overlay
 from report import IMAGE_PODS, ok
 
 
 def a_wiped_state_boots_to_exactly_the_images_pods(m):
+    # An image that was written to a larger disk.
+    os.truncate(m.disk, m.disk.stat().st_size + (256 << 20))
     with m.on() as power:
         power.up()
+        for grown in r"/dev/vda5: partition grown from 512 to 76[78] MiB", r"/dev/vda5: grown from 51\d to 76\d MiB":
+            assert re.search(grown, power.console()), power.console()
+        assert int(power.said("df -m /state | tail -1").split()[1]) > 650, power.said("df -m /state")
+        ok("partition and file system grow to the disk's end")
         power.put("50-kept.yaml", overlay.pod("kept"))
         power.until("the overlay's pod is there", 120, lambda: "kept" in power.pods())
     m.overwrite("plinth-state", bytes(1 << 20), times=1 << 20)
+    # And the first of the two partition tables with it.
+    with open(m.disk, "r+b") as disk:
+        disk.seek(512)
+        disk.write(bytes(512))
     with m.on() as power:
         power.up()
+        for told in "the partition table is broken, its copy at the end of the disk is used", "partition table mended from its copy":
+            assert told in power.console(), power.console()
+        ok("where the partition table is broken its copy is used, and mends it")
         assert set(power.pods()) == IMAGE_PODS, power.pods().keys()
         assert power.ask("test -e /run/init/degraded")[0] != 0, power.said("cat /run/init/degraded")
         ok("with the state wiped, exactly the image's pods")
@@ -28,6 +41,7 @@ def a_broken_state_partition_degrades_and_says_so(m):
         why = power.said("cat /run/init/degraded")
         assert "nothing is kept beyond this boot" in why and "/dev/vda5" in why, why
         assert "nothing is kept beyond this boot" in power.console(), power.console()
+        assert "nothing is kept beyond this boot" in power.ask("plinth status")[1], power.ask("plinth status")[1]
         ok("a broken state partition degrades to a machine that says so, and runs exactly the image's pods")
 
 
@@ -93,12 +107,19 @@ def a_pod_that_fills_the_disk_costs_nobody_else(m):
         power.until("a new pod starts once there is room", 240, lambda: power.pods().get("late", {}).get("ready"))
         ok("a new pod on a full disk says so in `why`, and starts when there is room")
 
-        # With the blocks that are reserved for the daemons too.
+        # Every inode, and the blocks that are reserved for the daemons too.
+        power.said("mkdir /state/many && cd /state/many && seq 1 40000 | xargs touch 2>/dev/null; sync; true", 300)
+        assert power.ask("touch /state/one-more")[0] != 0
         power.said("dd if=/dev/zero of=/state/boulder bs=1M 2>/dev/null; dd if=/dev/zero of=/state/crumbs bs=1k 2>/dev/null; sync; true", 300)
         power.later("/usr/lib/plinth/init poweroff")
         power.says(r"init: off")
         power.off(60)
         ok("a machine with no block left on its disk can be switched off")
+    with m.on() as power:
+        power.up()
+        assert set(power.pods()) == IMAGE_PODS, power.pods().keys()
+        assert "it holds as many files as it can" in power.ask("plinth status")[1], power.ask("plinth status")[1]
+        ok("and with no inode left either it boots to the image's pods, and says so")
 
 
 def a_root_that_does_not_match_its_hash_is_refused(m):
@@ -108,6 +129,16 @@ def a_root_that_does_not_match_its_hash_is_refused(m):
         log = power.console()
         assert re.search(r"cannot boot: .*it does not match, refused", log) and "init: up" not in log, log[-2000:]
         ok("a wrong root hash is refused")
+    line = re.sub(r"plinth\.manifestshash=\S+", "plinth.manifestshash=" + "0" * 64, m.cmdline())
+    with m.on(cmdline=line, append="plinth.fallback=poweroff") as power:
+        power.off(120)
+        log = power.console()
+        assert re.search(r"cannot boot: verify /dev/vda4 .*it does not match, refused", log) and "init: up" not in log, log[-2000:]
+        ok("and a wrong one of the manifests")
+    line = re.sub(r"plinth\.roothash=\S+", "plinth.roothash=0123x", m.cmdline())
+    with m.on(cmdline=line, append="plinth.fallback=halt") as power:
+        power.says(r"cannot boot: verify the root: `0123x` is no hash in hexadecimal")
+        ok("a hash with a typing error boots nothing")
     # Some of containerd: the root is mounted, and what was changed is not given out.
     m.overwrite("plinth-root", bytes(4096), at=2 << 20, times=4096)
     with m.on(append="plinth.fallback=poweroff") as power:

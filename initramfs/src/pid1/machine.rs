@@ -22,6 +22,8 @@ pub enum End {
 pub const PODS_MS: Ms = 15 * 60_000;
 /// What nobody answers for gets that long from TERM to KILL.
 pub const REST_MS: Ms = 5_000;
+/// And so long where its pods are among it, because nobody could be asked to end them: the grace of a pod that says nothing of it.
+pub const ORPHANED_MS: Ms = 30_000;
 /// What does not die of KILL (a task in an uninterruptible wait) is left behind.
 pub const KILLED_MS: Ms = 2_000;
 
@@ -76,6 +78,8 @@ pub struct Machine {
     end: End,
     /// Who stops the pods.
     supervisor: Option<usize>,
+    /// It has.
+    pods_ended: bool,
 }
 
 impl Machine {
@@ -83,7 +87,7 @@ impl Machine {
     pub fn new(specs: Vec<Spec>, now: Ms) -> Machine {
         let services = specs.iter().map(|s| Service::new(s, now)).collect();
         let supervisor = specs.iter().position(|s| s.name == "plinth");
-        Machine { specs, services, stage: Stage::Up, end: End::PowerOff, supervisor }
+        Machine { specs, services, stage: Stage::Up, end: End::PowerOff, supervisor, pods_ended: false }
     }
 
     /// When to come back with the clock.
@@ -156,6 +160,7 @@ impl Machine {
     }
 
     fn asked(&mut self, well: bool, now: Ms, done: &mut Vec<Do>) {
+        self.pods_ended |= well;
         if !well && matches!(self.stage, Stage::Pods { .. }) {
             done.push(Do::Say("plinth shutdown failed: the pods are ended with the rest".into()));
             self.tell_supervisor(Told::Stop, now, done);
@@ -177,7 +182,7 @@ impl Machine {
                 }
             }
             Stage::Services if self.services.iter().all(over) => {
-                self.stage = Stage::Rest { until: now + REST_MS };
+                self.stage = Stage::Rest { until: now + if self.pods_ended { REST_MS } else { ORPHANED_MS } };
                 done.push(Do::TermAll);
             }
             Stage::Rest { until } if alone || until <= now => {
@@ -226,6 +231,7 @@ mod tests {
         assert_eq!(acts(&mut m, Event::Asked(true), 200), []);
         assert_eq!(acts(&mut m, exited(1), 210), [Do::Serve(0, Serve::Term)]);
         assert_eq!(acts(&mut m, exited(0), 220), [Do::TermAll]);
+        assert_eq!(m.wake(), Some(220 + REST_MS), "no pod is left");
         assert_eq!(acts(&mut m, Event::Alone, 221), [Do::KillAll]);
         assert_eq!(acts(&mut m, Event::Alone, 222), [Do::Finish(End::Reboot)]);
         assert_eq!(acts(&mut m, Event::Clock, 999_999), []);
@@ -259,7 +265,7 @@ mod tests {
             }
         }
         assert_eq!(seen.last(), Some(&Do::Finish(End::PowerOff)), "{seen:?}");
-        assert!(now <= PODS_MS + 20_000 + REST_MS + KILLED_MS, "{now}");
+        assert!(now <= PODS_MS + 20_000 + ORPHANED_MS + KILLED_MS, "{now}");
     }
 
     #[test]
@@ -277,6 +283,8 @@ mod tests {
         m.next(Event::Told(0, Told::Started), 1);
         assert_eq!(acts(&mut m, Event::End(End::PowerOff), 2), [Do::Serve(0, Serve::Term)]);
         assert_eq!(acts(&mut m, exited(0), 3), [Do::TermAll]);
+        assert_eq!(acts(&mut m, Event::Clock, 29_000), [], "its pods may need their grace");
+        assert_eq!(acts(&mut m, Event::Clock, 30_003), [Do::KillAll]);
     }
 
     #[test]

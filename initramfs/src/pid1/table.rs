@@ -14,6 +14,8 @@ pub struct Entry {
     pub oom: i32,
     /// RLIMIT_NOFILE.
     pub files: u64,
+    /// The directory of its log: one that is always asking would keep the disk from its rest.
+    pub logs: &'static str,
 }
 
 /// Drivers, kernel settings and the network's address, once.
@@ -38,7 +40,13 @@ pub fn table(words: &Words) -> Vec<Entry> {
         grace_ms: 5_000,
         ..plain
     };
-    let entry = |spec, argv: &[&str], oom, files| Entry { spec, argv: argv.iter().map(|a| (*a).to_owned()).collect(), oom, files };
+    let entry = |spec, argv: &[&str], oom, files| Entry {
+        spec,
+        argv: argv.iter().map(|a| (*a).to_owned()).collect(),
+        oom,
+        files,
+        logs: "/var/log",
+    };
     let mut table = vec![
         entry(containerd, &["/usr/bin/containerd"], -999, 1 << 20),
         entry(settle, &["/proc/self/exe", SETTLE], 0, 1024),
@@ -46,7 +54,7 @@ pub fn table(words: &Words) -> Vec<Entry> {
     ];
     if words.ip == Some(Ip::Dhcp) {
         let dhcp = Spec { name: DHCP, after: &[SETTLE], ..plain };
-        table.push(entry(dhcp, &["/proc/self/exe", DHCP], -900, 1024));
+        table.push(Entry { logs: "/run", ..entry(dhcp, &["/proc/self/exe", DHCP], -900, 1024) });
     }
     table
 }
