@@ -78,8 +78,8 @@ pub struct Machine {
     end: End,
     /// Who stops the pods.
     supervisor: Option<usize>,
-    /// It has.
-    pods_ended: bool,
+    /// It ends, or has ended, because it was asked to.
+    pods_end: bool,
 }
 
 impl Machine {
@@ -87,7 +87,7 @@ impl Machine {
     pub fn new(specs: Vec<Spec>, now: Ms) -> Machine {
         let services = specs.iter().map(|s| Service::new(s, now)).collect();
         let supervisor = specs.iter().position(|s| s.name == "plinth");
-        Machine { specs, services, stage: Stage::Up, end: End::PowerOff, supervisor, pods_ended: false }
+        Machine { specs, services, stage: Stage::Up, end: End::PowerOff, supervisor, pods_end: false }
     }
 
     /// When to come back with the clock.
@@ -146,24 +146,27 @@ impl Machine {
         match supervisor {
             Some(at) => {
                 // It ends by itself when its pods have.
+                self.pods_end = true;
                 self.tell(at, Told::LetEnd, now, done);
                 done.push(Do::AskPods);
             }
-            None => self.tell_supervisor(Told::Stop, now, done),
+            None => self.stop_supervisor(now, done),
         }
     }
 
-    fn tell_supervisor(&mut self, told: Told, now: Ms, done: &mut Vec<Do>) {
+    /// Its pods are left behind.
+    fn stop_supervisor(&mut self, now: Ms, done: &mut Vec<Do>) {
+        self.pods_end = false;
         if let Some(at) = self.supervisor {
-            self.tell(at, told, now, done);
+            self.tell(at, Told::Stop, now, done);
         }
     }
 
     fn asked(&mut self, well: bool, now: Ms, done: &mut Vec<Do>) {
-        self.pods_ended |= well;
+        self.pods_end &= well;
         if !well && matches!(self.stage, Stage::Pods { .. }) {
             done.push(Do::Say("plinth shutdown failed: the pods are ended with the rest".into()));
-            self.tell_supervisor(Told::Stop, now, done);
+            self.stop_supervisor(now, done);
         }
     }
 
@@ -178,11 +181,11 @@ impl Machine {
                 } else if until <= now {
                     self.stage = Stage::Pods { until: Ms::MAX };
                     done.push(Do::Say("the pods did not end: they are ended with the rest".into()));
-                    self.tell_supervisor(Told::Stop, now, done);
+                    self.stop_supervisor(now, done);
                 }
             }
             Stage::Services if self.services.iter().all(over) => {
-                self.stage = Stage::Rest { until: now + if self.pods_ended { REST_MS } else { ORPHANED_MS } };
+                self.stage = Stage::Rest { until: now + if self.pods_end { REST_MS } else { ORPHANED_MS } };
                 done.push(Do::TermAll);
             }
             Stage::Rest { until } if alone || until <= now => {
@@ -228,8 +231,9 @@ mod tests {
     fn a_machine_ends_in_order() {
         let mut m = up();
         assert_eq!(acts(&mut m, Event::End(End::Reboot), 100), [Do::AskPods]);
-        assert_eq!(acts(&mut m, Event::Asked(true), 200), []);
-        assert_eq!(acts(&mut m, exited(1), 210), [Do::Serve(0, Serve::Term)]);
+        // The one who asked may be reaped after the one who was asked.
+        assert_eq!(acts(&mut m, exited(1), 200), [Do::Serve(0, Serve::Term)]);
+        assert_eq!(acts(&mut m, Event::Asked(true), 210), []);
         assert_eq!(acts(&mut m, exited(0), 220), [Do::TermAll]);
         assert_eq!(m.wake(), Some(220 + REST_MS), "no pod is left");
         assert_eq!(acts(&mut m, Event::Alone, 221), [Do::KillAll]);
