@@ -62,7 +62,7 @@ struct State {
     ring: RefCell<EventRing>,
     counters: RefCell<Counters>,
     rates: RefCell<Rates>,
-    /// What the machine's boot found wrong with it.
+    /// What the machine's boot found wrong with it, and which of its settings do not count.
     degraded: Vec<String>,
     /// Where there is one to be joined. It is shown, and nothing is decided by it.
     cluster: RefCell<Weak<Cluster>>,
@@ -180,7 +180,7 @@ impl State {
             rates: RefCell::default(),
             world: RefCell::new(World { limits, node: node::as_planned(&settings), ..World::default() }),
             files: RefCell::default(),
-            degraded: node::degraded(),
+            degraded: node::degraded().into_iter().chain(settings.left_out.iter().cloned()).collect(),
             cluster: RefCell::default(),
             url,
             refused: RefCell::default(),

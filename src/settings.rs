@@ -3,9 +3,11 @@
 //! Later fragments win, key by key: vendor files (`/usr/lib/plinth/config.yaml`, then `config.d/*.yaml` by name), the machine's
 //! (`/etc/plinth/…` likewise), flags, and last the `plinth.*` words of the kernel command line: on an image the flags are baked in
 //! beside the files, and the boot loader is all an operator has. `--config FILE|DIR` stands in for all four places of files.
+//! What was named explicitly must be right; of the files in those places a bad one is left out where a vendor's stands (`usual`).
 //!
 //! - `keys`: every key, how it is set; `kubelet`: the kubelet's names for them, and its fields that mean nothing here
 //! - `input`: one value with its place to durations, paths, sizes; `fragments`: files to values; `arguments`: flags and words to values
+//! - `usual`: the files of the four places, and what a bad one costs
 //! - `kubeconfig`: the API server's address and our identity there, read by who connects
 //! - `url`: the server of manifests; `reserve`: what pods may not have of the machine
 //! - `node`: what is found out when nothing says it
@@ -19,10 +21,11 @@ mod kubelet;
 mod node;
 pub mod reserve;
 pub mod url;
+mod usual;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::manifest::url::minisign;
@@ -293,6 +296,8 @@ pub struct Settings {
     pub log_target: LogTarget,
     /// What was odd about the fragments (unknown keys, fields plinth does not have), for one warning each.
     pub warnings: Vec<String>,
+    /// Which files of the usual places were left out, each with what is wrong with it and what to do.
+    pub left_out: Vec<String>,
 }
 
 impl Default for Settings {
@@ -356,6 +361,7 @@ impl Default for Settings {
             log_level: log::LevelFilter::Info,
             log_target: LogTarget::Stderr,
             warnings: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 }
@@ -369,23 +375,34 @@ impl Settings {
     /// Loads the files and folds in flags and kernel command line. Answers the arguments that are no flags of its own, in order:
     /// whoever asked knows whether they mean something.
     pub fn load(args: &[String], cmdline: &str) -> Result<(Settings, Vec<String>), SettingsError> {
+        Settings::load_from(usual::PLACES.map(Path::new), args, cmdline)
+    }
+
+    fn load_from([vendor, machine]: [&Path; 2], args: &[String], cmdline: &str) -> Result<(Settings, Vec<String>), SettingsError> {
         let given = arguments::flags(args)?;
         let words = arguments::words(cmdline)?;
-        let mut settings = Settings::default();
+        let finish = |mut settings: Settings| {
+            for set in given.sets.iter().chain(&words.sets) {
+                set.apply(&mut settings)?;
+            }
+            settings.warnings.extend(given.warnings.iter().chain(&words.warnings).cloned());
+            settings.warnings.extend(settings.api.warnings(settings.kubeconfig.is_some() || settings.bootstrap_kubeconfig.is_some()));
+            let mut seen = std::collections::BTreeSet::new();
+            settings.warnings.retain(|w| seen.insert(w.clone()));
+            settings.complete();
+            settings.validate()?;
+            Ok(settings)
+        };
         let named: Vec<&PathBuf> = given.config.iter().chain(&words.config).collect();
-        let files = if named.is_empty() { fragments::default_files()? } else { fragments::named_files(&named)? };
-        for file in &files {
-            fragments::file(file, &mut settings)?;
-        }
-        for set in given.sets.iter().chain(&words.sets) {
-            set.apply(&mut settings)?;
-        }
-        settings.warnings.extend(given.warnings.into_iter().chain(words.warnings));
-        settings.warnings.extend(settings.api.warnings(settings.kubeconfig.is_some() || settings.bootstrap_kubeconfig.is_some()));
-        let mut seen = std::collections::BTreeSet::new();
-        settings.warnings.retain(|w| seen.insert(w.clone()));
-        settings.complete();
-        settings.validate()?;
+        let settings = if named.is_empty() {
+            usual::load(vendor, machine, finish)?
+        } else {
+            let mut settings = Settings::default();
+            for file in fragments::named_files(&named)? {
+                fragments::file(&file, &mut settings)?;
+            }
+            finish(settings)?
+        };
         Ok((settings, given.rest))
     }
 

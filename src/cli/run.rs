@@ -20,6 +20,9 @@ pub fn run(args: &[String]) -> u8 {
         return USAGE;
     }
     crate::log::start(settings.log_target, settings.log_level);
+    for file in &settings.left_out {
+        log::error!("{file}");
+    }
     for warning in &settings.warnings {
         log::warn!("{warning}");
     }

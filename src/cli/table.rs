@@ -163,7 +163,8 @@ pub const VERBS: &[Verb] = &[
              SIGTERM ends it and leaves the pods running: the next start adopts them. SIGHUP reads the layers again. plinth shutdown stops the pods.",
             "Settings come from /usr/lib/plinth/config.yaml, /etc/plinth/config.yaml and the config.d directories beside them (KubeletConfiguration and \
              PlinthConfiguration), then flags, then plinth.KEY=VALUE words of the kernel command line; the later wins. Every KEY is a flag, too: dataDir is \
-             --data-dir.",
+             --data-dir. What is wrong with any of it ends the start; but where a file of /usr/lib/plinth is right, a file of these places that is not is \
+             left out as a whole, and the log and plinth status say so for as long as it runs.",
         ],
         examples: &[(
             "plinth run --manifests /usr/lib/plinth/manifests --manifests /etc/plinth/manifests",

@@ -21,17 +21,19 @@ pub fn set(settings: &mut Settings, key: &str, input: &Input<'_>, place: &str) -
     set(settings, input).map_err(wrong)
 }
 
-/// The files at their usual places, those that are there.
-pub fn default_files() -> Result<Vec<PathBuf>, SettingsError> {
-    let mut files = Vec::new();
-    for dir in ["/usr/lib/plinth", "/etc/plinth"].map(Path::new) {
-        files.extend(Some(dir.join("config.yaml")).filter(|f| f.exists()));
+/// The files of settings below these directories, those that are there, and which of them cannot be listed.
+pub fn files_below(dirs: &[&Path]) -> (Vec<PathBuf>, Vec<SettingsError>) {
+    let (mut files, mut unlisted) = (Vec::new(), Vec::new());
+    // A link to nothing is there: somebody meant it to say something.
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    for dir in dirs {
+        files.extend(Some(dir.join("config.yaml")).filter(|f| is_there(f)));
         let more = dir.join("config.d");
-        if more.is_dir() {
-            files.extend(yaml_files(&more)?);
+        if is_there(&more) {
+            yaml_files(&more).map_or_else(|e| unlisted.push(e), |more| files.extend(more));
         }
     }
-    Ok(files)
+    (files, unlisted)
 }
 
 /// The files named; of a directory its `*.yaml`.

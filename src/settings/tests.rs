@@ -20,6 +20,27 @@ fn load(files: &[&str], args: &[&str], cmdline: &str) -> Result<(Settings, Vec<S
     loaded
 }
 
+/// What comes of files of the usual places, the vendor's and the machine's, each by its name there; and the directory they were in.
+fn usual(vendor: &[(&str, &str)], machine: &[(&str, &str)], args: &[&str]) -> (Result<Settings, SettingsError>, String) {
+    static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let dir = std::env::temp_dir().join(format!("plinth-usual-{}-{n}", std::process::id()));
+    let places = ["usr", "etc"].map(|place| dir.join(place));
+    for (place, files) in places.iter().zip([vendor, machine]) {
+        std::fs::create_dir_all(place.join("config.d")).unwrap();
+        for (name, text) in files {
+            match text.strip_prefix("-> ") {
+                Some(target) => std::os::unix::fs::symlink(target, place.join(name)).unwrap(),
+                None => std::fs::write(place.join(name), text).unwrap(),
+            }
+        }
+    }
+    let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+    let loaded = Settings::load_from([&places[0], &places[1]], &args, "");
+    std::fs::remove_dir_all(&dir).unwrap();
+    (loaded.map(|(settings, _)| settings), dir.display().to_string())
+}
+
 fn ok(files: &[&str], args: &[&str]) -> Settings {
     load(files, args, "").unwrap().0
 }
@@ -227,6 +248,77 @@ fn errors_name_their_place() {
     assert!(error(&[], &["--set", "datDir=/x"]).contains("did you mean `dataDir`?"));
     assert!(error(&[], &["--config", "/does/not/exist.yaml"]).contains("/does/not/exist.yaml"));
     assert!(error(&[], &["--max-pods", "many"]).contains("--max-pods: maxPods: expected a whole number"));
+}
+
+#[test]
+fn a_bad_file_of_a_usual_place_costs_itself_alone_where_the_vendors_stand() {
+    let vendor = OURS.to_owned() + "namespace: vendor\nshim: vendor\n";
+    let more = OURS.to_owned() + "snapshotter: more\n";
+    let bad = OURS.to_owned() + "namespace: bad\nnodName: x\nrescan: soon\nshim: bad\n";
+    let machine =
+        [("config.yaml", &*bad), ("config.d/a.yaml", &more), ("config.d/b.yaml", "-> /does/not/exist"), ("config.d/c.yaml", "a: [")];
+    let (s, dir) = usual(&[("config.yaml", &vendor)], &machine, &["--oci-runtime=flag"]);
+    let s = s.unwrap();
+    assert_eq!((&*s.namespace, &*s.shim, &*s.snapshotter, &*s.oci_runtime), ("vendor", "vendor", "more", "flag"));
+    assert_eq!((s.rescan, s.warnings), (Settings::default().rescan, Vec::new()), "nothing of it counts");
+    let [first, second, third] = &*s.left_out else { panic!("{:?}", s.left_out) };
+    assert_eq!(
+        *first,
+        format!(
+            "read settings: {dir}/etc/config.yaml:5:9: rescan: expected a duration like `1m30s`, found the string \"soon\": \
+             nothing of it counts; correct it, then restart plinth"
+        )
+    );
+    assert!(second.starts_with(&format!("read settings file {dir}/etc/config.d/b.yaml: No such file")), "{second}");
+    assert!(third.starts_with(&format!("read settings: {dir}/etc/config.d/c.yaml:1:")), "{third}");
+    let (s, dir) = usual(&[("config.yaml", "?"), ("config.d/a.yaml", &vendor)], &[], &[]);
+    let s = s.unwrap();
+    assert_eq!((&*s.namespace, s.left_out.len()), ("vendor", 1), "a vendor's, too");
+    assert!(s.left_out[0].contains(&format!("{dir}/usr/config.yaml:1:")), "{:?}", s.left_out);
+}
+
+#[test]
+fn of_files_that_are_wrong_only_together_the_one_to_blame_is_left_out() {
+    let vendor = OURS.to_owned() + "shutdownGracePeriod: 20s\n";
+    let [good, bad] = ["namespace: good", "shutdownGracePeriodCriticalPods: 25s\nnamespace: bad"].map(|text| format!("{OURS}{text}\n"));
+    let (s, dir) = usual(&[("config.yaml", &vendor)], &[("config.yaml", &bad), ("config.d/a.yaml", &good)], &[]);
+    let s = s.unwrap();
+    assert_eq!((&*s.namespace, s.shutdown_grace, s.shutdown_critical), ("good", Duration::from_secs(20), Duration::from_secs(10)));
+    assert_eq!(s.left_out.len(), 1);
+    assert!(s.left_out[0].contains(&format!("{dir}/etc/config.yaml: shutdownGracePeriodCriticalPods is a part of")), "{:?}", s.left_out);
+    // It is right again with what stands above it.
+    let mended = OURS.to_owned() + "shutdownGracePeriod: 30s\n";
+    let (s, _) = usual(&[("config.yaml", &vendor)], &[("config.yaml", &bad), ("config.d/a.yaml", &mended)], &[]);
+    assert_eq!(s.unwrap().left_out, Vec::<String>::new());
+    // Two, neither of which is the only one.
+    let [one, two] = ["containerLogMaxFiles: 1", "imageGCPeriod: 0s"].map(|text| format!("{OURS}{text}\n"));
+    let (s, dir) = usual(&[("config.yaml", &vendor)], &[("config.yaml", &one), ("config.d/a.yaml", &two), ("config.d/b.yaml", &good)], &[]);
+    let s = s.unwrap();
+    assert_eq!((&*s.namespace, s.left_out.len()), ("good", 2), "{:?}", s.left_out);
+    assert!(s.left_out[0].contains(&format!("{dir}/etc/config.yaml: containerLogMaxFiles must be")), "{:?}", s.left_out);
+    assert!(s.left_out[1].contains(&format!("{dir}/etc/config.d/a.yaml: imageGCPeriod must be")), "{:?}", s.left_out);
+}
+
+#[test]
+fn a_bad_file_without_a_vendors_and_a_bad_flag_end_the_start() {
+    let (good, bad) = (OURS.to_owned() + "namespace: x\n", OURS.to_owned() + "rescan: soon\n");
+    let machine = [("config.yaml", &*bad), ("config.d/a.yaml", &good)];
+    let says = |vendor: &[(&str, &str)], machine: &[(&str, &str)], args: &[&str], what: &str| {
+        let (s, dir) = usual(vendor, machine, args);
+        let e = s.unwrap_err().to_string();
+        assert!(e.contains(&what.replace("DIR", &dir)), "{e} should say {what}");
+    };
+    says(&[], &machine, &[], "DIR/etc/config.yaml:3:9: rescan: ");
+    says(&[("config.yaml", &bad)], &[("config.yaml", &good)], &[], "DIR/usr/config.yaml:3:9: rescan: ");
+    let vendor = [("config.yaml", &*good)];
+    says(&vendor, &machine, &["--rescan=soon"], "--rescan: rescan: expected a duration");
+    says(&vendor, &machine, &["--image-gc-period=0s"], "check settings: imageGCPeriod must be at least 1s");
+    says(
+        &[],
+        &[("config.yaml", &(OURS.to_owned() + "containerLogMaxFiles: 1\n"))],
+        &[],
+        "DIR/etc/config.yaml: containerLogMaxFiles must be",
+    );
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Page {
         self.one(
             "plinth_machine_degraded",
             "gauge",
-            "1 if the machine's boot found something wrong with it.",
+            "1 if the machine's boot found something wrong with it, or a settings file was left out.",
             u8::from(!view.degraded.is_empty()),
         );
         let ready = status.pods.iter().filter(|p| p.ready && p.wanted).count();

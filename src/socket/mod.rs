@@ -61,7 +61,7 @@ pub struct View<'a> {
     pub files: &'a [FileReport],
     /// The settings in force.
     pub settings: &'a Settings,
-    /// What the machine's boot found wrong with it.
+    /// What the machine's boot found wrong with it, and which of its settings do not count.
     pub degraded: &'a [String],
     /// What the loop has counted since it began.
     pub counters: &'a Counters,

@@ -57,7 +57,7 @@ pub struct Node {
     pub name: String,
     /// Its addresses as set, primary first.
     pub ips: Vec<String>,
-    /// What its boot found wrong with it, one sentence each; the pods run all the same.
+    /// What its boot found wrong with it, and which of its settings do not count, one sentence each; the pods run all the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub degraded: Vec<String>,
 }

@@ -176,3 +176,33 @@ fn where_a_score_may_not_be_lowered_the_lowest_there_is_is_given_and_that_is_sai
     assert!(warned.iter().all(|l| l.contains("set oom_score_adj of a container to -997: without CAP_SYS_RESOURCE")), "{warned:?}");
     n.shutdown();
 }
+
+#[test]
+fn a_bad_settings_file_of_the_overlay_costs_no_pod() {
+    if !can_run() {
+        return;
+    }
+    let mut n = Node::up();
+    let settings = "apiVersion: plinth.dev/v1alpha1\nkind: PlinthConfiguration\nnodeLabels: {of: ";
+    // Over the machine's own, in the node's mounts alone; without a layer to write to, nothing is.
+    for (place, text) in [("usr/lib", format!("{settings}vendor}}\n")), ("etc", format!("{settings}overlay}}\nrescan: soon\n"))] {
+        let over = n.dir.join("over").join(place);
+        fs::create_dir_all(over.join("plinth")).unwrap();
+        fs::write(over.join("plinth/config.yaml"), text).unwrap();
+        let layers = format!("lowerdir={}:/{place}", over.display());
+        n.exec(&["mount", "-t", "overlay", "-o", &layers, "overlay", &format!("/{place}")]);
+    }
+    n.start();
+    // It runs by what the vendor says, nothing of the bad file.
+    n.put("v.yaml", &pod("v", "nodeSelector: {of: vendor}", FOREVER));
+    n.until_ready("v");
+    let why = "/etc/plinth/config.yaml:4:9: rescan: expected a duration like `1m30s`, found the string \"soon\": nothing of it counts";
+    let status: serde_json::Value = serde_json::from_str(&n.get("/v1/status").unwrap()).unwrap();
+    assert!(status["node"]["degraded"][0].as_str().is_some_and(|t| t.contains(why)), "{status}");
+    assert!(n.get("/readyz?verbose").unwrap().contains(&format!("[!]machine degraded: read settings: {why}")));
+    let out = n.plinth(&["status"]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains(why), "{out:?}");
+    let log = fs::read_to_string(n.path("plinth.log")).unwrap();
+    assert!(log.lines().any(|l| l.contains("error") && l.contains(why)), "{log}");
+    n.shutdown();
+}
