@@ -1,12 +1,15 @@
 //! Manifests from outside: what a real kubelet made of them, hostile ones, and random damage.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use checks::{cost, parsed};
+use plinth::manifest::live::Manifests;
+use plinth::settings::Settings;
 
 #[path = "fuzz/checks.rs"]
 mod checks;
@@ -46,6 +49,7 @@ fn check_reads_directories_and_says_what_is_wrong_where() {
     };
     let path = dir.to_str().unwrap();
     assert_eq!(check(&[path]), (0, format!("{path}/a.yaml: ok: default/a-n\n")));
+    let good = good.replace("name: a", "name: d");
     write("d.yml", &good.replace("image: i", "imag: i"));
     let (code, text) = check(&[path]);
     assert_eq!(code, 4);
@@ -62,6 +66,63 @@ fn check_reads_directories_and_says_what_is_wrong_where() {
     assert_eq!(check(&[&format!("{path}/none.yaml"), &format!("{path}/b.yaml~")]).0, 4, "but one beside it is");
     assert_eq!(check(&[]).0, 2);
     assert_eq!(check(&["-o", "xml", path]).0, 2);
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn check_makes_of_a_directory_what_run_makes_of_a_layer() {
+    let dir = std::env::temp_dir().join(format!("plinth-check-layer-{}", std::process::id()));
+    fs::create_dir_all(dir.join("d.yaml")).unwrap();
+    let pod =
+        |name: &str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: i}}]}}\n");
+    let write = |name: &str, text: &str| fs::write(dir.join(name), text).unwrap();
+    write("a.yaml", &format!("{}---\n{}", pod("b"), pod("a")));
+    write("b.yaml", &pod("a"));
+    write("c.yaml", &format!("{}---\nkind: Pod\n", pod("c")));
+    write("x.yaml", "");
+    std::os::unix::fs::symlink("/dev/null", dir.join("y.yml")).unwrap();
+    std::os::unix::fs::symlink("/does/not/exist", dir.join("z.json")).unwrap();
+    let check = |args: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_plinth")).arg("check").args(["--node-name", "n"]).args(args).arg(&dir).output().unwrap();
+        (out.status.code().unwrap(), String::from_utf8(out.stdout).unwrap())
+    };
+    let path = dir.display();
+    let (code, text) = check(&[]);
+    assert_eq!(code, 4);
+    for line in [
+        format!("{path}/a.yaml: ok: default/b-n, default/a-n"),
+        format!("{path}/b.yaml:1:1: metadata.name: pod `default/a-n` is already in {path}/a.yaml:6 of the same layer: "),
+        format!("{path}/d.yaml: read file: it is a directory, not a regular file"),
+        format!("{path}/x.yaml: ok: masks this name in lower layers"),
+        format!("{path}/y.yml: ok: masks this name in lower layers"),
+        format!("{path}/z.json: read file: link to /does/not/exist, which is not there"),
+        "4 of 7 files refused".into(),
+    ] {
+        assert!(text.lines().any(|l| l.starts_with(&line)), "{line} in {text}");
+    }
+    // All that is said, against what a supervisor says.
+    let report: serde_json::Value = serde_json::from_str(&check(&["-o", "json"]).1).unwrap();
+    let settings = Settings { layers: vec![dir.clone()], ..Settings::default() };
+    let (wanted, rows) = Manifests::new(&settings.into(), "n").read(plinth::clock::now());
+    let files = report["files"].as_array().unwrap();
+    assert_eq!(files.len(), rows.len(), "{report}");
+    for (file, row) in files.iter().zip(&rows) {
+        assert_eq!(file["path"], row.path.to_str().unwrap());
+        assert_eq!(file["verdict"] == "rejected", !row.errors.is_empty(), "{file}");
+        for (key, findings) in [("errors", &row.errors), ("warnings", &row.warnings)] {
+            assert_eq!(file[key], serde_json::to_value(findings).unwrap(), "{file}");
+        }
+        let names: BTreeSet<&str> = file["pods"].as_array().unwrap().iter().map(|p| p["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, row.pods.iter().map(|k| &*k.name).collect(), "{file}");
+    }
+    assert_eq!(wanted.pods.len(), 3);
+    for bad in ["b.yaml", "c.yaml"] {
+        fs::remove_file(dir.join(bad)).unwrap();
+    }
+    assert_eq!(check(&[]).0, 1, "what is left cannot be read");
+    fs::remove_file(dir.join("z.json")).unwrap();
+    fs::remove_dir(dir.join("d.yaml")).unwrap();
+    assert_eq!(check(&["--strict"]).0, 0, "a mask is no fault");
     fs::remove_dir_all(&dir).unwrap();
 }
 

@@ -285,7 +285,10 @@ pub const VERBS: &[Verb] = &[
             flag("strict", Takes::Nothing, "fail on warnings, too"),
             output(&["json"], "json (kind CheckReport of plinth.dev/v1alpha1)"),
         ],
-        text: &["For image builds and CI. A FILE is read whatever its extension; of a DIR, what run would read."],
+        text: &[
+            "For image builds and CI. A FILE is read whatever its extension; of a DIR, what run would read, and what run makes of it as its only \
+             layer: an empty file is a mask, and of two pods of one name the first is taken.",
+        ],
         examples: &[("plinth check --strict /usr/lib/plinth/manifests", "a layer, before it is sealed")],
         run: check::run,
     },
