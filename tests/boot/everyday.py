@@ -129,8 +129,15 @@ def a_sealed_pod_holds_against_the_overlay(power):
     power.said("echo 'layers: [/etc/plinth/manifests]' >/etc/plinth/config.yaml && kill -9 $(pidof plinth)")
     power.ready()
     assert containers(power) == before, containers(power)
-    power.said("rm /etc/plinth/config.yaml")
     ok("a sealed pod is not replaced, overridden, masked or left out from the overlay, and trying is shown")
+    power.said("echo 'layers: [' >/etc/plinth/config.yaml && kill -9 $(pidof plinth)")
+    power.ready()
+    assert "/etc/plinth/config.yaml" in power.ask("plinth status")[1], power.ask("plinth status")[1]
+    assert containers(power) == before, containers(power)
+    power.said("rm /etc/plinth/config.yaml && kill -9 $(pidof plinth)")
+    power.ready()
+    assert "degraded" not in power.ask("plinth status")[1], power.ask("plinth status")[1]
+    ok("settings in the overlay that cannot be read cost only themselves, and it is said")
 
 
 def the_firmware_boots_the_disk_alone(m):
