@@ -103,7 +103,7 @@ async fn in_child(within: Duration, call: impl FnOnce() -> rustix::io::Result<()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
@@ -126,30 +126,39 @@ mod tests {
         });
     }
 
-    /// A FUSE file system whose program never answers is as deaf as a dead server.
-    #[test]
-    fn a_deaf_file_system_is_given_up_in_time() {
-        let deaf = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
-        let Ok(deaf) = deaf.as_ref().map_err(|e| crate::skip::skip(&format!("src/sys/asked.rs: /dev/fuse: {e}"))) else { return };
-        // In a thread's own mount namespace, so that nothing of it is ever seen outside.
+    /// With a directory in which `deaf` is a FUSE file system whose program never answers: as deaf as a dead server. In a thread's
+    /// own mount namespace, so that nothing of it is ever seen outside.
+    pub fn beside_a_deaf_one(name: &str, test: impl AsyncFnOnce(&Path)) {
+        let program = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        let Ok(program) = program.as_ref().map_err(|e| crate::skip::skip(&format!("src/sys/asked.rs: /dev/fuse: {e}"))) else { return };
         super::super::namespaces::leave_for_test(rustix::thread::UnshareFlags::NEWNS | rustix::thread::UnshareFlags::FS);
         rustix::mount::mount_change("/", rustix::mount::MountPropagationFlags::REC | rustix::mount::MountPropagationFlags::PRIVATE)
             .unwrap();
-        let dir = std::env::temp_dir().join(format!("pltest-deaf-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", deaf.as_raw_fd());
+        let dir = std::env::temp_dir().join(format!("pltest-{name}-{}", std::process::id()));
+        let deaf = dir.join("deaf");
+        std::fs::create_dir_all(&deaf).unwrap();
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", program.as_raw_fd());
         run(async {
-            let wish = Wish { source: "deaf", target: &dir, kind: "fuse", read_only: false, options: &options };
+            let wish = Wish { source: "deaf", target: &deaf, kind: "fuse", read_only: false, options: &options };
             mount(wish, Duration::from_secs(5)).await.unwrap();
+            test(&dir).await;
+            super::super::mounts::detach(&deaf).unwrap();
+        });
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_deaf_file_system_is_given_up_in_time() {
+        beside_a_deaf_one("deaf", async |dir| {
+            let deaf = dir.join("deaf");
             let began = std::time::Instant::now();
-            let said = answers(&dir, Duration::from_millis(300)).await.unwrap_err();
+            let said = answers(&deaf, Duration::from_millis(300)).await.unwrap_err();
             assert_eq!(said.kind(), io::ErrorKind::TimedOut);
             assert!(began.elapsed() < Duration::from_secs(5));
             // What only looks at the mount itself does not wait for it.
-            assert!(super::super::mounts::is_mount_point(&dir));
-            super::super::mounts::detach(&dir).unwrap();
-            assert!(!super::super::mounts::is_mount_point(&dir));
+            assert!(super::super::mounts::is_mount_point(&deaf));
+            super::super::mounts::detach(&deaf).unwrap();
+            assert!(!super::super::mounts::is_mount_point(&deaf));
         });
-        std::fs::remove_dir(&dir).unwrap();
     }
 }

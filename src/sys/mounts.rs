@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, StatxFlags, statfs, statx};
+use rustix::fs::{AtFlags, Statx, StatxFlags, statfs, statx};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind_recursive, mount_remount, unmount};
 
 /// `statfs` type of a namespace file (linux/magic.h, NSFS_MAGIC).
@@ -26,7 +26,12 @@ pub fn is_pin(path: &Path) -> bool {
 pub fn is_mount_point(path: &Path) -> bool {
     // Without asking a server behind it: that might take for ever.
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
-    statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).is_ok_and(|s| s.stx_attributes.bits() & MOUNT_ROOT != 0)
+    statx(rustix::fs::CWD, path, flags, StatxFlags::empty()).is_ok_and(|s| is_root(&s))
+}
+
+/// What was looked at is the root of a mount.
+pub fn is_root(looked: &Statx) -> bool {
+    looked.stx_attributes.bits() & MOUNT_ROOT != 0
 }
 
 /// A tmpfs of at most so many bytes (`None`: half of memory, the kernel's default), never swapped out if `noswap` and the kernel can.
@@ -123,6 +128,76 @@ pub fn holding(path: &Path) -> io::Result<(PathBuf, String)> {
     deepest(&table, path).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no mount holds it"))
 }
 
+/// File systems with a server or a program behind them, beside `fuse.*`: who touches what lies there waits for as long as that is away.
+const ELSEWHERE: [&[u8]; 17] = [
+    b"nfs",
+    b"nfs4",
+    b"fuse",
+    b"fuseblk",
+    b"autofs",
+    b"cifs",
+    b"smb3",
+    b"9p",
+    b"virtiofs",
+    b"ceph",
+    b"lustre",
+    b"beegfs",
+    b"afs",
+    b"coda",
+    b"gfs2",
+    b"ocfs2",
+    b"orangefs",
+];
+/// Links on the way of one path: the kernel's own limit.
+const LINKS: u32 = 40;
+
+/// Those of these paths that lie, or lead on their way, where a server or a program may keep whoever touches them waiting. None is touched:
+/// the table of mounts says which lie where, and of links those alone are read that lie on this machine.
+pub fn elsewhere<T>(paths: Vec<(T, PathBuf)>) -> io::Result<Vec<(T, PathBuf)>> {
+    if paths.is_empty() {
+        return Ok(paths);
+    }
+    let table = kinds(&std::fs::read("/proc/thread-self/mountinfo")?);
+    let any = table.iter().any(|(_, elsewhere)| *elsewhere);
+    Ok(paths.into_iter().filter(|(_, path)| any && leads_elsewhere(&table, path)).collect())
+}
+
+/// Where each mount is, and whether it is one of `ELSEWHERE`.
+fn kinds(table: &[u8]) -> Vec<(PathBuf, bool)> {
+    let mounts = table.split(|b| *b == b'\n').filter_map(|line| {
+        let mut fields = line.split(|b| *b == b' ');
+        let at = unescape(fields.nth(4)?);
+        let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
+        Some((at, kind.starts_with(b"fuse.") || ELSEWHERE.contains(&kind)))
+    });
+    mounts.collect()
+}
+
+fn leads_elsewhere(table: &[(PathBuf, bool)], path: &Path) -> bool {
+    let parts = |path: &Path| path.components().rev().map(|c| c.as_os_str().to_owned()).collect::<Vec<_>>();
+    let (mut left, mut at, mut links) = (parts(path), PathBuf::from("/"), 0);
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        at.push(part);
+        let on = table.iter().filter(|(mount, _)| at.starts_with(mount)).max_by_key(|(mount, _)| mount.components().count());
+        if on.is_some_and(|(_, elsewhere)| *elsewhere) {
+            return true;
+        }
+        if let Ok(to) = std::fs::read_link(&at) {
+            links += 1;
+            if links > LINKS {
+                return false;
+            }
+            at.pop();
+            left.extend(parts(&to));
+        }
+    }
+    false
+}
+
 /// Of two at one place the later one is on top.
 fn deepest(table: &[u8], path: &Path) -> Option<(PathBuf, String)> {
     let mounts = table.split(|b| *b == b'\n').filter_map(|line| {
@@ -182,6 +257,36 @@ mod tests {
         let lies = |path: &str| deepest(table, Path::new(path)).map(|(at, passes)| (at.display().to_string(), passes));
         assert_eq!(lies("/a/b/c"), Some(("/a".into(), "shared:1 master:2".into())));
         assert_eq!(lies("/abc"), Some(("/".into(), String::new())));
+    }
+
+    #[test]
+    fn a_path_leads_elsewhere_by_its_mount_or_by_a_link_on_its_way() {
+        let dir = std::env::temp_dir().canonicalize().unwrap().join(format!("pltest-elsewhere-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("here")).unwrap();
+        std::os::unix::fs::symlink("../far/deep", dir.join("here/link")).unwrap();
+        std::os::unix::fs::symlink("loop", dir.join("loop")).unwrap();
+        let at = dir.display();
+        let table = format!(
+            "1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / {at}/far rw shared:1 - nfs4 s:/ rw\n3 2 0:3 / {at}/far/near rw - tmpfs x rw\n\
+             4 1 0:4 / {at}/sshfs rw - fuse.sshfs x rw\n5 1 0:5 / {at}/control rw - fusectl x rw\n"
+        );
+        let table = kinds(table.as_bytes());
+        for (path, leads) in [
+            ("far", true),
+            ("far/not/there", true),
+            ("far/near/x", true),
+            ("farther", false),
+            ("here/link/x", true),
+            ("here/../far", true),
+            ("sshfs/x", true),
+            ("control", false),
+            ("here", false),
+            ("loop/x", false),
+        ] {
+            assert_eq!(leads_elsewhere(&table, &dir.join(path)), leads, "{path}");
+        }
+        assert!(leads_elsewhere(&[("/".into(), true)], Path::new("/")));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

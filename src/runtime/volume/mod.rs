@@ -22,6 +22,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Volume};
 
@@ -31,6 +32,10 @@ use super::paths::Paths;
 use crate::plan::action::{Class, Failure};
 use crate::pod::WantedPod;
 use crate::quantity::Amount;
+use crate::sys::{asked, mounts};
+
+/// A server, or a program behind a file system, that does not answer by then is asked again later.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// What the node can give, by resource name: files of resources tell it of a container without a limit.
 pub type Allocatable = BTreeMap<String, Amount>;
@@ -119,11 +124,30 @@ pub fn ready(
     Ok(found)
 }
 
-/// That the volumes a container mounts answer: those of a server that is away would keep whoever touches them waiting.
+/// That what a container mounts answers: what a server or a program has that is away would keep whoever touches it waiting, and here that
+/// is all of plinth.
 pub async fn answer(paths: &Paths, pod: &WantedPod, container: &Container) -> Result<(), VolumeError> {
-    let mounted = |v: &&Volume| v.nfs.is_some() && container.volume_mounts.iter().flatten().any(|m| m.name == v.name);
-    for volume in volumes(pod).filter(mounted) {
-        nfs::answers(&volume.name, Path::new(&place(paths, pod, volume).path)).await?;
+    let mut touched = Vec::new();
+    for mount in container.volume_mounts.iter().flatten() {
+        let sub = mount.sub_path.as_deref().unwrap_or_default();
+        // Of a pod's own volumes only what is inside may lie elsewhere: one that was mounted there by a container.
+        let may = |v: &&Volume| v.name == mount.name && (v.nfs.is_some() || v.host_path.is_some() || !sub.is_empty());
+        touched.extend(volumes(pod).find(may).map(|v| (v.name.as_str(), Path::new(&place(paths, pod, v).path).join(sub))));
+    }
+    reach(touched, ANSWER).await
+}
+
+/// Asks, in a child, those of these paths that somebody else answers for. That nothing is there is an answer.
+async fn reach(paths: Vec<(&str, PathBuf)>, within: Duration) -> Result<(), VolumeError> {
+    let first = paths.first().map_or("", |(name, _)| name);
+    let elsewhere = mounts::elsewhere(paths).map_err(file(first, "read", Path::new("/proc/thread-self/mountinfo")))?;
+    for (name, path) in elsewhere {
+        match asked::answers(&path, within).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(file(name, "reach the server or program behind", &path)(e));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -184,6 +208,9 @@ fn volumes(pod: &WantedPod) -> impl Iterator<Item = &Volume> {
 /// Makes what the volumes need. Repeating it changes nothing.
 pub async fn set_up(paths: &Paths, pod: &WantedPod, node: &Allocatable) -> Result<(), VolumeError> {
     let Some(spec) = &pod.object.spec else { return Ok(()) };
+    // Without a type nothing of it is touched yet.
+    let checked = |v: &&Volume| v.host_path.as_ref().is_some_and(|host| host.type_.as_ref().is_some_and(|t| !t.is_empty()));
+    reach(volumes(pod).filter(checked).map(|v| (v.name.as_str(), place(paths, pod, v).path.into())).collect(), ANSWER).await?;
     for volume in volumes(pod) {
         if let Some(kind) = kind(volume) {
             return Err(VolumeError::Unsupported { name: volume.name.clone(), kind });
@@ -233,4 +260,44 @@ fn kind(v: &Volume) -> Option<&'static str> {
         (v.vsphere_volume.is_some(), "vsphereVolume"),
     ];
     has.into_iter().find(|(there, _)| *there).map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::asked::tests::beside_a_deaf_one;
+
+    /// `set_up` and `answer` would wait for ever, and all of plinth with them.
+    #[test]
+    fn a_host_path_behind_a_deaf_program_is_given_up_and_one_that_is_not_there_is_not() {
+        beside_a_deaf_one("hostpath", async |dir| {
+            std::os::unix::fs::symlink("deaf/x", dir.join("link")).unwrap();
+            let settings = crate::settings::Settings { data_dir: dir.join("data"), run_dir: dir.join("run"), ..Default::default() };
+            let paths = Paths::new(&settings);
+            let pod = |path: &str, kind: &str| {
+                let host = serde_json::json!({ "path": dir.join(path), "type": kind });
+                let mounts = [serde_json::json!({ "name": "v", "mountPath": "/v" })];
+                let spec = serde_json::json!({
+                    "volumes": [{ "name": "v", "hostPath": host }],
+                    "containers": [{ "name": "c", "image": "x", "volumeMounts": mounts }],
+                });
+                let meta = serde_json::json!({ "name": "p-node", "namespace": "default", "uid": format!("{:032x}", 1) });
+                let object = serde_json::from_value(serde_json::json!({ "metadata": meta, "spec": spec })).unwrap();
+                let origin = crate::pod::Origin { layer: "test".into(), path: "/x.yaml".into(), line: 3 };
+                WantedPod::from_object(object, origin).unwrap()
+            };
+            let none = Allocatable::new();
+            let said = chain(&set_up(&paths, &pod("link", "DirectoryOrCreate"), &none).await.unwrap_err()).to_string();
+            assert!(said.contains("reach the server or program behind") && said.contains("for volume `v`: no answer within"), "{said}");
+            // Without a type nothing is touched before a container mounts it.
+            let untyped = pod("deaf", "");
+            set_up(&paths, &untyped, &none).await.unwrap();
+            assert!(answer(&paths, &untyped, untyped.container("c").unwrap()).await.is_err());
+            let absent = pod("absent", "DirectoryOrCreate");
+            answer(&paths, &absent, absent.container("c").unwrap()).await.unwrap();
+            set_up(&paths, &absent, &none).await.unwrap();
+            assert!(dir.join("absent").is_dir());
+        });
+    }
 }

@@ -16,8 +16,6 @@ use crate::sys::mounts;
 
 /// A server that does not answer by then is tried again later.
 const MOUNT: Duration = Duration::from_secs(30);
-/// Likewise one whose mount is there.
-const ANSWER: Duration = Duration::from_secs(5);
 const VERSIONS: [&str; 4] = ["4.2", "4.1", "4.0", "3"];
 
 /// Mounts the export.
@@ -48,11 +46,6 @@ pub async fn mount(name: &str, nfs: &NFSVolumeSource, dir: &Path) -> Result<(), 
         }
     }
     Err(mount_error(name, &source, last))
-}
-
-/// Whether the server of a mounted export answers now: whoever touches a file on it waits for it.
-pub async fn answers(name: &str, dir: &Path) -> Result<(), VolumeError> {
-    asked::answers(dir, ANSWER).await.map_err(file(name, "reach the nfs server of", dir))
 }
 
 fn mount_error(name: &str, source: &str, e: io::Error) -> VolumeError {
