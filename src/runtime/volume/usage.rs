@@ -4,7 +4,7 @@
 //! Who asks waits a moment and no longer; the count goes on for the next. What it decides is nothing: `plan` does.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,7 +20,9 @@ use crate::plan::action::Event;
 use crate::plan::world::Sandbox;
 use crate::pod::{Uid, WantedPod};
 use crate::quantity::Amount;
+use crate::runtime::paths::Paths;
 use crate::runtime::{Runtime, sandbox};
+use crate::sys::mounts;
 
 /// Who wants to know of volumes waits no longer than this for those not counted of late.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -71,13 +73,15 @@ impl Runtime {
             let done = *counter.rounds.borrow() + if counter.counting.get() { 2 } else { 1 };
             let _ = timeout(PATIENCE, counter.rounds.subscribe().wait_for(|round| *round >= done)).await;
         }
-        pods.iter().map(|pod| pod.iter().flat_map(|pod| own(pod).map(|v| self.held(pod, v))).collect()).collect()
+        let covered = covered(&self.paths, pods.iter().flatten().flat_map(|pod| own(pod).map(|v| (&**pod, v))));
+        pods.iter().map(|pod| pod.iter().flat_map(|pod| own(pod).map(|v| self.held(pod, v, &covered))).collect()).collect()
     }
 
-    fn held(&self, pod: &WantedPod, volume: &Volume) -> Held {
+    fn held(&self, pod: &WantedPod, volume: &Volume, covered: &BTreeSet<PathBuf>) -> Held {
         let (name, on_disk) = (Rc::from(volume.name.as_str()), is_on_disk(volume));
         let count = self.counter.counts.borrow().get(&(pod.uid.clone(), Rc::clone(&name))).copied();
-        Held { name, on_disk, count, disk: statvfs(place(&self.paths, pod, volume).path).ok() }
+        let dir = PathBuf::from(place(&self.paths, pod, volume).path);
+        Held { name, on_disk, count, disk: if covered.contains(&dir) { None } else { statvfs(&dir).ok() } }
     }
 
     fn is_counted(&self, pod: &WantedPod, volume: &Volume, now: Now) -> bool {
@@ -88,6 +92,9 @@ impl Runtime {
 
     async fn count(&self, pod: &WantedPod, volume: &Volume) {
         let dir = PathBuf::from(place(&self.paths, pod, volume).path);
+        if covered(&self.paths, [(pod, volume)].into_iter()).contains(&dir) {
+            return;
+        }
         let (bytes, inodes) = match walk::held(&dir).await {
             Ok(held) => held,
             Err(e) => return log::debug!("pod={} count what is in {}: {e}", pod.key, dir.display()),
@@ -148,9 +155,56 @@ fn is_on_disk(volume: &Volume) -> bool {
     volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref().unwrap_or_default().is_empty())
 }
 
+/// Those that are covered by what a container mounted on its volume and gave on to the node (`mountPropagation: Bidirectional`): that is
+/// not the volume, and to ask it for anything might take for ever.
+fn covered<'a>(paths: &Paths, volumes: impl Iterator<Item = (&'a WantedPod, &'a Volume)>) -> BTreeSet<PathBuf> {
+    let dirs = volumes.map(|(pod, v)| (is_on_disk(v), PathBuf::from(place(paths, pod, v).path)));
+    let (on_disk, mounted): (Vec<_>, Vec<_>) = dirs.partition(|(on_disk, _)| *on_disk);
+    // Those in memory are mounts themselves: of another kind than what they stand on, unless all of this node has its disk elsewhere.
+    let parents = mounted.iter().filter_map(|(_, dir)| Some((true, dir.parent()?.to_owned()))).collect::<Vec<_>>();
+    // Without the table none of them is touched.
+    let found = mounts::elsewhere([mounted.clone(), parents].concat()).unwrap_or(mounted);
+    let (parents, mut dirs): (Vec<_>, Vec<_>) = found.into_iter().partition(|(is_parent, _)| *is_parent);
+    dirs.retain(|(_, dir)| !parents.iter().any(|(_, parent)| dir.parent() == Some(parent)));
+    on_disk.into_iter().filter(|(_, dir)| mounts::is_mount_point(dir)).chain(dirs).map(|(_, dir)| dir).collect()
+}
+
 /// What an emptyDir on disk may hold; the kernel itself keeps the others to theirs.
 fn limit(volume: &Volume) -> Option<u64> {
     let source = volume.empty_dir.as_ref().filter(|_| is_on_disk(volume))?;
     let limit = Amount::parse(&source.size_limit.as_ref()?.0).filter(|a| a.is_positive())?;
     Some(limit.units().unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_volume_that_something_was_mounted_over_is_not_asked() {
+        crate::sys::asked::tests::beside_a_deaf_one("covered", async |dir| {
+            let settings = crate::settings::Settings { data_dir: dir.join("data"), ..Default::default() };
+            let paths = Paths::new(&settings);
+            let volumes = serde_json::json!([
+                { "name": "disk", "emptyDir": {} }, { "name": "plain", "emptyDir": {} },
+                { "name": "memory", "emptyDir": { "medium": "Memory" } }, { "name": "seen", "emptyDir": { "medium": "Memory" } },
+            ]);
+            let meta = serde_json::json!({ "name": "p-node", "namespace": "default", "uid": format!("{:032x}", 1) });
+            let spec = serde_json::json!({ "volumes": volumes, "containers": [{ "name": "c", "image": "x" }] });
+            let object = serde_json::from_value(serde_json::json!({ "metadata": meta, "spec": spec })).unwrap();
+            let origin = crate::pod::Origin { layer: "test".into(), path: "/x.yaml".into(), line: 3 };
+            let pod = WantedPod::from_object(object, origin).unwrap();
+            super::super::set_up(&paths, &pod, &super::super::Allocatable::new()).await.unwrap();
+            let at = |name: &str| paths.volume(&pod.uid, "empty-dir", name);
+            for name in ["disk", "memory"] {
+                rustix::mount::mount_bind(dir.join("deaf"), at(name)).unwrap();
+            }
+            let found = covered(&paths, own(&pod).map(|v| (&pod, v)));
+            assert_eq!(found, BTreeSet::from([at("disk"), at("memory")]));
+            for mount in mounts::below(&[&dir.join("data")]).unwrap() {
+                mounts::detach(&mount).unwrap();
+            }
+        });
+    }
 }

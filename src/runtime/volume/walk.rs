@@ -1,6 +1,6 @@
 //! How much a directory holds: counted a few entries at a time, with others between.
 //!
-//! Never follows a link, never crosses a mount, holds two descriptors whatever it finds.
+//! Never follows a link, never crosses a mount nor asks who is behind it (it may be away), holds two descriptors whatever it finds.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -8,12 +8,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+
+use crate::sys::mounts;
 
 /// Entries between two turns of the loop: under a millisecond.
 const TURN: u32 = 128;
 /// Directories yet to be looked into, and files of several names, that are kept in mind; what is beyond is not counted.
 const KEPT: usize = 1 << 16;
+/// What is mounted inside is seen to be that, and not asked.
+const LOOK: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT).union(AtFlags::STATX_DONT_SYNC);
 
 /// What a directory with all in it takes on its disk, bytes and inodes. A file of several names counts once.
 pub async fn held(dir: &Path) -> rustix::io::Result<(u64, u64)> {
@@ -29,15 +33,18 @@ pub async fn held(dir: &Path) -> rustix::io::Result<(u64, u64)> {
                 tokio::task::yield_now().await;
             }
             let name = entry.file_name();
-            let Ok(stat) = statat(&here, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if name == c".." || (is_dir && name != c"." && left.len() >= KEPT) {
+            if name == c".." {
+                continue;
+            }
+            let Ok(stat) = statx(&here, name, LOOK, StatxFlags::BASIC_STATS) else { continue };
+            let is_dir = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+            if name != c"." && (mounts::is_root(&stat) || (is_dir && left.len() >= KEPT)) {
                 continue;
             }
             if is_dir && name != c"." {
                 left.push(at.join(OsStr::from_bytes(name.to_bytes())));
-            } else if is_dir || stat.st_nlink < 2 || (linked.len() < KEPT && linked.insert(stat.st_ino)) {
-                bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
+            } else if is_dir || stat.stx_nlink < 2 || (linked.len() < KEPT && linked.insert(stat.stx_ino)) {
+                bytes = bytes.saturating_add(stat.stx_blocks.saturating_mul(512));
                 inodes += 1;
             }
         }
@@ -69,6 +76,27 @@ mod tests {
         assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&used), "{used}");
         assert_eq!(inodes, 3 + 1 + 2, "directories, the file, the links");
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_mounted_inside_is_neither_counted_nor_asked() {
+        crate::sys::asked::tests::beside_a_deaf_one("usage-mounts", async |dir| {
+            std::fs::write(dir.join("own"), vec![1u8; 1 << 20]).unwrap();
+            for name in ["healthy", "plain"] {
+                std::fs::create_dir(dir.join(name)).unwrap();
+            }
+            mounts::tmpfs(&dir.join("healthy"), None, 0o777, false).unwrap();
+            std::fs::write(dir.join("healthy/big"), vec![1u8; 4 << 20]).unwrap();
+            std::fs::write(dir.join("under"), "").unwrap();
+            rustix::mount::mount_bind(dir.join("healthy/big"), dir.join("under")).unwrap();
+            let (used, inodes) = held(dir).await.unwrap();
+            assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&used), "{used}");
+            assert_eq!(inodes, 1 + 1 + 1, "itself, the file, the directory");
+            // A volume in memory is a mount itself.
+            assert!(held(&dir.join("healthy")).await.unwrap().0 >= 4 << 20);
+            mounts::detach(&dir.join("under")).unwrap();
+            mounts::detach(&dir.join("healthy")).unwrap();
+        });
     }
 
     #[test]
