@@ -101,6 +101,9 @@ impl Runtime {
     }
 
     fn shim(&self, pid: Pid) -> Option<Shim> {
+        if !may_be_shim(pid) {
+            return None;
+        }
         let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         let words = words(pid);
         let value = |flag: &str| words.iter().skip_while(|w| *w != flag).nth(1);
@@ -208,7 +211,18 @@ fn parent(pid: Pid) -> Option<Pid> {
 }
 
 fn is_shim(pid: Pid, namespace: &str) -> bool {
-    words(pid).first().is_some_and(|program| program.contains("shim")) && has_flag(pid, "-namespace", namespace)
+    may_be_shim(pid) && words(pid).first().is_some_and(|program| program.contains("shim")) && has_flag(pid, "-namespace", namespace)
+}
+
+/// By the name the kernel has for it. To read a command line takes a lock of that process's memory, which one that hangs in the kernel may
+/// hold for good: whoever else reads it hangs too, as `ps` is known to.
+fn may_be_shim(pid: Pid) -> bool {
+    std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).is_ok_and(|name| is_name_of_shim(name.trim_end()))
+}
+
+/// `containerd-shim-…`, of which the kernel keeps 15 bytes; plinth's own was started by a descriptor and is called by its number.
+fn is_name_of_shim(name: &str) -> bool {
+    name.contains("shim") || (!name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn has_flag(pid: Pid, flag: &str, value: &str) -> bool {
@@ -229,5 +243,12 @@ mod tests {
         let own = rustix::process::getpid();
         assert_eq!(parent(own), rustix::process::getppid());
         assert!(!is_shim(own, "plinth"));
+    }
+
+    #[test]
+    fn a_shim_is_told_by_its_name_before_its_command_line_is_read() {
+        assert!(is_name_of_shim("containerd-shim") && is_name_of_shim("5") && is_name_of_shim("12"));
+        assert!(!is_name_of_shim("plinth") && !is_name_of_shim("postgres") && !is_name_of_shim("7z") && !is_name_of_shim(""));
+        assert!(!may_be_shim(rustix::process::getpid()));
     }
 }
