@@ -287,6 +287,9 @@ fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// What a pipe of ours holds (pipe(7)).
+const PIPE_BYTES: usize = 64 << 10;
+
 enum Never {}
 
 /// Reads for as long as it is polled.
@@ -295,13 +298,14 @@ async fn fill(from: &Receiver, into: &mut Vec<u8>, cap: usize) -> Never {
         if from.readable().await.is_err() || drain(from, into, cap) {
             std::future::pending::<()>().await;
         }
+        tokio::task::yield_now().await;
     }
 }
 
-/// Reads what is there now; true at the end of the stream.
+/// Reads what is there now, at most what a pipe holds: whoever writes without end would keep it here for ever. True at the end of the stream.
 fn drain(from: &Receiver, into: &mut Vec<u8>, cap: usize) -> bool {
     let mut chunk = [0u8; 4096];
-    loop {
+    for _ in 0..PIPE_BYTES / chunk.len() {
         match from.try_read(&mut chunk) {
             Ok(0) => return true,
             Ok(n) => {
@@ -311,6 +315,7 @@ fn drain(from: &Receiver, into: &mut Vec<u8>, cap: usize) -> bool {
             Err(e) => return e.kind() != io::ErrorKind::WouldBlock,
         }
     }
+    false
 }
 
 /// A path as the kernel takes it.
@@ -337,5 +342,24 @@ mod tests {
         };
         let output = rt.block_on(exec.run()).unwrap();
         assert_eq!((output.ended, &*output.stdout, &*output.stderr), (Some(Ended::Exited(3)), &b"in two words here\n"[..], &b"no\n"[..]));
+    }
+
+    #[test]
+    fn who_writes_without_end_is_read_a_pipe_at_a_time() {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        rt.block_on(async {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            rustix::pipe::fcntl_setpipe_size(&write, 4 * PIPE_BYTES).unwrap();
+            write_all(&write, &[1; 3 * PIPE_BYTES]).unwrap();
+            let (read, mut into) = (Receiver::from_owned_fd(read).unwrap(), Vec::new());
+            read.readable().await.unwrap();
+            assert!(!drain(&read, &mut into, usize::MAX));
+            assert_eq!(into.len(), PIPE_BYTES);
+            drop(write);
+            // All of it comes in the end, and then nothing.
+            let filled = tokio::time::timeout(Duration::from_millis(200), fill(&read, &mut into, usize::MAX)).await;
+            assert!(filled.is_err());
+            assert_eq!(into.len(), 3 * PIPE_BYTES);
+        });
     }
 }
