@@ -474,6 +474,12 @@ impl Settings {
             "rescan (fileCheckFrequency) must be at least 100ms".into()
         } else if self.url.period < Duration::from_millis(100) {
             "httpCheckFrequency must be at least 100ms".into()
+        } else if self.node_status_update < Duration::from_secs(1) {
+            "nodeStatusUpdateFrequency must be at least 1s".into()
+        } else if self.node_status_report < Duration::from_secs(1) {
+            "nodeStatusReportFrequency must be at least 1s".into()
+        } else if !self.volume_stats_period.is_zero() && self.volume_stats_period < Duration::from_millis(100) {
+            "volumeStatsAggPeriod must be at least 100ms, or 0 for never".into()
         } else if self.url.cert_file.is_some() != self.url.key_file.is_some() {
             "manifestURL.certFile and manifestURL.keyFile go together".into()
         } else if let Some(above) = self.url.above.as_ref().filter(|above| !self.layers.contains(above)) {

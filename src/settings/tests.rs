@@ -239,6 +239,9 @@ fn errors_name_their_place() {
         (KUBELET.to_owned() + "containerLogMaxFiles: 1", "containerLogMaxFiles must be at least 2"),
         (KUBELET.to_owned() + "containerRuntimeEndpoint: tcp://x", "0.yaml:3:27: containerRuntimeEndpoint: expected a socket"),
         (KUBELET.to_owned() + "shutdownGracePeriod: 5s\nshutdownGracePeriodCriticalPods: 6s", "cannot be more"),
+        (OURS.to_owned() + "nodeStatusUpdateFrequency: 0s", "nodeStatusUpdateFrequency must be at least 1s"),
+        (KUBELET.to_owned() + "nodeStatusReportFrequency: 999ms", "nodeStatusReportFrequency must be at least 1s"),
+        (OURS.to_owned() + "volumeStatsAggPeriod: 1ms", "volumeStatsAggPeriod must be at least 100ms, or 0 for never"),
         (OURS.to_owned() + "nodeName: a_b", "node name `a_b` is not a DNS name"),
     ] {
         let e = error(&[&text], &[]);
