@@ -5,12 +5,17 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::KeyPair;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
 use crate::clock::Wall;
+use crate::sys::asked;
+
+/// A disk that takes longer is not waited for any more; it is tried again.
+const SYNC: Duration = Duration::from_secs(60);
 
 /// Where one certificate and its key are.
 pub struct Store {
@@ -99,7 +104,7 @@ impl Store {
     }
 
     /// The key to have signed: the one that waits already, else a new one.
-    pub fn pending(&self) -> io::Result<KeyPair> {
+    pub async fn pending(&self) -> io::Result<KeyPair> {
         let path = self.path(".key.tmp");
         let kept = fs::read_to_string(&path).ok().and_then(|pem| KeyPair::from_pem(&pem).ok());
         // One whose certificate was stored, but which outlived that by a crash, is not used again.
@@ -109,24 +114,24 @@ impl Store {
         }
         let key = KeyPair::generate().map_err(io::Error::other)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        write(&path, key.serialize_pem().as_bytes())?;
+        write(&path, key.serialize_pem().as_bytes()).await?;
         Ok(key)
     }
 
     /// A certificate is in use from now on. Whoever follows the link sees the old pair or the new one, and nothing between.
-    pub fn keep(&self, certificates: &[u8], key: &KeyPair, now: Wall) -> io::Result<()> {
+    pub async fn keep(&self, certificates: &[u8], key: &KeyPair, now: Wall) -> io::Result<()> {
         let date: String = now.to_string().chars().map(|c| if matches!(c, 'T' | ':') { '-' } else { c }).collect();
         let file = self.path(&format!("-{}.pem", date.trim_end_matches('Z')));
         let old = fs::canonicalize(self.current_path()).ok();
         let mut both = certificates.trim_ascii_end().to_vec();
         both.push(b'\n');
         both.extend(key.serialize_pem().into_bytes());
-        write(&file, &both)?;
+        write(&file, &both).await?;
         let link = self.path("-updated.pem");
         let _ = fs::remove_file(&link);
         symlink(&file, &link)?;
         fs::rename(&link, self.current_path())?;
-        fs::File::open(&self.dir)?.sync_all()?;
+        asked::fsync(&self.dir, SYNC).await?;
         let _ = fs::remove_file(self.path(".key.tmp"));
         if let Some(old) = old.filter(|old| *old != file && old.parent() == file.parent()) {
             let _ = fs::remove_file(old);
@@ -141,14 +146,15 @@ pub fn public_key(key: &KeyPair) -> Vec<u8> {
 }
 
 /// A file that is there whole or not at all, for its owner alone.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub async fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
     let _ = fs::remove_file(&beside);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    drop(file);
+    asked::fsync(&beside, SYNC).await?;
     fs::rename(&beside, path)
 }
 
@@ -171,18 +177,23 @@ mod tests {
 
     #[test]
     fn the_key_that_waits_is_the_same_until_it_is_signed_and_another_one_after() {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&rt, the_key_that_waits());
+    }
+
+    async fn the_key_that_waits() {
         let dir = dir();
         let store = Store::new(&dir, "kubelet-client");
-        let key = store.pending().unwrap();
-        assert_eq!(store.pending().unwrap().serialize_pem(), key.serialize_pem());
+        let key = store.pending().await.unwrap();
+        assert_eq!(store.pending().await.unwrap().serialize_pem(), key.serialize_pem());
         let left_over = fs::read(store.path(".key.tmp")).unwrap();
-        store.keep(signed(&key).as_bytes(), &key, Wall(0)).unwrap();
+        store.keep(signed(&key).as_bytes(), &key, Wall(0)).await.unwrap();
         assert_eq!(store.current().unwrap().public_key, public_key(&key));
         // Killed after the link was set: its key is still there.
         fs::write(store.path(".key.tmp"), left_over).unwrap();
-        assert_ne!(store.pending().unwrap().serialize_pem(), key.serialize_pem());
-        let other = store.pending().unwrap();
-        store.keep(signed(&other).as_bytes(), &other, Wall(86_400_000_000_000)).unwrap();
+        assert_ne!(store.pending().await.unwrap().serialize_pem(), key.serialize_pem());
+        let other = store.pending().await.unwrap();
+        store.keep(signed(&other).as_bytes(), &other, Wall(86_400_000_000_000)).await.unwrap();
         let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["kubelet-client-1970-01-02-00-00-00.pem", "kubelet-client-current.pem"]);

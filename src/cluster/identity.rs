@@ -94,7 +94,11 @@ async fn join_by(cluster: &Cluster, kubeconfig: &Path, bootstrap: &Path, anew: b
         }
     }
     loop {
-        match written(&store, bootstrap).and_then(|text| credentials::write(kubeconfig, text.as_bytes()).map_err(|e| e.to_string())) {
+        let done = match written(&store, bootstrap) {
+            Ok(text) => credentials::write(kubeconfig, text.as_bytes()).await.map_err(|e| e.to_string()),
+            Err(e) => Err(e),
+        };
+        match done {
             Ok(()) => break log::info!("wrote {}", kubeconfig.display()),
             Err(e) => {
                 let what = format!("write kubeconfig {}: {e}", kubeconfig.display());
@@ -235,7 +239,7 @@ async fn obtain(link: &Link, store: &Store, wish: &Wish, say: &impl Fn(Option<St
         say(Some(what));
     };
     let key = loop {
-        match store.pending() {
+        match store.pending().await {
             Ok(key) => break key,
             Err(e) => say(format!("make a key in {}: {e}; it is tried again", store.current_path().display())),
         }
@@ -318,7 +322,7 @@ impl Request<'_> {
                     say(format!("certificate request {name} came back with a certificate of another key: delete it, and it is made again"));
                     Step::Wait
                 }
-                Some(certificate) => match self.store.keep(&pem, self.key, clock::now().wall) {
+                Some(certificate) => match self.store.keep(&pem, self.key, clock::now().wall).await {
                     Ok(()) => {
                         let until = clock::Wall(certificate.not_after.saturating_mul(1_000_000_000));
                         log::info!("certificate request {name} is signed: {} until {until}", self.store.current_path().display());
