@@ -18,7 +18,7 @@ use containerd_client::types::transfer::{
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc::{Sender, channel};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Streaming;
 
 use super::client::{Client, Tried};
@@ -32,6 +32,9 @@ const LEASE_S: i64 = 24 * 3600;
 pub const PIECE_BYTES: usize = 32 << 10;
 /// Unpacking shows no progress of its own, and a large layer takes its time on a slow disk: so many times the stall limit.
 const UNPACK_PATIENCE: u32 = 10;
+
+/// An import shows no progress but that it takes more: one that took nothing for so long, or had all of it, is given up.
+const IMPORT_STALL: Duration = Duration::from_secs(30 * 60);
 
 /// What is pulled or imported, and how.
 pub struct Wish<'a> {
@@ -93,7 +96,10 @@ pub async fn pull(client: &Client, lease: &Lease, wish: &Wish<'_>) -> Result<()>
             event = events.message() => match event {
                 Ok(Some(any)) => if seen.note(&any) { last = Instant::now() },
                 // Without progress messages only the transfer itself can tell.
-                Ok(None) | Err(_) => return transfer.await,
+                Ok(None) | Err(_) => {
+                    let what = format!("pull `{}`: containerd tells no more of it and is not done", wish.reference);
+                    return done_within(wish.stall * UNPACK_PATIENCE, what, transfer).await?;
+                }
             },
             () = sleep_until(last + patience) => {
                 return Err(Error::Again(format!("pull `{}`: no progress for {} s ({}); given up", wish.reference, patience.as_secs(), seen.last)));
@@ -121,9 +127,15 @@ pub async fn import<F: Future<Output = Result<Pipe>>>(
     // Closing our direction says that this was all; the other must stay open until containerd is done.
     let Pipe { out, incoming, .. } = sent;
     drop(out);
-    let done = transfer.await;
+    let what = format!("import `{}`: containerd has all of it and is not done", wish.reference);
+    let done = done_within(IMPORT_STALL, what, transfer).await;
     drop(incoming);
-    done
+    done?
+}
+
+/// What is not done by then is given up.
+async fn done_within<T>(limit: Duration, what: impl std::fmt::Display, doing: impl Future<Output = T>) -> Result<T> {
+    timeout(limit, doing).await.map_err(|_| Error::Again(format!("{what} after {} s; given up", limit.as_secs())))
 }
 
 /// The way into an import, at the pace containerd sets.
@@ -136,6 +148,10 @@ pub struct Pipe {
 impl Pipe {
     /// How many bytes may be sent now, at least one, at most a piece; waits until some may.
     pub async fn room(&mut self) -> Result<usize> {
+        done_within(IMPORT_STALL, "import: containerd takes no more of the archive", self.let_in()).await?
+    }
+
+    async fn let_in(&mut self) -> Result<usize> {
         while self.window == 0 {
             let update = self.incoming.message().await.map(|m| m.map(|any| WindowUpdate::decode(any.value.as_slice())));
             match update {
@@ -150,8 +166,8 @@ impl Pipe {
     /// Sends one piece, no longer than `room` said.
     pub async fn send(&mut self, piece: Vec<u8>) {
         self.window = self.window.saturating_sub(piece.len());
-        // A closed stream is the transfer's news to tell.
-        let _ = self.out.send(to_any(&Data { data: piece })).await;
+        // A closed stream is the transfer's news to tell; one that is stuck, the next `room` tells.
+        let _ = timeout(IMPORT_STALL, self.out.send(to_any(&Data { data: piece }))).await;
     }
 }
 
@@ -232,4 +248,20 @@ fn random() -> Result<String> {
     let mut file = std::fs::File::open("/dev/urandom").map_err(fail)?;
     std::io::Read::read_exact(&mut file, &mut bytes).map_err(fail)?;
     Ok(hex(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_never_ends_is_given_up_and_says_what_it_was() {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        rt.block_on(async {
+            let said = done_within(Duration::from_millis(1), "import `x`: it is not done", std::future::pending::<()>()).await;
+            assert_eq!(said.unwrap_err().to_string(), "import `x`: it is not done after 0 s; given up");
+            assert_eq!(done_within(Duration::from_secs(60), "", async { 7 }).await.unwrap(), 7);
+        });
+    }
 }
