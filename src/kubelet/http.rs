@@ -70,18 +70,21 @@ pub async fn serve(at: SocketAddr, door: Rc<Door>, tls: Tls) {
 /// Accepts and answers until dropped.
 pub async fn serve_within(bounds: Bounds, listener: TcpListener, door: Rc<Door>, mut tls: Tls) {
     let mut clients = FuturesUnordered::new();
+    let mut pause = None;
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            () = async { if let Some(p) = &mut pause { p.await } }, if pause.is_some() => pause = None,
+            accepted = listener.accept(), if pause.is_none() => match accepted {
                 Ok((stream, from)) if clients.len() < bounds.clients => {
                     if let Some(config) = tls.current() {
                         clients.push(converse(bounds, stream, from, config, door.clone()));
                     }
                 }
                 Ok((_, from)) => log::debug!("kubelet API: {from}: there are {} connections already", bounds.clients),
+                // Out of descriptors or memory: those that are here go on meanwhile.
                 Err(e) => {
                     log::warn!("accept on the kubelet API: {e}");
-                    sleep(AGAIN).await;
+                    pause = Some(Box::pin(sleep(AGAIN)));
                 }
             },
             Some(()) = clients.next() => {}
