@@ -31,7 +31,9 @@ impl Archives {
     /// The first archive, in order of search, that holds this image. What cannot be read is said once, and skipped.
     pub fn find(&self, dirs: &[PathBuf], image: &ImageRef) -> Option<(Rc<Archive>, Descriptor)> {
         let mut known = self.read.borrow_mut();
-        for (path, stamp) in tars(dirs) {
+        let there: Vec<_> = tars(dirs).collect();
+        known.retain(|path, _| there.iter().any(|(listed, _)| listed == path));
+        for (path, stamp) in there {
             if known.get(&path).is_none_or(|a| a.as_ref().map_or_else(|s| *s, |a| a.stamp()) != stamp) {
                 let read = Archive::read(&path, stamp).inspect_err(|e| log::warn!("{}; skipped", chain(e)));
                 known.insert(path.clone(), read.map(Rc::new).map_err(|_| stamp));
@@ -90,5 +92,29 @@ pub(super) async fn watch(rt: Rc<Runtime>) {
         }
         known = Some(there);
         watch.due(now + rt.settings.rescan).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn of_an_archive_that_went_nothing_is_kept() {
+        let dir = std::env::temp_dir().join(format!("pltest-archives-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (archives, image) = (Archives::default(), ImageRef("localhost/x:1".into()));
+        for name in ["a.tar", "b.tar"] {
+            std::fs::write(dir.join(name), "no archive").unwrap();
+        }
+        let kept = || {
+            assert!(archives.find(std::slice::from_ref(&dir), &image).is_none());
+            archives.read.borrow().keys().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(), ["a.tar", "b.tar"]);
+        std::fs::remove_file(dir.join("a.tar")).unwrap();
+        assert_eq!(kept(), ["b.tar"]);
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
