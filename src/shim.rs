@@ -22,7 +22,7 @@ mod start;
 mod stdio;
 mod ttrpc;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ use crate::sys::spawn;
 
 /// The program that is stood in for.
 pub const PROGRAM: &str = "containerd-shim-runc-v2";
+/// What the kernel calls it: 15 bytes of that, as of containerd's own.
+const NAME: &CStr = c"containerd-shim";
 /// Where a runc shim has its socket, whatever containerd's state directory is.
 const SOCKETS: &str = "/run/containerd/s";
 /// What containerd says on standard input is some hundred bytes.
@@ -66,6 +68,8 @@ pub fn is_asked() -> bool {
 
 /// Answers one call.
 pub fn run() -> ExitCode {
+    // Started by a descriptor the kernel calls it by its number, and since 6.14 as the program: neither is what `ps` or `pidof` should find.
+    let _ = rustix::thread::set_name(NAME);
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let call = call(&args);
     if let Some(call) = call.as_ref().filter(|c| c.action.is_empty()) {

@@ -220,9 +220,10 @@ fn may_be_shim(pid: Pid) -> bool {
     std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).is_ok_and(|name| is_name_of_shim(name.trim_end()))
 }
 
-/// `containerd-shim-…`, of which the kernel keeps 15 bytes; plinth's own was started by a descriptor and is called by its number.
+/// `containerd-shim-…`, of which the kernel keeps 15 bytes; one of plinth's own that has not named itself yet was started by a descriptor and
+/// is called by its number, or since Linux 6.14 as its program.
 fn is_name_of_shim(name: &str) -> bool {
-    name.contains("shim") || (!name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()))
+    name.contains("shim") || name == "plinth" || (!name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn has_flag(pid: Pid, flag: &str, value: &str) -> bool {
@@ -248,7 +249,7 @@ mod tests {
     #[test]
     fn a_shim_is_told_by_its_name_before_its_command_line_is_read() {
         assert!(is_name_of_shim("containerd-shim") && is_name_of_shim("5") && is_name_of_shim("12"));
-        assert!(!is_name_of_shim("plinth") && !is_name_of_shim("postgres") && !is_name_of_shim("7z") && !is_name_of_shim(""));
+        assert!(is_name_of_shim("plinth") && !is_name_of_shim("postgres") && !is_name_of_shim("7z") && !is_name_of_shim(""));
         assert!(!may_be_shim(rustix::process::getpid()));
     }
 }

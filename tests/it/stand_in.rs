@@ -113,6 +113,7 @@ fn a_create_that_hangs_is_in_nobody_elses_way_and_ends_with_its_shim() {
     assert_eq!(fs::read_dir(format!("/proc/{shim}/task")).unwrap().count(), 1, "one thread");
     // `pidof plinth` is one process.
     assert!(!fs::read_link(format!("/proc/{shim}/exe")).unwrap().ends_with("plinth"));
+    assert_eq!(fs::read_to_string(format!("/proc/{shim}/comm")).unwrap(), "containerd-shim\n");
     assert!(Command::new("kill").args(["-s", "KILL", &shim]).status().unwrap().success());
     n.until("the runtime went with the shim it was called by", 10, |_| !fs::exists(format!("/proc/{hanging}")).unwrap());
     n.until("both run", 60, |n| n.ready("two"));
