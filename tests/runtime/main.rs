@@ -16,7 +16,7 @@ use plinth::plan::action::{Action, Class, Event};
 use plinth::plan::world::{Link, State};
 use plinth::pod::PullPolicy;
 
-const SLEEP: &str = "echo out; echo err >&2; trap 'exit 7' TERM; while :; do sleep 0.05; done";
+const SLEEP: &str = "trap 'exit 7' TERM; echo out; echo err >&2; while :; do sleep 0.05; done";
 
 #[test]
 fn a_container_lives_from_archive_to_exit_code() {
