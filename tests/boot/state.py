@@ -122,21 +122,16 @@ def a_pod_that_fills_the_disk_costs_nobody_else(m):
 
 
 def a_root_that_does_not_match_its_hash_is_refused(m):
-    line = re.sub(r"plinth\.roothash=\S+", "plinth.roothash=" + "0" * 64, m.cmdline())
-    with m.on(cmdline=line, append="plinth.fallback=poweroff") as power:
-        power.off(120)
-        log = power.console()
-        assert re.search(r"cannot boot: .*it does not match, refused", log) and "init: up" not in log, log[-2000:]
-        ok("a wrong root hash is refused")
-    line = re.sub(r"plinth\.manifestshash=\S+", "plinth.manifestshash=" + "0" * 64, m.cmdline())
-    with m.on(cmdline=line, append="plinth.fallback=poweroff") as power:
-        power.off(120)
-        log = power.console()
-        assert re.search(r"cannot boot: verify /dev/vda4 .*it does not match, refused", log) and "init: up" not in log, log[-2000:]
-        ok("and a wrong one of the manifests")
+    for word, device, refused in ("roothash", "vda2", "a wrong root hash is refused"), ("manifestshash", "vda4", "and a wrong one of the manifests"):
+        line = re.sub(rf"plinth\.{word}=\S+", f"plinth.{word}=" + "0" * 64, m.cmdline())
+        with m.on(cmdline=line, append="plinth.fallback=poweroff") as power:
+            power.off(120)
+            log = power.console()
+            assert re.search(rf"cannot boot: verify /dev/{device} .*it does not match, refused", log) and "init: up" not in log, log[-2000:]
+            ok(refused)
     line = re.sub(r"plinth\.roothash=\S+", "plinth.roothash=0123x", m.cmdline())
     with m.on(cmdline=line, append="plinth.fallback=halt") as power:
-        power.says(r"cannot boot: verify the root: `0123x` is no hash in hexadecimal")
+        power.says(r"cannot boot: verify the root: `plinth\.roothash=0123x` is no hash in hexadecimal")
         ok("a hash with a typing error boots nothing")
     # Some of containerd: the root is mounted, and what was changed is not given out.
     m.overwrite("plinth-root", bytes(4096), at=2 << 20, times=4096)
