@@ -57,8 +57,7 @@ dated "$tmp/initrd"
 cp "$cache"/linux-image-cloud-amd64/boot/vmlinuz-* "$out/vmlinuz"
 # cryptomgr.notests: the kernel's tests of its own ciphers are a fifth of all instructions of a boot, and say the same every time.
 # jent_mod_init: the jitter generator measures itself, for ciphers that ask the kernel for keys; nobody here does, and /dev/random has a source of its own.
-# ftrace_check_for_weak_functions: names each function of the kernel that could be traced, for a list nobody here reads. Together a quarter of
-# the instructions until the root is mounted, 857 to 643 million.
+# ftrace_check_for_weak_functions: names each function of the kernel that could be traced, for a list nobody here reads.
 # plinth.layers: what is sealed here stays so; settings of the overlay come after the command line.
 # rcu_expedited: modules, rules, namespaces and control groups each wait for a grace period, and a boot makes dozens of them.
 echo "console=ttyS0 quiet panic=10 cgroup_favordynmods=true rcupdate.rcu_expedited=1 cryptomgr.notests initcall_blacklist=jent_mod_init,ftrace_check_for_weak_functions plinth.layers=/usr/lib/plinth/manifests,/run/plinth/manifests,/etc/plinth/manifests plinth.roothash=$root_hash plinth.manifestshash=$manifests_hash ${CMDLINE-plinth.ip=dhcp}" >"$out/cmdline"

@@ -13,7 +13,6 @@ CALL, NOP5 = 0xE8, bytes.fromhex("0f1f440000")
 
 
 def untrace(elf):
-    """How many calls."""
     head, count = struct.unpack_from("<Q", elf, 40)[0], struct.unpack_from("<H", elf, 60)[0]
     # name, type, flags, address, offset, size, link, info, align, entry size
     sections = [struct.unpack_from("<IIQQQQIIQQ", elf, head + n * 64) for n in range(count)]
@@ -21,7 +20,6 @@ def untrace(elf):
     names = sections[symbols[6]][4]
     name = lambda n: bytes(elf[names + n:elf.index(b"\0", names + n)])
     traced = {n for n in range(symbols[5] // 24) if name(struct.unpack_from("<I", elf, symbols[4] + n * 24)[0]) == b"__fentry__"}
-    calls = 0
     for section in sections:
         if section[1] != SHT_RELA or not sections[section[7]][2] & SHF_EXECINSTR:
             continue
@@ -31,8 +29,6 @@ def untrace(elf):
             if info >> 32 in traced and info & 0xFFFFFFFF in PC32 and elf[call] == CALL:
                 elf[call:call + 5] = NOP5
                 struct.pack_into("<Q", elf, at + 8, 0)
-                calls += 1
-    return calls
 
 
 def main(path):

@@ -132,7 +132,7 @@ pub fn u64_at(b: &[u8], at: usize) -> u64 {
 /// CRC-32 as IEEE 802.3 has it.
 pub struct Crc(u32);
 
-/// What each byte adds. A boot reads six tables of 16 KiB: bit by bit they were a tenth of its time in the initrd, where the processor is emulated.
+/// What each byte adds: bit by bit, a table of 16 KiB shows in the time of a boot where the processor is emulated.
 const BYTES: [u32; 256] = bytes();
 
 #[expect(clippy::indexing_slicing, reason = "while the program is built")]
