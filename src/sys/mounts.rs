@@ -115,17 +115,17 @@ pub fn detach(target: &Path) -> io::Result<()> {
 
 /// Every mount at or below these directories, last mounted first: the order to take them away in.
 pub fn below(dirs: &[&Path]) -> io::Result<Vec<PathBuf>> {
-    // thread-self: what this very thread sees; in tests that is a mount namespace of their own.
-    let table = std::fs::read("/proc/thread-self/mountinfo")?;
+    let table = table()?;
     // The table shows resolved names; `/var/run` may be a link to `/run`.
     let dirs: Vec<PathBuf> = dirs.iter().filter_map(|d| d.canonicalize().ok()).collect();
-    Ok(mount_points(&table).into_iter().rev().filter(|p| dirs.iter().any(|d| p.starts_with(d))).collect())
+    Ok(table.into_iter().rev().map(|row| row.at).filter(|at| dirs.iter().any(|d| at.starts_with(d))).collect())
 }
 
 /// The mount a resolved path lies on: where it is mounted, and its optional fields (`shared:1`, `master:2`), as the kernel writes them.
 pub fn holding(path: &Path) -> io::Result<(PathBuf, String)> {
-    let table = std::fs::read("/proc/thread-self/mountinfo")?;
-    deepest(&table, path).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no mount holds it"))
+    let table = table()?;
+    let held = deepest(&table, path).map(|row| (row.at.clone(), row.passes.clone()));
+    held.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no mount holds it"))
 }
 
 /// File systems with a server or a program behind them, beside `fuse.*`: who touches what lies there waits for as long as that is away.
@@ -157,23 +157,12 @@ pub fn elsewhere<T>(paths: Vec<(T, PathBuf)>) -> io::Result<Vec<(T, PathBuf)>> {
     if paths.is_empty() {
         return Ok(paths);
     }
-    let table = kinds(&std::fs::read("/proc/thread-self/mountinfo")?);
-    let any = table.iter().any(|(_, elsewhere)| *elsewhere);
+    let table = table()?;
+    let any = table.iter().any(|row| row.elsewhere);
     Ok(paths.into_iter().filter(|(_, path)| any && leads_elsewhere(&table, path)).collect())
 }
 
-/// Where each mount is, and whether it is one of `ELSEWHERE`.
-fn kinds(table: &[u8]) -> Vec<(PathBuf, bool)> {
-    let mounts = table.split(|b| *b == b'\n').filter_map(|line| {
-        let mut fields = line.split(|b| *b == b' ');
-        let at = unescape(fields.nth(4)?);
-        let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
-        Some((at, kind.starts_with(b"fuse.") || ELSEWHERE.contains(&kind)))
-    });
-    mounts.collect()
-}
-
-fn leads_elsewhere(table: &[(PathBuf, bool)], path: &Path) -> bool {
+fn leads_elsewhere(table: &[Row], path: &Path) -> bool {
     let parts = |path: &Path| path.components().rev().map(|c| c.as_os_str().to_owned()).collect::<Vec<_>>();
     let (mut left, mut at, mut links) = (parts(path), PathBuf::from("/"), 0);
     while let Some(part) = left.pop() {
@@ -182,8 +171,7 @@ fn leads_elsewhere(table: &[(PathBuf, bool)], path: &Path) -> bool {
             continue;
         }
         at.push(part);
-        let on = table.iter().filter(|(mount, _)| at.starts_with(mount)).max_by_key(|(mount, _)| mount.components().count());
-        if on.is_some_and(|(_, elsewhere)| *elsewhere) {
+        if deepest(table, &at).is_some_and(|row| row.elsewhere) {
             return true;
         }
         if let Ok(to) = std::fs::read_link(&at) {
@@ -198,20 +186,35 @@ fn leads_elsewhere(table: &[(PathBuf, bool)], path: &Path) -> bool {
     false
 }
 
-/// Of two at one place the later one is on top.
-fn deepest(table: &[u8], path: &Path) -> Option<(PathBuf, String)> {
-    let mounts = table.split(|b| *b == b'\n').filter_map(|line| {
-        let mut fields = line.split(|b| *b == b' ');
-        let at = unescape(fields.nth(4)?);
-        let passes: Vec<_> = fields.skip(1).take_while(|f| *f != b"-").map(String::from_utf8_lossy).collect();
-        path.starts_with(&at).then(|| (at, passes.join(" ")))
-    });
-    mounts.max_by_key(|(at, _)| at.components().count())
+/// One mount.
+struct Row {
+    /// Where it is.
+    at: PathBuf,
+    /// Its optional fields.
+    passes: String,
+    /// It is one of `ELSEWHERE`.
+    elsewhere: bool,
 }
 
-/// The fifth column of a mountinfo table, unescaped.
-fn mount_points(table: &[u8]) -> Vec<PathBuf> {
-    table.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(unescape).collect()
+/// What this very thread sees, in the order in which it was mounted; in tests that is a mount namespace of their own.
+fn table() -> io::Result<Vec<Row>> {
+    Ok(rows(&std::fs::read("/proc/thread-self/mountinfo")?))
+}
+
+fn rows(table: &[u8]) -> Vec<Row> {
+    let rows = table.split(|b| *b == b'\n').filter_map(|line| {
+        let mut fields = line.split(|b| *b == b' ');
+        let at = unescape(fields.nth(4)?);
+        let passes: Vec<_> = fields.by_ref().skip(1).take_while(|f| *f != b"-").map(String::from_utf8_lossy).collect();
+        let kind = fields.next().unwrap_or_default();
+        Some(Row { at, passes: passes.join(" "), elsewhere: kind.starts_with(b"fuse.") || ELSEWHERE.contains(&kind) })
+    });
+    rows.collect()
+}
+
+/// The mount that a path lies on. Of two at one place the later one is on top.
+fn deepest<'a>(table: &'a [Row], path: &Path) -> Option<&'a Row> {
+    table.iter().filter(|row| path.starts_with(&row.at)).max_by_key(|row| row.at.components().count())
 }
 
 /// `\040` and the like are blank, tab, newline and backslash.
@@ -248,13 +251,14 @@ mod tests {
     #[test]
     fn mount_points_are_unescaped() {
         let table = b"22 27 0:21 / /proc rw - proc proc rw\n23 27 0:22 / /a\\040b\\134c rw shared:1 - tmpfs x rw\n";
-        assert_eq!(mount_points(table), [PathBuf::from("/proc"), PathBuf::from("/a b\\c")]);
+        assert_eq!(rows(table).into_iter().map(|row| row.at).collect::<Vec<_>>(), [PathBuf::from("/proc"), PathBuf::from("/a b\\c")]);
     }
 
     #[test]
     fn a_path_lies_on_the_deepest_and_latest_mount_above_it() {
         let table = b"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /a rw shared:1 - tmpfs x rw\n3 2 0:3 / /a rw,noatime shared:1 master:2 - tmpfs y rw\n4 1 0:4 / /ab rw shared:3 - tmpfs z rw\n";
-        let lies = |path: &str| deepest(table, Path::new(path)).map(|(at, passes)| (at.display().to_string(), passes));
+        let table = rows(table);
+        let lies = |path: &str| deepest(&table, Path::new(path)).map(|row| (row.at.display().to_string(), row.passes.clone()));
         assert_eq!(lies("/a/b/c"), Some(("/a".into(), "shared:1 master:2".into())));
         assert_eq!(lies("/abc"), Some(("/".into(), String::new())));
     }
@@ -270,7 +274,7 @@ mod tests {
             "1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / {at}/far rw shared:1 - nfs4 s:/ rw\n3 2 0:3 / {at}/far/near rw - tmpfs x rw\n\
              4 1 0:4 / {at}/sshfs rw - fuse.sshfs x rw\n5 1 0:5 / {at}/control rw - fusectl x rw\n"
         );
-        let table = kinds(table.as_bytes());
+        let table = rows(table.as_bytes());
         for (path, leads) in [
             ("far", true),
             ("far/not/there", true),
@@ -285,7 +289,7 @@ mod tests {
         ] {
             assert_eq!(leads_elsewhere(&table, &dir.join(path)), leads, "{path}");
         }
-        assert!(leads_elsewhere(&[("/".into(), true)], Path::new("/")));
+        assert!(leads_elsewhere(&rows(b"1 0 0:1 / / rw - nfs s:/ rw"), Path::new("/")));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
